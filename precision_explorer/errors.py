@@ -1,0 +1,58 @@
+"""The error tree. Each message is one line: what is wrong, then what to do.
+
+``PrecisionExplorerError.exit_code`` is what the command line exits with (DESIGN: 1 wrong use,
+3 some cells failed, 5 a question answered no, 130 interrupted). The core raises; only ``cli``
+prints and exits.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class PrecisionExplorerError(Exception):
+    """Base of every error that is raised on purpose; ``str(error)`` is one line for a person."""
+
+    exit_code = 1
+
+
+class UsageError(PrecisionExplorerError):
+    """An option, a spec file or a combination of them that can't be run."""
+
+
+class ModelError(PrecisionExplorerError):
+    """A model that can't be found, read, or used for the task."""
+
+
+class TaskError(PrecisionExplorerError):
+    """A task card or its data that can't be used."""
+
+
+class StoreError(PrecisionExplorerError):
+    """A results folder that can't be written or read."""
+
+
+class FormatNotApplied(PrecisionExplorerError):
+    """A format whose label would be untrue: nothing in the model was converted."""
+
+
+class InvalidNumerics(PrecisionExplorerError):
+    """The model's output holds NaN or infinity, so no score can be made of it."""
+
+
+class DoesNotFit(PrecisionExplorerError):
+    """The model or a batch needs more memory than there is."""
+
+
+def near_names(name: str, known: Iterable[str], limit: int = 3) -> list[str]:
+    """Known names close to `name` by difflib's ratio (cutoff 0.5), the closest first."""
+    return difflib.get_close_matches(name, list(known), n=limit, cutoff=0.5)
+
+
+def unknown_name(kind: str, name: str, known: Iterable[str]) -> str:
+    """The one line for an unknown `kind`: names the near ones, or all when none is near."""
+    names = list(known)
+    near = near_names(name, names)
+    hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(names)}"
+    return f"unknown {kind} '{name}'; {hint}"

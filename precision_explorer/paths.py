@@ -1,0 +1,37 @@
+"""Where the program keeps files of its own: a cache that may vanish, and fetched models.
+
+Both are found anew at each call, so that a changed environment counts. Nothing is created here.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+_APP = "precision-explorer"
+
+
+def _folder(own: str, xdg: str, fallback: str) -> Path:
+    if os.environ.get(own):
+        return Path(os.environ[own]).expanduser().absolute()
+    base = os.environ.get(xdg, "")
+    # The XDG base directory specification (0.8) says that a relative path is to be ignored.
+    return (Path(base) if Path(base).is_absolute() else Path.home() / fallback) / _APP
+
+
+def cache_dir() -> Path:
+    """The folder for what can be made again: ``$PRECISION_EXPLORER_CACHE``, else
+    ``$XDG_CACHE_HOME/precision-explorer``, else ``~/.cache/precision-explorer``.
+
+    RuntimeError (from ``Path.home``) where none is set and the user has no home folder.
+    """
+    return _folder("PRECISION_EXPLORER_CACHE", "XDG_CACHE_HOME", ".cache")
+
+
+def data_dir() -> Path:
+    """The folder of fetched models: ``$PRECISION_EXPLORER_DATA``, else
+    ``$XDG_DATA_HOME/precision-explorer``, else ``~/.local/share/precision-explorer``.
+
+    RuntimeError (from ``Path.home``) where none is set and the user has no home folder.
+    """
+    return _folder("PRECISION_EXPLORER_DATA", "XDG_DATA_HOME", ".local/share")

@@ -1,0 +1,41 @@
+"""What is stored: identities, measurements and their metric registry. Pure data, no torch.
+
+Missing is ``None``, never 0 or NaN; units stand in the field names (SI).
+"""
+
+from precision_explorer.records.cell import Cell, ModelIdentity, TaskIdentity, canonical_hash
+from precision_explorer.records.metrics import METRICS, MetricInfo, metric_info
+from precision_explorer.records.record import (
+    SCHEMA_VERSION,
+    STATUSES,
+    AppliedFormat,
+    Attempt,
+    Caution,
+    CellRecord,
+    Environment,
+    ErrorInfo,
+    LeftBehind,
+    Measurements,
+    read_record,
+)
+
+__all__ = [
+    "METRICS",
+    "SCHEMA_VERSION",
+    "STATUSES",
+    "AppliedFormat",
+    "Attempt",
+    "Caution",
+    "Cell",
+    "CellRecord",
+    "Environment",
+    "ErrorInfo",
+    "LeftBehind",
+    "Measurements",
+    "MetricInfo",
+    "ModelIdentity",
+    "TaskIdentity",
+    "canonical_hash",
+    "metric_info",
+    "read_record",
+]

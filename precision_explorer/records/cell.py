@@ -1,0 +1,89 @@
+"""The identity of a cell: everything that, if it changed, would make an old result a stale one."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+
+def canonical_hash(document: Any, length: int = 16) -> str:
+    """First `length` hex digits of the SHA-256 of `document` as canonical JSON (sorted keys)."""
+    text = json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:length]
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+
+class ModelIdentity(_Frozen):
+    """Which weights: the name as the user gave it, and what pins it.
+
+    `revision` is the hub's commit, or ``files:<hash>`` of the names and SHA-256 of a local folder's
+    files.
+    """
+
+    name: str
+    revision: str
+    cautions: tuple[str, ...] = ()
+
+
+class TaskIdentity(_Frozen):
+    """Which questions: card, data and the examples asked, in order."""
+
+    name: str
+    version: int
+    kind: str
+    card_hash: str
+    data_hash: str
+    item_ids_hash: str
+    n: int
+
+
+class Cell(_Frozen):
+    """One (model, task, format, runtime, device, workload) with all that its result depends on."""
+
+    model: ModelIdentity
+    task: TaskIdentity
+    format: str
+    recipe: dict[str, Any]
+    """How the format is made here: kernel, compute type, library (from the probe)."""
+    runtime: str
+    device: str
+    device_name: str
+    device_flags: tuple[str, ...] = ()
+    """Instruction sets that the libraries may use: the same processor capped is another device."""
+    threads: int
+    workload: dict[str, Any]
+    batch_plan: dict[str, Any]
+    batch_sizes: tuple[int, ...]
+    rules: dict[str, Any]
+    seed: int
+    trust_remote_code: bool = False
+    libraries: dict[str, str]
+
+    @property
+    def cell_id(self) -> str:
+        """16 hex digits, the hash of the whole identity."""
+        return canonical_hash(self.model_dump(mode="json"))
+
+    def method(self) -> dict[str, Any]:
+        """What two results must share to be comparable: not the format, device or libraries, not
+        the number of examples reached, nor anything that a reader decides later."""
+        return {
+            "version": 1,
+            "model": self.model.model_dump(mode="json", include={"name", "revision"}),
+            "task": self.task.model_dump(mode="json", exclude={"item_ids_hash", "n"}),
+            "workload": self.workload,
+            "batch_plan": self.batch_plan,
+            "rules": self.rules,
+            "seed": self.seed,
+        }
+
+    @property
+    def method_id(self) -> str:
+        """12 hex digits, the hash of `method`."""
+        return canonical_hash(self.method(), 12)

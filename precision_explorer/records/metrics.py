@@ -1,0 +1,50 @@
+"""The metric registry: unit and direction of every quality metric the tool knows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class MetricInfo:
+    """`is_share`: a share of examples in [0, 1], whose budget is in points; all else is relative.
+
+    `zero_one`: each example scores 0 or 1, so McNemar's test and Tango's interval apply.
+    """
+
+    name: str
+    unit: str
+    higher_is_better: bool
+    is_share: bool
+    zero_one: bool
+    source: str
+
+
+METRICS: dict[str, MetricInfo] = {
+    m.name: m
+    for m in [
+        MetricInfo("accuracy", "share", True, True, True, "scikit-learn accuracy_score"),
+        MetricInfo("macro_f1", "share", True, True, False, "scikit-learn f1_score, average=macro"),
+        MetricInfo(
+            "accuracy_norm", "share", True, True, True,
+            "lm-evaluation-harness acc_norm: log-likelihood per byte of the choice",
+        ),
+        MetricInfo(
+            "bits_per_byte", "bits", False, False, False,
+            "lm-evaluation-harness bits_per_byte: summed nll / (bytes x ln 2)",
+        ),
+        MetricInfo(
+            "word_perplexity", "perplexity", False, False, False,
+            "lm-evaluation-harness word_perplexity: exp(summed nll / words)",
+        ),
+        MetricInfo(
+            "token_perplexity", "perplexity", False, False, False,
+            "exp(summed nll / tokens); compares only within one tokenizer",
+        ),
+    ]
+}  # fmt: skip
+
+
+def metric_info(name: str) -> MetricInfo | None:
+    """The registry's entry, or None for a metric it does not know."""
+    return METRICS.get(name)

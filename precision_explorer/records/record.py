@@ -1,0 +1,232 @@
+"""`CellRecord`: what is known of one cell, failures included, and how old records are read."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from precision_explorer.errors import StoreError
+from precision_explorer.records.cell import Cell
+from precision_explorer.records.upgrade import SCHEMA_VERSION, upgrade
+
+Status = Literal["ok", "failed", "timeout", "out_of_memory", "invalid_numerics", "skipped"]
+STATUSES: tuple[str, ...] = (
+    "ok", "failed", "timeout", "out_of_memory", "invalid_numerics", "skipped",
+)  # fmt: skip
+Execution = Literal["native", "dequantized", "emulated", "unsupported", "unverified"]
+
+
+class _Data(BaseModel):
+    # A newer minor release may add fields; an older reader keeps what it knows.
+    model_config = ConfigDict(extra="ignore")
+
+
+class Caution(_Data):
+    """A warning as a value: `id` is short and stable, `message` says what to make of it or do."""
+
+    id: str
+    message: str
+
+
+class LeftBehind(_Data):
+    """A linear layer that the format did not convert."""
+
+    name: str
+    elements: int
+    reason: str
+
+
+class AppliedFormat(_Data):
+    """What really became of the model, counted after applying the format."""
+
+    format: str
+    execution: Execution
+    reason: str
+    library: str
+    kernel: str
+    """Which code multiplies: e.g. ``fbgemm-per-token``; ``torch`` for plain matmul."""
+    compute_dtype: str
+    linear_elements: int
+    converted_elements: int | None
+    converted_share: float | None
+    """`converted_elements / linear_elements`; None for formats of arithmetic only."""
+    weight_bytes: int
+    """Real storage of parameters and persistent buffers: inner tensors, tied weights once."""
+    elements_by_dtype: dict[str, int] = Field(default_factory=dict)
+    bytes_by_dtype: dict[str, int] = Field(default_factory=dict)
+    left_behind: list[LeftBehind] = Field(default_factory=list)
+
+
+class Quality(_Data):
+    """The quality pass. `scores` are the card's metrics over all examples; intervals and
+    differences are derived on reading, from the per-example rows."""
+
+    metric: str
+    scores: dict[str, float]
+    seconds: float
+    examples: int
+    tokens: int
+    batches: int
+    batch_plan_hash: str
+    cut_examples: int = 0
+    """How many inputs were longer than `max_length` and were cut."""
+
+
+class PhaseTimes(_Data):
+    """Medians over the measured requests, in seconds."""
+
+    tokenize_s: float | None = None
+    copy_s: float | None = None
+    forward_s: float | None = None
+    post_s: float | None = None
+
+
+class Latency(_Data):
+    """Single-stream: the next request when the last is done. Raw values stand in the samples."""
+
+    cold_first_s: float
+    warmup_requests: int
+    requests: int
+    window_s: float
+    """From the first measured request to the end of the last."""
+    stopped_by: Literal["rules", "budget"]
+    phases: PhaseTimes
+    generates: bool = False
+
+
+class Throughput(_Data):
+    """Offline: all requests at hand, as fast as possible, at each batch size tried."""
+
+    by_batch_size: dict[str, BatchRate]
+    best_batch_size: int | None
+
+
+class BatchRate(_Data):
+    """`batch_s`: raw seconds of every measured batch. None rate: the batch size did not fit."""
+
+    requests_per_s: float | None
+    output_tokens_per_s: float | None = None
+    batches: int
+    batch_s: list[float]
+    note: str | None = None
+
+
+class Memory(_Data):
+    """Peaks over the worker's own memory before the load, in bytes.
+
+    CPU: unique set size (USS). CUDA: `allocated`, `reserved` by torch's allocator and the whole
+    process by NVML. `serving_peak_bytes` is the table's figure: weights, activations and cache
+    while the cell was served; `load_peak_bytes` is what loading and converting took.
+    """
+
+    method: str
+    baseline_bytes: int
+    load_peak_bytes: int | None = None
+    serving_peak_bytes: int | None = None
+    reserved_peak_bytes: int | None = None
+    process_peak_bytes: int | None = None
+
+
+class Energy(_Data):
+    """Energy over the single-stream latency window (or a longer window of the same requests)."""
+
+    source: str
+    """``measured:nvml``, ``measured:rapl``, ``estimated:cpu-time`` or ``unavailable``."""
+    boundary: str | None = None
+    energy_j: float | None = None
+    window_s: float | None = None
+    requests: int | None = None
+    idle_power_w: float | None = None
+    note: str | None = None
+
+
+class Load(_Data):
+    """Seconds of each step before the first request."""
+
+    import_s: float
+    load_s: float
+    apply_s: float
+    compile_s: float | None = None
+
+
+class Measurements(_Data):
+    """All that was measured of one cell; what was not measured is None."""
+
+    load: Load | None = None
+    quality: Quality | None = None
+    latency: Latency | None = None
+    throughput: Throughput | None = None
+    memory: Memory | None = None
+    energy: Energy | None = None
+
+
+class ErrorInfo(_Data):
+    """Why a cell is not ok. `message` is one line with what to do; `log_tail` the log's end."""
+
+    kind: str
+    message: str
+    phase: str | None = None
+    signal: str | None = None
+    log_tail: str = ""
+
+
+class Environment(_Data):
+    """The system on which the cell ran. No host or user names."""
+
+    python: str
+    platform: str
+    device_name: str
+    device: dict[str, Any]
+    """Facts of the device: flags or compute capability, memory, driver."""
+    cpu_model: str
+    cores: int
+    memory_bytes: int
+    threads: int
+    libraries: dict[str, str]
+    variables: dict[str, str] = Field(default_factory=dict)
+    """Environment variables that change results, where they are set."""
+
+
+class Attempt(_Data):
+    """An earlier try at the same cell that was not ok."""
+
+    status: Status
+    started_at: str
+    error: ErrorInfo | None = None
+
+
+class CellRecord(_Data):
+    """One JSON per cell, `cells/<cell_id>.json`; `schema_version` stands first."""
+
+    schema_version: int = SCHEMA_VERSION
+    cell_id: str
+    status: Status
+    cell: Cell
+    method_id: str
+    applied: AppliedFormat | None = None
+    measurements: Measurements = Field(default_factory=Measurements)
+    cautions: list[Caution] = Field(default_factory=list)
+    error: ErrorInfo | None = None
+    skip_reason: str | None = None
+    environment: Environment | None = None
+    started_at: str
+    """UTC, ISO 8601, for people only: nothing is computed from it."""
+    attempts: list[Attempt] = Field(default_factory=list)
+
+
+Throughput.model_rebuild()
+
+
+def read_record(path: Path) -> CellRecord:
+    """The record at `path`, upgraded to the current schema; StoreError if it is none."""
+    try:
+        document = json.loads(path.read_text(encoding="utf8"))
+        return CellRecord.model_validate(upgrade(document))
+    except (OSError, ValueError, ValidationError, KeyError, TypeError) as error:
+        first = str(error).splitlines()[0]
+        raise StoreError(
+            f"{path.name} is no readable cell record ({first}); remove it and run the sweep again"
+        ) from error

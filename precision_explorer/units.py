@@ -1,0 +1,126 @@
+"""The one place where a number becomes text, and text a number. Inside, all units are SI.
+
+Missing (``None``) is shown as an em dash, never as 0.
+"""
+
+from __future__ import annotations
+
+import re
+
+MISSING = "—"
+
+
+def _scaled(value: float, steps: list[tuple[float, str]], digits: int = 3) -> str:
+    magnitude = abs(value)
+    factor, unit = next((s for s in steps if magnitude >= s[0]), steps[-1])
+    return f"{significant(value / factor, digits)} {unit}"
+
+
+def significant(value: float | None, digits: int = 3) -> str:
+    """`value` with `digits` significant digits and no exponent between 1e-4 and 1e7."""
+    if value is None:
+        return MISSING
+    if value == 0:
+        return "0"
+    if not 1e-4 <= abs(value) < 1e7:
+        return f"{value:.{digits - 1}e}"
+    whole = len(str(int(abs(value)))) if abs(value) >= 1 else 0
+    if whole >= digits:
+        return f"{value:,.0f}"
+    if whole:
+        return f"{value:.{digits - whole}f}"
+    text = f"{value:.{digits}g}"
+    return text if "e" not in text else f"{value:.{digits + 4}f}".rstrip("0")
+
+
+def seconds(value: float | None) -> str:
+    """A duration: ``1.23 ms``, ``45.6 s``."""
+    if value is None:
+        return MISSING
+    return _scaled(value, [(1.0, "s"), (1e-3, "ms"), (1e-6, "µs"), (1e-9, "ns")])
+
+
+def clock(value: float | None) -> str:
+    """A longer duration as ``1:05`` or ``2:03:04`` (hours)."""
+    if value is None:
+        return MISSING
+    whole = round(value)
+    hours, rest = divmod(whole, 3600)
+    minutes, secs = divmod(rest, 60)
+    return f"{hours}:{minutes:02d}:{secs:02d}" if hours else f"{minutes}:{secs:02d}"
+
+
+def bytes_(value: float | None) -> str:
+    """A size in decimal units: ``538 MB`` is 538,000,000 bytes."""
+    if value is None:
+        return MISSING
+    return _scaled(value, [(1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1.0, "B")])
+
+
+def rate(value: float | None, what: str = "/s") -> str:
+    """Things per second: ``123 /s``."""
+    return MISSING if value is None else f"{significant(value)} {what}"
+
+
+def usd(value: float | None) -> str:
+    """Dollars: ``$0.00123``."""
+    return MISSING if value is None else f"${significant(value)}"
+
+
+def joules(value: float | None) -> str:
+    """An energy: ``1.2 mJ``, ``3.4 J``."""
+    if value is None:
+        return MISSING
+    return _scaled(value, [(1e3, "kJ"), (1.0, "J"), (1e-3, "mJ"), (1e-6, "µJ")])
+
+
+def watts(value: float | None) -> str:
+    """A power: ``65.0 W``."""
+    return MISSING if value is None else f"{significant(value)} W"
+
+
+def share(value: float | None, digits: int = 1) -> str:
+    """A share as percent: ``97.9 %``."""
+    return MISSING if value is None else f"{100 * value:.{digits}f} %"
+
+
+def points(value: float | None, digits: int = 2) -> str:
+    """A signed difference of shares, in percentage points: ``-0.25 pp``."""
+    return MISSING if value is None else f"{100 * value:+.{digits}f} pp"
+
+
+_DURATION = {"us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
+_SIZE = {"": 1, "b": 1, "kb": 1e3, "mb": 1e6, "gb": 1e9, "tb": 1e12}
+_SIZE |= {"kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40}
+_NUMBER = re.compile(r"^\s*([0-9]*\.?[0-9]+(?:[eE][+-]?[0-9]+)?)\s*([a-zA-Zµ%]*)\s*$")
+
+
+def _split(text: str, what: str, example: str) -> tuple[float, str]:
+    match = _NUMBER.match(text)
+    if not match:
+        raise ValueError(f"'{text}' is no {what}; write it as {example}")
+    return float(match.group(1)), match.group(2)
+
+
+def parse_duration(text: str) -> float:
+    """Seconds from ``200ms``, ``1.5s``, ``2m``; ValueError without a known unit."""
+    value, unit = _split(text, "duration", "200ms or 1.5s")
+    if unit not in _DURATION:
+        raise ValueError(f"'{text}' has no known unit of time; write it as 200ms or 1.5s")
+    return value * _DURATION[unit]
+
+
+def parse_size(text: str) -> int:
+    """Bytes from ``8GB`` (decimal), ``8GiB`` (binary) or a bare number of bytes."""
+    value, unit = _split(text, "size", "8GB or 512MiB")
+    if unit.lower() not in _SIZE:
+        raise ValueError(f"'{text}' has no known unit of size; write it as 8GB or 512MiB")
+    return int(value * _SIZE[unit.lower()])
+
+
+def parse_share(text: str) -> float:
+    """A share from ``1%`` (0.01) or ``0.01``."""
+    value, unit = _split(text, "share", "1% or 0.01")
+    if unit not in ("", "%"):
+        raise ValueError(f"'{text}' is no share; write it as 1% or 0.01")
+    return value / 100 if unit else value
