@@ -1,0 +1,42 @@
+"""Intervals, paired comparison, percentiles and when they hold, steady state (numpy, scipy)."""
+
+from precision_explorer.stats.bootstrap import (
+    draws_of,
+    group_sums,
+    interval,
+    paired_interval,
+    paired_p_value,
+    resample_counts,
+)
+from precision_explorer.stats.intervals import tango, wilson
+from precision_explorer.stats.paired import (
+    Verdict,
+    flips,
+    mcnemar_exact,
+    verdict_for_bootstrap,
+    verdict_for_share,
+)
+from precision_explorer.stats.percentiles import needed_n, order_interval, percentile, supports
+from precision_explorer.stats.steady import SteadyState, assess
+
+__all__ = [
+    "SteadyState",
+    "Verdict",
+    "assess",
+    "draws_of",
+    "flips",
+    "group_sums",
+    "interval",
+    "mcnemar_exact",
+    "needed_n",
+    "order_interval",
+    "paired_interval",
+    "paired_p_value",
+    "percentile",
+    "resample_counts",
+    "supports",
+    "tango",
+    "verdict_for_bootstrap",
+    "verdict_for_share",
+    "wilson",
+]
