@@ -1,0 +1,87 @@
+"""Whether a device's arithmetic units compute in a number type, with the reason in words.
+
+Facts of the silicon only: what a library makes of it, a dry run tells (`formats.support`).
+
+Sources. NVIDIA: CUDA C++ Programming Guide, section "Compute Capabilities", tables "Feature
+Support per Compute Capability" and "Throughput of Native Arithmetic Instructions". x86: Intel 64
+and IA-32 Architectures Software Developer's Manual, volume 1, "Detection" of AVX512_VNNI,
+AVX-VNNI, AVX512_BF16, AVX512_FP16, AMX; AMD64 Architecture Programmer's Manual, volume 4. Arm:
+Linux kernel documentation, "ARM64 ELF hwcaps".
+"""
+
+from __future__ import annotations
+
+from precision_explorer.hardware.profile import DeviceFacts
+
+Answer = tuple[bool, str]
+
+
+def _cuda(facts: DeviceFacts, needed: tuple[int, int], unit: str) -> Answer:
+    have = facts.compute_capability
+    if have is None:
+        return False, f"the compute capability of {facts.name} is unknown"
+    text = f"compute capability {have[0]}.{have[1]}"
+    if have >= needed:
+        return True, f"{text} has {unit}"
+    return False, f"{text} has no {unit}, which come with {needed[0]}.{needed[1]}"
+
+
+def _cpu(facts: DeviceFacts, flags: tuple[str, ...], what: str) -> Answer:
+    found = [flag for flag in flags if flag in facts.cpu_flags]
+    if found:
+        return True, f"the CPU has {what} instructions ({', '.join(found)})"
+    caps = " and ".join(f"{name}={value}" for name, value in facts.capped.items())
+    allowed = f" within {caps}" if caps else ""
+    return False, f"the CPU has no {what} instructions{allowed}"
+
+
+def int8_native(facts: DeviceFacts) -> Answer:
+    """8-bit integer products with 32-bit sums.
+
+    CUDA: tensor cores from compute capability 7.2, the dp4a instruction from 6.1. CPU: VNNI
+    (AVX-512 or AVX), AMX-INT8; Arm's dot product or int8 matrix instructions.
+    """
+    if facts.kind == "cpu":
+        flags = ("avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm")
+        return _cpu(facts, flags, "int8 dot-product")
+    have = facts.compute_capability
+    if have is not None and (6, 1) <= have < (7, 2):
+        return True, f"compute capability {have[0]}.{have[1]} has dp4a, but no int8 tensor cores"
+    return _cuda(facts, (7, 2), "int8 tensor cores")
+
+
+def bf16_native(facts: DeviceFacts) -> Answer:
+    """bfloat16 products. CUDA: from compute capability 8.0. CPU: AVX512_BF16, AMX, Arm BF16."""
+    if facts.kind == "cpu":
+        return _cpu(facts, ("avx512_bf16", "amx_bf16", "bf16"), "bf16")
+    return _cuda(facts, (8, 0), "bf16 tensor cores")
+
+
+def fp16_native(facts: DeviceFacts) -> Answer:
+    """float16 arithmetic, not just storage (F16C only converts).
+
+    CUDA: arithmetic from compute capability 5.3 (on 6.1 at 1/64 of float32's rate), tensor cores
+    from 7.0. CPU: AVX512_FP16, AMX-FP16, Arm's half-precision SIMD (asimdhp).
+    """
+    if facts.kind == "cpu":
+        return _cpu(facts, ("avx512_fp16", "amx_fp16", "asimdhp"), "fp16 arithmetic")
+    have = facts.compute_capability
+    if have is not None and (5, 3) <= have < (7, 0):
+        slow = ", at 1/64 of fp32's rate" if have == (6, 1) else ""
+        text = f"compute capability {have[0]}.{have[1]} has fp16 arithmetic{slow}"
+        return True, f"{text}, but no tensor cores"
+    return _cuda(facts, (7, 0), "fp16 tensor cores")
+
+
+def fp8_native(facts: DeviceFacts) -> Answer:
+    """FP8 (e4m3, e5m2) products: CUDA from compute capability 8.9 (Ada, Hopper)."""
+    if facts.kind == "cpu":
+        return False, "no CPU known here multiplies fp8; it needs NVIDIA compute capability 8.9"
+    return _cuda(facts, (8, 9), "fp8 tensor cores")
+
+
+def tf32_native(facts: DeviceFacts) -> Answer:
+    """TF32 products: CUDA from compute capability 8.0 (Ampere)."""
+    if facts.kind == "cpu":
+        return False, "tf32 is an NVIDIA tensor-core mode; it needs compute capability 8.0"
+    return _cuda(facts, (8, 0), "tf32 tensor cores")

@@ -1,0 +1,137 @@
+"""`DeviceFacts`: what a device is, as far as formats, identity and reports need to know."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from precision_explorer.errors import UsageError, unknown_name
+from precision_explorer.hardware import cpu
+from precision_explorer.hardware.nvml import load_nvml, visible_handles
+
+
+class DeviceFacts(BaseModel):
+    """Facts of one device and of the processor beside it. Sizes are bytes.
+
+    `index` is NVML's number of a GPU, which is not CUDA's where ``CUDA_VISIBLE_DEVICES`` is set;
+    `pci_bus_id` names the GPU whatever the numbering. `cpu_flags` are those that libraries may
+    use: flags above an environment's cap (`capped`) are left out. `cores` are physical where
+    known, within the affinity mask and cgroup quota; `memory_bytes` is bounded by the cgroup.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    kind: Literal["cpu", "cuda"]
+    device: str
+    name: str
+    index: int | None = None
+    pci_bus_id: str | None = None
+    compute_capability: tuple[int, int] | None = None
+    cpu_model: str
+    cpu_flags: tuple[str, ...] = ()
+    cores: int
+    memory_bytes: int
+    device_memory_bytes: int | None = None
+    driver: str | None = None
+    capped: dict[str, str] = Field(default_factory=dict)
+
+
+def _processor(cpuinfo: str | None, variables: Mapping[str, str]) -> dict[str, Any]:
+    import psutil
+
+    info = cpu.parse_cpuinfo(cpu.read_cpuinfo() if cpuinfo is None else cpuinfo)
+    caps = cpu.environment_caps(variables)
+    total = int(psutil.virtual_memory().total)
+    limit = cpu.memory_limit()
+    return {
+        "cpu_model": info.model,
+        "cpu_flags": cpu.cap_flags(info.flags, caps),
+        "cores": cpu.count_cores(cpu.schedulable(), info.core_of, cpu.cpu_quota()),
+        "memory_bytes": total if limit is None else min(total, limit),
+        "capped": caps,
+    }
+
+
+def _optional(nvml: Any, name: str, *arguments: Any) -> Any | None:
+    """NVML's answer, or None where the device (a MIG slice, say) does not give it."""
+    try:
+        return getattr(nvml, name)(*arguments)
+    except nvml.NVMLError:
+        return None
+
+
+def _gpu(nvml: Any, handle: Any) -> dict[str, Any]:
+    memory = _optional(nvml, "nvmlDeviceGetMemoryInfo", handle)
+    capability = _optional(nvml, "nvmlDeviceGetCudaComputeCapability", handle)
+    pci = _optional(nvml, "nvmlDeviceGetPciInfo", handle)
+    return {
+        "name": nvml.nvmlDeviceGetName(handle),
+        "index": _optional(nvml, "nvmlDeviceGetIndex", handle),
+        "pci_bus_id": None if pci is None else pci.busId,
+        "compute_capability": None if capability is None else tuple(capability),
+        "device_memory_bytes": None if memory is None else int(memory.total),
+        "driver": _optional(nvml, "nvmlSystemGetDriverVersion"),
+    }
+
+
+def device_facts(
+    device: str,
+    *,
+    cpuinfo: str | None = None,
+    variables: Mapping[str, str] | None = None,
+    nvml: Any | None = None,
+) -> DeviceFacts:
+    """Facts of `device` (as for `resolve_device`); UsageError as there.
+
+    `cpuinfo` (the text of /proc/cpuinfo), `variables` (the environment) and `nvml` (the `pynvml`
+    module) are for tests and recorded machines.
+    """
+    variables = os.environ if variables is None else variables
+    handles = [] if device == "cpu" else _handles(nvml, variables)
+    device = _resolve(device, len(handles))
+    processor = _processor(cpuinfo, variables)
+    if device == "cpu":
+        return DeviceFacts(kind="cpu", device="cpu", name=processor["cpu_model"], **processor)
+    nvml = load_nvml() if nvml is None else nvml
+    gpu = _gpu(nvml, handles[int(device.removeprefix("cuda:"))])
+    return DeviceFacts(kind="cuda", device=device, **gpu, **processor)
+
+
+def _handles(nvml: Any | None, variables: Mapping[str, str]) -> list[Any]:
+    nvml = load_nvml() if nvml is None else nvml
+    return [] if nvml is None else visible_handles(nvml, variables)
+
+
+def resolve_device(
+    device: str, *, nvml: Any | None = None, variables: Mapping[str, str] | None = None
+) -> str:
+    """``cpu`` or ``cuda:N`` for ``auto``, ``cpu``, ``cuda`` or ``cuda:N`` (CUDA's numbering).
+
+    ``auto`` is ``cuda:0`` where NVML reports a device that ``CUDA_VISIBLE_DEVICES`` leaves visible.
+    UsageError for an unknown word, and for a GPU that is not there.
+    """
+    if device == "cpu":
+        return "cpu"
+    return _resolve(device, len(_handles(nvml, os.environ if variables is None else variables)))
+
+
+def _resolve(device: str, gpus: int) -> str:
+    if device == "cpu" or (device == "auto" and gpus == 0):
+        return "cpu"
+    match = re.fullmatch(r"cuda(?::(\d{1,3}))?", "cuda" if device == "auto" else device)
+    if match is None:
+        raise UsageError(unknown_name("device", device, ("auto", "cpu", "cuda", "cuda:0")))
+    index = int(match.group(1) or 0)
+    if gpus == 0:
+        raise UsageError(
+            f"no NVIDIA GPU is visible for device '{device}'; use cpu, or check nvidia-smi and "
+            "CUDA_VISIBLE_DEVICES"
+        )
+    if index >= gpus:
+        there = "cuda:0" if gpus == 1 else f"cuda:0 to cuda:{gpus - 1}"
+        raise UsageError(f"device cuda:{index} is not there; use {there}")
+    return f"cuda:{index}"
