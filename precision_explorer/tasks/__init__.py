@@ -1,0 +1,37 @@
+"""Task cards, their data, and how answers are scored. No torch; data libraries only when needed."""
+
+from precision_explorer.tasks.cards import (
+    KINDS,
+    DataSource,
+    LoadedCard,
+    TaskCard,
+    bundled_cards,
+    card_hash,
+    load_card,
+)
+from precision_explorer.tasks.data import PreparedTask, check_labels, prepare
+from precision_explorer.tasks.metrics import (
+    example_bytes,
+    example_words,
+    scores,
+    sufficient,
+    zero_one_column,
+)
+
+__all__ = [
+    "KINDS",
+    "DataSource",
+    "LoadedCard",
+    "PreparedTask",
+    "TaskCard",
+    "bundled_cards",
+    "card_hash",
+    "check_labels",
+    "example_bytes",
+    "example_words",
+    "load_card",
+    "prepare",
+    "scores",
+    "sufficient",
+    "zero_one_column",
+]

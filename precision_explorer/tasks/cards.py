@@ -1,0 +1,289 @@
+"""Task cards: what is asked of a model, of which data, and how it is scored."""
+
+from __future__ import annotations
+
+import string
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StrictBool,
+    StrictInt,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+
+from precision_explorer.errors import TaskError, unknown_name
+from precision_explorer.records import METRICS, canonical_hash
+
+CARD_FILE = "task.yaml"
+MAX_CARD_BYTES = 1_000_000
+ROLES = ("text", "label", "id", "group", "choices")
+# A prompt that shows one of these gives the answer away or is no text.
+_NOT_IN_PROMPT = ("label", "choices")
+
+
+@dataclass(frozen=True)
+class _Kind:
+    required: tuple[str, ...]
+    metrics: tuple[str, ...]
+
+
+KINDS: dict[str, _Kind] = {
+    "text-classification": _Kind(("text", "label"), ("accuracy", "macro_f1")),
+    "multiple-choice": _Kind(("label",), ("accuracy", "accuracy_norm")),
+    "language-modeling": _Kind(("text",), ("bits_per_byte", "word_perplexity", "token_perplexity")),
+}
+
+_Text = Annotated[str, Field(min_length=1)]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class DataSource(_Part):
+    """Either a file (`path`: jsonl, json, csv, tsv or parquet; relative to the card) or a hub data
+    set (`hub` id, with `revision`, `split` (default ``test``) and `config`)."""
+
+    path: _Text | None = None
+    hub: Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?$")] | None = None
+    revision: _Text | None = None
+    split: _Text | None = None
+    config: _Text | None = None
+
+    @model_validator(mode="after")
+    def _one_source(self) -> DataSource:
+        if (self.path is None) == (self.hub is None):
+            raise ValueError("data needs either path or hub; give one of them")
+        if self.path is not None and (self.revision or self.split or self.config):
+            raise ValueError("revision, split and config belong to a hub data set; remove them")
+        return self
+
+
+class TaskCard(_Part):
+    """A task card (DESIGN section 8). `columns` maps roles to the data's column names.
+
+    `prompt` and `choices` count for multiple-choice only. There, `columns` may hold further names
+    beside the roles, if the prompt uses them as ``{name}``; the prompt may use the data's own
+    column names too, where `columns` has them.
+    """
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+    version: Annotated[StrictInt, Field(ge=1)]
+    kind: str
+    data: DataSource
+    columns: dict[_Text, _Text]
+    prompt: str | None = None
+    choices: list[_Text] | None = None
+    max_length: Annotated[StrictInt, Field(gt=0)] = 1024
+    """Tokens: the window of language-modeling; elsewhere longer inputs are cut."""
+    metrics: Annotated[list[str], Field(min_length=1)]
+    """The first is the quality of the tradeoff table."""
+    higher_is_better: StrictBool | None = None
+    licence: str = "not stated"
+    source: str = "not stated"
+
+    @field_validator("kind")
+    @classmethod
+    def _known_kind(cls, kind: str) -> str:
+        if kind not in KINDS:
+            raise ValueError(unknown_name("kind", kind, KINDS))
+        return kind
+
+    @field_validator("metrics")
+    @classmethod
+    def _known_metrics(cls, metrics: list[str], info: ValidationInfo) -> list[str]:
+        for name in metrics:
+            if name not in METRICS:
+                raise ValueError(unknown_name("metric", name, METRICS))
+        if len(set(metrics)) < len(metrics):
+            raise ValueError("a metric stands twice in metrics; remove one")
+        # The kind is not there when it was refused itself.
+        kind = str(info.data.get("kind"))
+        for name in metrics if kind in KINDS else []:
+            if name not in KINDS[kind].metrics:
+                fit = ", ".join(KINDS[kind].metrics)
+                raise ValueError(f"metric '{name}' does not fit kind {kind}; use {fit}")
+        return metrics
+
+    @model_validator(mode="after")
+    def _consistent(self) -> TaskCard:
+        _check_direction(self)
+        _check_columns(self)
+        if self.kind == "multiple-choice":
+            _check_choices(self)
+        return self
+
+    @property
+    def metric(self) -> str:
+        """The metric that is the quality of the tradeoff table."""
+        return self.metrics[0]
+
+    def column_of(self, field: str) -> str:
+        """The data's column that `field` (a role, or a field of the prompt) is read from."""
+        return self.columns.get(field, field)
+
+    def used_columns(self) -> list[str]:
+        """The data's columns that this card reads, each once, in a fixed order."""
+        return sorted(set(self.columns.values()))
+
+
+def prompt_parts(prompt: str) -> list[tuple[str, str | None]]:
+    """`prompt` as (text, field that follows it or None) pairs; ``{{`` and ``}}`` are braces.
+
+    ValueError unless every field is a plain ``{name}``: attributes, indexes, conversions and format
+    specs of ``str.format`` are refused, since a card may come from a stranger.
+    """
+    try:
+        parts = list(string.Formatter().parse(prompt))
+    except ValueError as error:
+        raise ValueError(f"prompt: {error}; write braces that are no field twice") from error
+    for _, field, spec, conversion in parts:
+        if field is not None and (spec or conversion or not field.isidentifier()):
+            raise ValueError(f"prompt field '{{{field}}}' is no plain name; write it as {{text}}")
+    return [(text, field) for text, field, _, _ in parts]
+
+
+def prompt_fields(prompt: str) -> list[str]:
+    """The names of the fields in `prompt`, in order of appearance, each once."""
+    return list(dict.fromkeys(field for _, field in prompt_parts(prompt) if field is not None))
+
+
+def _check_direction(card: TaskCard) -> None:
+    for name in card.metrics:
+        if card.higher_is_better not in (None, METRICS[name].higher_is_better):
+            truth = str(METRICS[name].higher_is_better).lower()
+            raise ValueError(f"higher_is_better of '{name}' is {truth}; correct or remove it")
+
+
+def _check_columns(card: TaskCard) -> None:
+    for role in KINDS[card.kind].required:
+        if role not in card.columns:
+            raise ValueError(f"{card.kind} needs columns.{role}; name the column that holds it")
+    in_prompt = prompt_fields(card.prompt) if card.prompt and card.kind == "multiple-choice" else []
+    for role in card.columns:
+        if role not in ROLES and role not in in_prompt:
+            raise ValueError(unknown_name("role in columns", role, ROLES))
+
+
+def _check_choices(card: TaskCard) -> None:
+    if not card.prompt:
+        raise ValueError("multiple-choice needs a prompt; write one such as '{text}'")
+    if (card.choices is None) == ("choices" not in card.columns):
+        raise ValueError("multiple-choice needs either choices or columns.choices; give one")
+    if card.choices is not None and len(set(card.choices)) < max(2, len(card.choices)):
+        raise ValueError("choices must be at least two, each different; correct them")
+    fields = prompt_fields(card.prompt)
+    if not fields:
+        raise ValueError("the prompt has no {field}, so all examples would be the same; add {text}")
+    hidden = {*_NOT_IN_PROMPT, *(card.columns[r] for r in _NOT_IN_PROMPT if r in card.columns)}
+    known = [*card.columns, *card.columns.values()]
+    for field in fields:
+        if field in hidden:
+            raise ValueError(f"the prompt can't show '{{{field}}}'; remove it from the prompt")
+        if field not in known:
+            shown = [name for name in dict.fromkeys(known) if name not in hidden]
+            raise ValueError(unknown_name("prompt field", field, shown))
+
+
+@dataclass(frozen=True)
+class LoadedCard:
+    """A valid card and the absolute path of the file that it was read from."""
+
+    card: TaskCard
+    path: Path
+
+    def data_path(self) -> Path | None:
+        """The absolute path of the data file; None for a hub data set."""
+        source = self.card.data.path
+        return None if source is None else self.path.parent / source
+
+
+def bundled_cards() -> dict[str, Path]:
+    """Name of each bundled card to its ``task.yaml``, in order of name.
+
+    They lie in the package (wheel), or in ``tasks/`` beside it (repository).
+    """
+    inside = Path(__file__).parent / "bundled"
+    folder = inside if inside.is_dir() else Path(__file__).parents[2] / "tasks"
+    return {path.parent.name: path for path in sorted(folder.glob(f"*/{CARD_FILE}"))}
+
+
+def load_card(name_or_path: str) -> LoadedCard:
+    """The card of a bundled name, of a ``task.yaml``, or of a folder that holds one.
+
+    A bundled name wins over a file of the same name (write ``./name`` for that). Raises TaskError,
+    one line, where there is no such card or it is not valid.
+    """
+    bundled = bundled_cards()
+    path = bundled.get(name_or_path, Path(name_or_path)).absolute()
+    if path.is_dir():
+        path = path / CARD_FILE
+    if path.is_file():
+        return LoadedCard(_parse(path), path)
+    looks_like_path = "/" in name_or_path or path.suffix in (".yaml", ".yml")
+    if looks_like_path or path.name == CARD_FILE or not name_or_path:
+        raise TaskError(f"no task card at {path}; give a bundled name, a task.yaml or its folder")
+    known = list(bundled) or ["none is bundled here"]
+    raise TaskError(unknown_name("task", name_or_path, known) + "; or give a path to a task.yaml")
+
+
+def card_hash(card: TaskCard) -> str:
+    """16 hex digits over what in the card changes results: not licence, source, direction (the
+    registry has it) or where the data lie (the data's own hash stands for them)."""
+    left_out = {"licence", "source", "data", "higher_is_better"}
+    if card.kind != "multiple-choice":
+        left_out |= {"prompt", "choices"}
+    return canonical_hash(card.model_dump(mode="json", exclude=left_out))
+
+
+def _parse(path: Path) -> TaskCard:
+    import yaml
+
+    try:
+        with path.open("rb") as file:
+            raw = file.read(MAX_CARD_BYTES + 1)
+        if len(raw) > MAX_CARD_BYTES:
+            raise TaskError(f"{path} is larger than 1 MB; a task card is a short YAML file")
+        document = yaml.safe_load(raw.decode("utf-8"))
+    except OSError as error:
+        raise TaskError(f"can't read {path} ({error.strerror}); check the file") from error
+    # ValueError: text that is no UTF-8, impossible dates; RecursionError: absurd nesting.
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise TaskError(f"{path} is no valid YAML ({_yaml_reason(error)}); correct it") from error
+    if not isinstance(document, dict):
+        raise TaskError(f"{path} holds no mapping; write it as 'key: value' lines")
+    try:
+        return TaskCard.model_validate({str(key): value for key, value in document.items()})
+    except ValidationError as error:
+        raise TaskError(f"{path}: {_first_problem(error)}") from error
+
+
+def _yaml_reason(error: Exception) -> str:
+    mark = getattr(error, "problem_mark", None)
+    reason = getattr(error, "problem", None) or str(error) or type(error).__name__
+    line = f", line {mark.line + 1}" if mark is not None else ""
+    return " ".join(str(reason).split()) + line
+
+
+def _first_problem(error: ValidationError) -> str:
+    # Unknown keys first: a misspelt key shows up as a missing one as well. Inputs are left out,
+    # since YAML aliases can make them print without end.
+    problems = error.errors(include_url=False, include_input=False)
+    problem: Any = min(problems, key=lambda p: p["type"] != "extra_forbidden")
+    where = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "extra_forbidden":
+        model = DataSource if len(problem["loc"]) > 1 else TaskCard
+        return unknown_name("key", str(problem["loc"][-1]), model.model_fields)
+    if problem["type"] == "missing":
+        return f"'{where}' is missing; add it"
+    if problem["type"] == "value_error":
+        return " ".join(str(problem["ctx"]["error"]).split())
+    return f"'{where}' is not valid ({problem['msg']}); correct it"

