@@ -1,0 +1,27 @@
+"""What an hour costs, and cost, efficiency and value from it; latency objectives."""
+
+from precision_explorer.economics.formulas import (
+    cost_per_1k,
+    ownership_per_hour,
+    rate_within_slo,
+    requests_per_joule,
+    requests_per_usd,
+    value_per_usd,
+)
+from precision_explorer.economics.price_sheet import Price, PriceSheet, load_sheet, price_for
+from precision_explorer.economics.slo import Slo, parse_slo
+
+__all__ = [
+    "Price",
+    "PriceSheet",
+    "Slo",
+    "cost_per_1k",
+    "load_sheet",
+    "ownership_per_hour",
+    "parse_slo",
+    "price_for",
+    "rate_within_slo",
+    "requests_per_joule",
+    "requests_per_usd",
+    "value_per_usd",
+]

@@ -1,0 +1,105 @@
+"""Cost, efficiency and value: three numbers, never blended into a score.
+
+Every function returns None when an input is None, or when its quotient has no denominator (a rate
+or an energy of 0): what can't be computed is missing, not 0. Prices are in US dollars.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from precision_explorer.errors import UsageError
+
+_HOURS_PER_YEAR = 8760
+
+
+def _quotient(dividend: float, divisor: float) -> float | None:
+    return dividend / divisor if divisor > 0 else None
+
+
+def cost_per_1k(price_per_hour: float | None, rate_per_s: float | None) -> float | None:
+    """Dollars per 1,000 requests at a sustained rate: 1000 x price / (3600 x rate)."""
+    if price_per_hour is None or rate_per_s is None:
+        return None
+    return _quotient(1000 * price_per_hour, 3600 * rate_per_s)
+
+
+def requests_per_joule(requests: float | None, energy_j: float | None) -> float | None:
+    """Requests per joule over one window: both counted within the same boundary."""
+    if requests is None or energy_j is None:
+        return None
+    return _quotient(requests, energy_j)
+
+
+def rate_within_slo(
+    rate: float | None, latencies: Sequence[float] | np.ndarray | None, limit_s: float | None
+) -> float | None:
+    """Requests per second that meet the limit: rate x share of `latencies` (seconds) <= `limit_s`.
+
+    Without a limit (None) every request counts. None when there is a limit but no latency.
+    """
+    if rate is None or limit_s is None:
+        return rate
+    if latencies is None or len(latencies) == 0:
+        return None
+    return rate * float(np.mean(np.asarray(latencies, dtype=float) <= limit_s))
+
+
+def value_per_usd(
+    quality_share: float | None, rate_within_slo: float | None, price_per_hour: float | None
+) -> float | None:
+    """Useful results per dollar: quality share x rate within the SLO x 3600 / price per hour."""
+    if quality_share is None or rate_within_slo is None or price_per_hour is None:
+        return None
+    return _quotient(quality_share * rate_within_slo * 3600, price_per_hour)
+
+
+def requests_per_usd(
+    verdict: str | None, rate_within_slo: float | None, price_per_hour: float | None
+) -> float | None:
+    """Value where quality is no share (perplexity): requests per dollar if the loss is `within`
+    the quality budget, else None."""
+    if verdict != "within":
+        return None
+    return value_per_usd(1.0, rate_within_slo, price_per_hour)
+
+
+def ownership_per_hour(
+    purchase: float | None,
+    life_years: float | None,
+    utilisation: float | None,
+    power_w: float | None,
+    pue: float | None,
+    usd_per_kwh: float | None,
+) -> float | None:
+    """Dollars per hour of use of an owned device: capital plus energy.
+
+    purchase / (life x 8760 h x utilisation) + power / 1000 x PUE x price per kWh: straight-line
+    capital and energy at the meter (Barroso, Hoelzle & Ranganathan 2018, chapter 6), without
+    interest, staff or maintenance. `utilisation`: share of its life in which the device serves.
+    Raises UsageError for a value that can't be.
+    """
+    if (
+        purchase is None
+        or life_years is None
+        or utilisation is None
+        or power_w is None
+        or pue is None
+        or usd_per_kwh is None
+    ):
+        return None
+    rules = [
+        (purchase >= 0, "the purchase price must be 0 dollars or more"),
+        (life_years > 0, "the life must be above 0 years"),
+        (0 < utilisation <= 1, "the utilisation must be above 0 and at most 1"),
+        (power_w >= 0, "the power must be 0 watts or more"),
+        (pue >= 1, "the PUE must be 1 or more"),
+        (usd_per_kwh >= 0, "the price per kWh must be 0 dollars or more"),
+    ]
+    for holds, rule in rules:
+        if not holds:
+            raise UsageError(f"{rule}; correct the ownership figures")
+    capital = purchase / (life_years * _HOURS_PER_YEAR * utilisation)
+    return capital + power_w / 1000 * pue * usd_per_kwh

@@ -1,0 +1,166 @@
+"""Price sheets: what an hour of a device costs, from where, and as of when."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from functools import lru_cache
+from pathlib import Path
+from typing import Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from precision_explorer.errors import UsageError
+from precision_explorer.units import significant
+
+BUNDLED = Path(__file__).with_name("prices.yaml")
+_SHEET_BYTES = 1_000_000
+
+
+class _Strict(BaseModel):
+    # A sheet is written by hand: a misspelt key must not be dropped in silence.
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Offer(_Strict):
+    """One instance type's list price, in US dollars per hour of the whole instance."""
+
+    provider: str
+    instance_type: str
+    region: str
+    instance_usd_per_hour: float = Field(gt=0, allow_inf_nan=False)
+    source: str
+    date: str = Field(pattern=r"^\d{4}(-\d{2}(-\d{2})?)?$")
+    """For which day, month or year the source states the price."""
+
+
+class DeviceOffer(Offer):
+    """An accelerator. `names`: patterns of whole NVML names, matched without regard to case."""
+
+    device: str
+    names: list[str] = Field(min_length=1)
+    devices_per_instance: int = Field(ge=1)
+
+
+class CpuOffer(Offer):
+    """A CPU instance. `vcpus_per_core`: 2 where a vCPU is a hyperthread, as on most x86 types."""
+
+    vcpus: int = Field(ge=1)
+    vcpus_per_core: int = Field(ge=1)
+
+
+class PriceSheet(_Strict):
+    """All prices a reader uses; `devices` are tried in order."""
+
+    schema_version: Literal[1]
+    currency: Literal["USD"]
+    devices: list[DeviceOffer] = Field(default_factory=list)
+    cpu: CpuOffer | None = None
+
+
+@dataclass(frozen=True)
+class Price:
+    """`per_hour_usd` of the device or the CPU threads used; `basis` says in one line how it came
+    about; `date` as the source has it."""
+
+    per_hour_usd: float
+    source: str
+    date: str
+    basis: str
+
+
+def load_sheet(path: Path | str | None = None) -> PriceSheet:
+    """The sheet at `path`, by default the bundled one; UsageError if it is none."""
+    return _bundled() if path is None else _read(Path(path))
+
+
+@lru_cache(maxsize=1)
+def _bundled() -> PriceSheet:
+    return _read(BUNDLED)
+
+
+def _read(path: Path) -> PriceSheet:
+    try:
+        if path.stat().st_size > _SHEET_BYTES:
+            raise UsageError(f"{path.name} is over 1 MB and no price sheet; give another file")
+        return PriceSheet.model_validate(yaml.safe_load(path.read_text(encoding="utf8")))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the file"
+        raise UsageError(
+            f"price sheet {path.name}, {where}: {first['msg']}; compare it with the bundled sheet"
+        ) from error
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        line = str(error).splitlines()[0]
+        raise UsageError(
+            f"price sheet {path.name} can't be read ({line}); check the file"
+        ) from error
+
+
+def price_for(
+    device_kind: str,
+    device_name: str,
+    threads: int,
+    override_per_hour: float | None,
+    sheet: PriceSheet,
+) -> Price | None:
+    """The price per hour of what a cell uses, or None when the sheet has none for it.
+
+    `device_kind`: ``cuda`` looks `device_name` (NVML's) up; ``cpu`` charges one whole core for each
+    of the `threads` used, whatever the processor's name; others have no list price.
+    `override_per_hour`, in dollars, goes before the sheet; UsageError unless it is finite and
+    above 0.
+    """
+    if override_per_hour is not None:
+        return _given(override_per_hour)
+    if device_kind == "cuda":
+        name = device_name.strip().lower()
+        for offer in sheet.devices:
+            if any(fnmatchcase(name, pattern.lower()) for pattern in offer.names):
+                return _device_price(offer)
+        return None
+    if device_kind == "cpu" and sheet.cpu is not None:
+        return _cpu_price(sheet.cpu, threads)
+    return None
+
+
+def _given(per_hour: float) -> Price:
+    if not math.isfinite(per_hour) or per_hour <= 0:
+        raise UsageError(
+            f"a price of {per_hour} dollars per hour can't be; give one above 0, such as 1.25"
+        )
+    basis = f"{_exact(per_hour)} per hour, as given by the reader"
+    return Price(float(per_hour), "given with --price-per-hour", "undated", basis)
+
+
+def _device_price(offer: DeviceOffer) -> Price:
+    count = offer.devices_per_instance
+    per_hour = offer.instance_usd_per_hour / count
+    shared = f" / {count} devices = {_exact(per_hour)}" if count > 1 else ""
+    return Price(per_hour, offer.source, offer.date, f"{_words(offer)}{shared}")
+
+
+def _cpu_price(offer: CpuOffer, threads: int) -> Price:
+    if threads < 1:
+        raise ValueError(f"{threads} threads can't be priced; need 1 or more")
+    cores = offer.vcpus / offer.vcpus_per_core
+    per_core = offer.instance_usd_per_hour / cores
+    basis = (
+        f"{_words(offer)} / {cores:g} cores of {offer.vcpus_per_core} vCPUs = {_exact(per_core)} "
+        f"per core-hour x {threads} threads, a core each"
+    )
+    return Price(per_core * threads, offer.source, offer.date, basis)
+
+
+def _words(offer: Offer) -> str:
+    return (
+        f"{offer.provider} {offer.instance_type} in {offer.region}, on-demand list price "
+        f"{_exact(offer.instance_usd_per_hour)} per hour as of {offer.date}"
+    )
+
+
+def _exact(value: float) -> str:
+    """Enough digits to check the arithmetic, which three would round away."""
+    return f"${significant(value, 6)}"

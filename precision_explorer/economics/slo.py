@@ -1,0 +1,34 @@
+"""The latency objective as the reader writes it: `p99=200ms`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from precision_explorer.errors import UsageError, unknown_name
+from precision_explorer.units import parse_duration
+
+QUANTILES = {"p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99, "p999": 0.999}
+
+
+@dataclass(frozen=True)
+class Slo:
+    """The `quantile` of the request latency must be at most `limit_s` seconds."""
+
+    quantile: float
+    limit_s: float
+
+
+def parse_slo(text: str) -> Slo:
+    """`p99=200ms` as an `Slo`; UsageError for an unknown percentile or a limit that is none."""
+    name, equals, limit = (part.strip() for part in text.partition("="))
+    if not equals or not name or not limit:
+        raise UsageError(f"'{text}' is no latency objective; write it as p99=200ms")
+    if name.lower() not in QUANTILES:
+        raise UsageError(unknown_name("percentile", name, QUANTILES))
+    try:
+        seconds = parse_duration(limit)
+    except ValueError as error:
+        raise UsageError(f"latency objective: {error}") from error
+    if not 0 < seconds < float("inf"):
+        raise UsageError(f"the limit in '{text}' must be above 0; write it as p99=200ms")
+    return Slo(QUANTILES[name.lower()], seconds)

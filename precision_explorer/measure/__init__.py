@@ -1,0 +1,21 @@
+"""Windows and meters. They measure callables and know no model; torch is imported only inside
+functions that ask a CUDA device."""
+
+from precision_explorer.measure.energy import EnergyWindow, idle_power, measure
+from precision_explorer.measure.latency import LatencySeries, single_stream
+from precision_explorer.measure.memory import CudaPeakMemory, PeakMemory
+from precision_explorer.measure.phases import NullPhases, Phases
+from precision_explorer.measure.throughput import offline
+
+__all__ = [
+    "CudaPeakMemory",
+    "EnergyWindow",
+    "LatencySeries",
+    "NullPhases",
+    "PeakMemory",
+    "Phases",
+    "idle_power",
+    "measure",
+    "offline",
+    "single_stream",
+]

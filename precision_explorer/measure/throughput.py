@@ -1,0 +1,141 @@
+"""Offline throughput: all requests at hand, as fast as possible, at several batch sizes."""
+
+from __future__ import annotations
+
+import errno
+import gc
+import sys
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from precision_explorer.measure.quiet import quiet_gc
+from precision_explorer.records.record import BatchRate, Throughput
+from precision_explorer.workload import Workload
+
+Batch = Callable[[list[int]], dict[str, Any]]
+
+OUT_OF_MEMORY = "out of memory"
+SKIPPED = "skipped: a smaller batch did not fit"
+NO_BUDGET = "skipped: smaller batches spent the offline budget"
+_ERROR_NAMES = frozenset({"DoesNotFit", "OutOfMemoryError"})
+# torch's CPU allocator and CUDA libraries raise plain RuntimeErrors with these words.
+_ERROR_WORDS = (
+    "can't allocate memory",
+    "cannot allocate memory",
+    "not enough memory",
+    "out of memory",
+    "defaultcpuallocator",
+    "cublas_status_alloc_failed",
+)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether `error` says that memory did not suffice; torch's class is known by its name, so
+    that torch is not imported."""
+    if isinstance(error, MemoryError) or {c.__name__ for c in type(error).__mro__} & _ERROR_NAMES:
+        return True
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    return isinstance(error, RuntimeError) and any(w in str(error).lower() for w in _ERROR_WORDS)
+
+
+def _free() -> None:
+    """Give back what a batch that did not fit had taken."""
+    gc.collect()
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available() and torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+
+
+def _one_size(
+    batch: Batch,
+    count: int,
+    size: int,
+    rules: Workload,
+    share_s: float,
+    clock: Callable[[], float],
+    sync: Callable[[], None] | None,
+) -> BatchRate:
+    """One warm-up batch, then batches until the rules are met or `share_s` seconds are spent."""
+
+    def timed(first: int) -> tuple[float, int | None]:
+        indices = [(first + k) % count for k in range(size)]
+        start = clock()
+        answer = batch(indices)
+        if sync is not None:
+            sync()
+        return clock() - start, (answer or {}).get("output_tokens")
+
+    begun = clock()
+    timed(0)
+    times: list[float] = []
+    tokens: list[int | None] = []
+    note = None
+    while len(times) < rules.offline_min_batches or sum(times) < rules.offline_seconds:
+        if times and clock() - begun >= share_s:
+            note = "stopped by the offline budget"
+            break
+        spent, made = timed(len(times) * size)
+        times.append(spent)
+        tokens.append(made)
+    total = sum(times)
+    made_all = [t for t in tokens if t is not None]
+    whole = len(made_all) == len(tokens)
+    return BatchRate(
+        requests_per_s=len(times) * size / total if total > 0 else None,
+        output_tokens_per_s=sum(made_all) / total if whole and total > 0 else None,
+        batches=len(times),
+        batch_s=times,
+        note=note,
+    )
+
+
+def _not_measured(note: str) -> BatchRate:
+    return BatchRate(requests_per_s=None, batches=0, batch_s=[], note=note)
+
+
+def offline(
+    batch: Batch,
+    count: int,
+    batch_sizes: Sequence[int],
+    rules: Workload,
+    *,
+    clock: Callable[[], float] = time.perf_counter,
+    sync: Callable[[], None] | None = None,
+) -> Throughput:
+    """Requests per second at each batch size, the smallest first.
+
+    ``batch(indices)`` serves the examples of these indices at once (they run through
+    0 .. `count` - 1 and begin again, also within a batch larger than `count`) and may return
+    `output_tokens`. A rate is requests over the summed time of the batches, in requests per second.
+    A size that does not fit has the rate None, and larger ones are not tried. Each size gets an
+    equal share of what is left of ``offline_budget_seconds``, and one measured batch at least.
+    Errors other than of memory are raised; ValueError without examples or sizes.
+    """
+    sizes = sorted(set(batch_sizes))
+    if count < 1 or not sizes or sizes[0] < 1:
+        raise ValueError("offline needs an example and batch sizes of at least 1")
+    rates: dict[str, BatchRate] = {}
+    begun = clock()
+    full = False
+    for place, size in enumerate(sizes):
+        left = rules.offline_budget_seconds - (clock() - begun)
+        if full or (place and left <= 0):
+            rates[str(size)] = _not_measured(SKIPPED if full else NO_BUDGET)
+            continue
+        try:
+            with quiet_gc():
+                share = left / (len(sizes) - place)
+                rates[str(size)] = _one_size(batch, count, size, rules, share, clock, sync)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            full = True
+            rates[str(size)] = _not_measured(OUT_OF_MEMORY)
+        if full:
+            _free()  # Outside the handler: its traceback holds the batch's tensors.
+    known = {size: rates[str(size)].requests_per_s for size in sizes}
+    fit = {size: rate for size, rate in known.items() if rate is not None}
+    best = max(fit, key=fit.__getitem__, default=None)
+    return Throughput(by_batch_size=rates, best_batch_size=best)

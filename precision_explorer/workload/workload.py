@@ -1,0 +1,128 @@
+"""`Workload`: the scenario with its stop rules, from a preset or a YAML file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from precision_explorer.errors import UsageError, near_names, unknown_name
+
+SCENARIOS = ("single-stream",)
+_LATER = ("server", "bursty", "replay", "offline")
+_FILE_BYTES = 1_000_000
+
+
+class Workload(BaseModel):
+    """One scenario of MLPerf Inference's (Reddi et al. 2020) and the rules of its measurement.
+
+    `single-stream`: the next request when the last is done. Measured until `min_requests` and
+    `min_seconds` are both met, after warm-up by the same pair of rules; `budget_seconds` bounds the
+    whole from the first, cold request. `energy_seconds` is the least window where a meter's counter
+    is read over it. Offline: `offline_seconds` and `offline_min_batches` per batch size,
+    `offline_budget_seconds` for all sizes of a cell. For language models a request is a document's
+    first `prompt_tokens` tokens and `output_tokens` greedy ones.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    name: str = Field(default="single-stream", min_length=1, max_length=64)
+    scenario: str = "single-stream"
+    min_requests: int = Field(default=30, ge=1)
+    min_seconds: float = Field(default=3.0, ge=0)
+    warmup_requests: int = Field(default=3, ge=0)
+    warmup_seconds: float = Field(default=0.5, ge=0)
+    budget_seconds: float = Field(default=60.0, gt=0)
+    energy_seconds: float = Field(default=5.0, ge=0)
+    offline_seconds: float = Field(default=2.0, ge=0)
+    offline_min_batches: int = Field(default=2, ge=1)
+    offline_budget_seconds: float = Field(default=20.0, gt=0)
+    prompt_tokens: int = Field(default=128, ge=1)
+    output_tokens: int = Field(default=16, ge=1)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_truth_values(cls, value: Any) -> Any:
+        # YAML's `yes` and `on` are truth values, which would else count as 1.
+        if isinstance(value, bool):
+            raise ValueError(f"{str(value).lower()} is no number")
+        return value
+
+    @field_validator("scenario")
+    @classmethod
+    def _known_scenario(cls, value: str) -> str:
+        if value not in SCENARIOS:
+            raise ValueError(_unknown("scenario", value, SCENARIOS))
+        return value
+
+    def rules(self) -> dict[str, Any]:
+        """All fields as JSON-able values: part of a cell's method, and enough to make it again."""
+        return self.model_dump(mode="json")
+
+
+PRESETS: dict[str, Workload] = {"single-stream": Workload()}
+
+
+def _unknown(kind: str, name: str, known: tuple[str, ...]) -> str:
+    if name in _LATER:
+        return f"{kind} '{name}' is not in this release; use {' or '.join(known)}"
+    return unknown_name(kind, name, known)
+
+
+def load_workload(name_or_path: str | Path | None) -> Workload:
+    """A preset by name (None: ``single-stream``) or a YAML file with `Workload`'s fields.
+
+    UsageError in one line for an unknown name, an unreadable file, an unknown or invalid value.
+    """
+    if name_or_path is None:
+        return PRESETS["single-stream"]
+    text = str(name_or_path)
+    if text in PRESETS:
+        return PRESETS[text]
+    path = Path(name_or_path).expanduser()
+    if path.suffix.lower() in (".yaml", ".yml") or len(path.parts) > 1 or path.is_file():
+        return _from_file(path)
+    message = _unknown("workload", text, tuple(PRESETS))
+    raise UsageError(message if message.endswith("?") else f"{message}, or give a .yaml file")
+
+
+def _from_file(path: Path) -> Workload:
+    values = {str(k).replace("-", "_"): v for k, v in _read_mapping(path).items()}
+    values.setdefault("name", path.stem)
+    try:
+        return Workload.model_validate(values)
+    except ValidationError as error:
+        raise UsageError(f"{path}: {_one_line(error)}") from error
+
+
+def _read_mapping(path: Path) -> dict[Any, Any]:
+    import yaml
+
+    try:
+        if path.stat().st_size > _FILE_BYTES:
+            raise UsageError(f"{path} is larger than 1 MB; a workload file holds a few numbers")
+        document = yaml.safe_load(path.read_text(encoding="utf8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"can't read the workload file {path}; check the path") from error
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        line = (str(error).splitlines() or ["bad syntax"])[0]
+        raise UsageError(f"{path} is no YAML ({line}); write lines 'min_requests: 30'") from error
+    if document is None:
+        return {}
+    if not isinstance(document, dict):
+        raise UsageError(f"{path} is no YAML mapping; write lines such as 'min_requests: 30'")
+    return document
+
+
+def _one_line(error: ValidationError) -> str:
+    first = error.errors()[0]
+    key = str(first["loc"][0]) if first["loc"] else "workload"
+    if first["type"] == "extra_forbidden":
+        return unknown_name("key", key, near_names(key, Workload.model_fields) or _keys())
+    message = first["msg"].removeprefix("Value error, ")
+    return message if key == "scenario" else f"{key}: {message}; correct the value"
+
+
+def _keys() -> list[str]:
+    return list(Workload.model_fields)
