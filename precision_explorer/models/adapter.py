@@ -1,0 +1,76 @@
+"""What the worker asks of a model, whatever its head: score items in batches, serve requests."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+
+from precision_explorer.measure import NullPhases, Phases
+
+
+@dataclass(frozen=True)
+class Item:
+    """One row of a batch: token `ids`, and what to read from the model's output for it.
+
+    `example` is the index of the example it belongs to. For language models `targets[t]` lists
+    (slot, position, token): add the log-probability of `token` after `position` to `slot`.
+    """
+
+    example: int
+    ids: tuple[int, ...]
+    targets: tuple[tuple[int, int, int], ...] = ()
+    cut: bool = False
+
+
+class Adapter(Protocol):
+    """One task on one loaded model."""
+
+    generates: bool
+
+    def items(self) -> list[Item]:
+        """All rows of the quality pass, in the order of the examples."""
+
+    def score(self, batch: Sequence[Item]) -> list[Any]:
+        """One answer per item, moved off the device once."""
+
+    def rows(self, items: Sequence[Item], answers: Sequence[Any]) -> list[dict[str, Any]]:
+        """One sample row per example, from all items' answers; None where not finite."""
+
+    def request(self, index: int, phases: Phases | NullPhases) -> dict[str, Any]:
+        """Serve example `index` as a user would send it; extra numbers of the request."""
+
+    def offline(self, indices: Sequence[int]) -> dict[str, Any]:
+        """Serve a batch of examples at once."""
+
+
+def pad_right(
+    rows: Sequence[Sequence[int]], pad: int, device: str
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """(batch, longest) ids and attention mask, padded on the right, on `device`."""
+    longest = max(len(row) for row in rows)
+    ids = torch.full((len(rows), longest), pad, dtype=torch.long)
+    mask = torch.zeros((len(rows), longest), dtype=torch.long)
+    for i, row in enumerate(rows):
+        ids[i, : len(row)] = torch.tensor(row, dtype=torch.long)
+        mask[i, : len(row)] = 1
+    return ids.to(device), mask.to(device)
+
+
+def plan_batches(lengths: Sequence[int], max_tokens: int, max_items: int) -> list[list[int]]:
+    """The frozen batch plan: indices sorted by length (longest first, ties by index), cut into
+    batches whose padded size stays within `max_tokens` and `max_items`. The same for all formats,
+    since scores move with the shape of the batch."""
+    order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
+    batches: list[list[int]] = []
+    for index in order:
+        longest = lengths[batches[-1][0]] if batches else 0
+        full = batches and (
+            len(batches[-1]) >= max_items or (len(batches[-1]) + 1) * longest > max_tokens
+        )
+        if not batches or full:
+            batches.append([])
+        batches[-1].append(index)
+    return batches

@@ -1,0 +1,326 @@
+"""Adapters for causal language models: `multiple-choice` and `language-modeling` tasks.
+
+Both follow lm-evaluation-harness's definitions: log-likelihood of a continuation after a context,
+and rolling log-likelihood over disjoint windows.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from precision_explorer.measure import NullPhases, Phases
+from precision_explorer.models.adapter import Item, pad_right
+from precision_explorer.tasks import example_bytes, example_words
+
+# Positions whose vocabulary-wide log-sum-exp is taken at a time: bounds the float32 copy.
+_CHUNK = 256
+
+
+class _CausalLM:
+    """What both kinds share: tokens, and log-probabilities at chosen positions."""
+
+    generates = False
+
+    def __init__(
+        self,
+        model: nn.Module,
+        tokenizer: Any,
+        device: str,
+        examples: list[dict[str, Any]],
+        card: dict[str, Any],
+    ) -> None:
+        self.model, self.tokenizer, self.device = model, tokenizer, device
+        self.examples = examples
+        positions = getattr(model.config, "max_position_embeddings", None) or 1 << 30
+        self.max_length = min(card["max_length"], positions)
+        self.pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
+        self._keeps = "logits_to_keep" in inspect.signature(model.forward).parameters
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids without special tokens (the harness's default for causal models)."""
+        return self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+
+    def _logits(self, rows: Sequence[Sequence[int]], positions: list[int]) -> torch.Tensor:
+        """(batch, len(positions), vocabulary) logits after the given positions of each row."""
+        ids, mask = pad_right(rows, self.pad, self.device)
+        index = torch.tensor(positions, device=self.device)
+        if self._keeps:
+            return self.model(
+                input_ids=ids, attention_mask=mask, use_cache=False, logits_to_keep=index
+            ).logits
+        return self.model(input_ids=ids, attention_mask=mask, use_cache=False).logits[:, index]
+
+    def score(self, batch: Sequence[Item]) -> list[dict[int, float]]:
+        """{slot: summed log-probability in nats} per item."""
+        positions = sorted({p for item in batch for _, p, _ in item.targets})
+        logits = self._logits([item.ids for item in batch], positions)
+        place = {p: k for k, p in enumerate(positions)}
+        wanted = [(i, place[p], tok) for i, it in enumerate(batch) for _, p, tok in it.targets]
+        logprobs = _gather(logits, wanted)
+        sums: list[dict[int, float]] = [defaultdict(float) for _ in batch]
+        step = iter(logprobs)
+        for i, item in enumerate(batch):
+            for slot, _, _ in item.targets:
+                sums[i][slot] += next(step)
+        return [dict(s) for s in sums]
+
+
+def _gather(logits: torch.Tensor, wanted: list[tuple[int, int, int]]) -> list[float]:
+    """log softmax(logits[row, place])[token] for each (row, place, token), in float32."""
+    rows, places, tokens = (
+        torch.tensor(c, device=logits.device) for c in zip(*wanted, strict=True)
+    )
+    parts = []
+    for start in range(0, len(wanted), _CHUNK):
+        part = slice(start, start + _CHUNK)
+        chosen = logits[rows[part], places[part]].float()
+        value = chosen.gather(-1, tokens[part, None]).squeeze(-1) - chosen.logsumexp(-1)
+        parts.append(value)
+    return torch.cat(parts).double().cpu().tolist()
+
+
+class MultipleChoice(_CausalLM):
+    """Chooses the continuation of the highest log-likelihood. Choices of one token share their
+    prompt's row: one forward pass answers them all."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self._counts: dict[tuple[int, int], int] = {}
+
+    def _pair(self, prompt: str, choice: str) -> tuple[list[int], list[int]]:
+        """(context, continuation) ids: the choice is tokenised after its prompt; spaces at the
+        prompt's end move to the choice, as in the harness's `_encode_pair`."""
+        stripped = prompt.rstrip()
+        choice, prompt = prompt[len(stripped) :] + choice, stripped
+        whole, context = self.encode(prompt + choice), self.encode(prompt)
+        return context, whole[len(context) :]
+
+    def _rows_of(self, index: int) -> Iterator[Item]:
+        example = self.examples[index]
+        shared: dict[tuple[int, ...], list[tuple[int, int, int]]] = {}
+        cut = False
+        for slot, choice in enumerate(example["choices"]):
+            context, continuation = self._pair(example["prompt"], choice)
+            whole = context + continuation
+            kept = whole[-(self.max_length + 1) :]
+            cut = cut or len(kept) < len(whole)
+            ids = tuple(kept[:-1])
+            first = len(ids) - len(continuation)
+            targets = [(slot, first + k, token) for k, token in enumerate(continuation)]
+            shared.setdefault(ids, []).extend(targets)
+        for ids, found in shared.items():
+            yield Item(index, ids, tuple(found), cut)
+
+    def items(self) -> list[Item]:
+        """One item per distinct row of each example."""
+        return [item for i in range(len(self.examples)) for item in self._rows_of(i)]
+
+    def rows(
+        self, items: Sequence[Item], answers: Sequence[dict[int, float]]
+    ) -> list[dict[str, Any]]:
+        """id, target, prediction (indices), score, score_norm, loss, choice_logprobs."""
+        merged: list[dict[int, float]] = [{} for _ in self.examples]
+        tokens = [0] * len(self.examples)
+        cut = [False] * len(self.examples)
+        for item, answer in zip(items, answers, strict=True):
+            merged[item.example] |= answer
+            tokens[item.example] += len(item.ids)
+            cut[item.example] |= item.cut
+        return [
+            self._row(example, merged[i], tokens[i], cut[i])
+            for i, example in enumerate(self.examples)
+        ]
+
+    def _row(
+        self, example: dict[str, Any], found: dict[int, float], tokens: int, cut: bool
+    ) -> dict[str, Any]:
+        logprobs = [found[slot] for slot in range(len(example["choices"]))]
+        target = int(example["label"])
+        row = {
+            "id": example["id"],
+            "group": example.get("group"),
+            "target": target,
+            "prediction": None,
+            "score": None,
+            "score_norm": None,
+            "loss": None,
+            "choice_logprobs": None,
+            "input_tokens": tokens,
+            "cut": cut,
+        }
+        if all(map(math.isfinite, logprobs)):
+            per_byte = [
+                value / max(example_bytes(choice), 1)
+                for value, choice in zip(logprobs, example["choices"], strict=True)
+            ]
+            best = _first_best(logprobs)
+            row |= {
+                "prediction": best,
+                "score": float(best == target),
+                "score_norm": float(_first_best(per_byte) == target),
+                "loss": -logprobs[target],
+                "choice_logprobs": logprobs,
+            }
+        return row
+
+    def request(self, index: int, phases: Phases | NullPhases) -> dict[str, Any]:
+        """Prompt and choices in, index of the chosen one out."""
+        with phases("tokenize"):
+            items = list(self._rows_of(index))
+        with phases("forward"):
+            answers = self.score(items)
+        with phases("post"):
+            merged = {slot: value for answer in answers for slot, value in answer.items()}
+            answer = _first_best([merged[slot] for slot in sorted(merged)])
+        return {"answer": str(answer)}
+
+    def offline(self, indices: Sequence[int]) -> dict[str, Any]:
+        """A batch of questions in one forward pass."""
+        items = [item for i in indices for item in self._rows_of(i)]
+        self.score(items)
+        return {}
+
+
+class LanguageModeling(_CausalLM):
+    """Scores whole documents in disjoint windows; a request is a prompt of `prompt_tokens` and
+    `output_tokens` greedy tokens (always that many: an end token does not stop it)."""
+
+    generates = True
+
+    def __init__(self, *arguments: Any, prompt_tokens: int, output_tokens: int) -> None:
+        super().__init__(*arguments)
+        self.output_tokens = output_tokens
+        tokenizer = self.tokenizer
+        bos = tokenizer.bos_token_id
+        self.prefix = bos if bos is not None else tokenizer.eos_token_id
+        self._ids = [self.encode(e["text"]) for e in self.examples]
+        self._prompts = [
+            tokenizer.decode(ids[:prompt_tokens], skip_special_tokens=False) for ids in self._ids
+        ]
+        self._prompt_tokens = prompt_tokens
+
+    def items(self) -> list[Item]:
+        """One item per window of each document."""
+        result = []
+        for index, ids in enumerate(self._ids):
+            for inputs, targets in rolling_windows(ids, self.prefix, self.max_length):
+                first = len(inputs) - len(targets)
+                wanted = tuple((0, first + k, token) for k, token in enumerate(targets))
+                result.append(Item(index, tuple(inputs), wanted))
+        return result
+
+    def rows(
+        self, items: Sequence[Item], answers: Sequence[dict[int, float]]
+    ) -> list[dict[str, Any]]:
+        """id, loss (summed nats), tokens, words, bytes of each document."""
+        losses = [0.0] * len(self.examples)
+        for item, answer in zip(items, answers, strict=True):
+            losses[item.example] -= answer[0]
+        return [
+            {
+                "id": example["id"],
+                "group": example.get("group"),
+                "target": None,
+                "prediction": None,
+                "score": None,
+                "loss": loss if math.isfinite(loss) else None,
+                "tokens": len(self._ids[i]),
+                "words": example_words(example["text"]),
+                "bytes": example_bytes(example["text"]),
+                "input_tokens": len(self._ids[i]),
+                "cut": False,
+            }
+            for i, (example, loss) in enumerate(zip(self.examples, losses, strict=True))
+        ]
+
+    def request(self, index: int, phases: Phases | NullPhases) -> dict[str, Any]:
+        """Prompt in, greedy tokens out; time to the first token counts its tokenisation."""
+        start = time.perf_counter()
+        with phases("tokenize"):
+            ids = self.encode(self._prompts[index])[: self._prompt_tokens]
+        with phases("copy"):
+            inputs = torch.tensor([ids], device=self.device)
+        first, tokens = self._greedy(inputs, torch.ones_like(inputs), phases)
+        with phases("post"):
+            answer = self.tokenizer.decode(tokens[0])
+        end = time.perf_counter()
+        rest = self.output_tokens - 1
+        return {
+            "answer": answer,
+            "ttft_s": first - start,
+            "tpot_s": (end - first) / rest if rest else None,
+            "output_tokens": self.output_tokens,
+        }
+
+    def _greedy(
+        self, ids: torch.Tensor, mask: torch.Tensor, phases: Phases | NullPhases
+    ) -> tuple[float, list[list[int]]]:
+        """(clock at the first token, (batch, output_tokens) token ids); left-padded inputs."""
+        keep = {"logits_to_keep": 1} if self._keeps else {}
+        positions = (mask.cumsum(-1) - 1).clamp_min(0)
+        with phases("prefill"):
+            out = self.model(
+                input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=True, **keep
+            )
+            token = out.logits[:, -1].argmax(-1, keepdim=True)
+            tokens = [token.tolist()]
+        first = time.perf_counter()
+        with phases("decode"):
+            for _ in range(self.output_tokens - 1):
+                mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=-1)
+                out = self.model(
+                    input_ids=token,
+                    attention_mask=mask,
+                    position_ids=mask.sum(-1, keepdim=True) - 1,
+                    past_key_values=out.past_key_values,
+                    use_cache=True,
+                )
+                token = out.logits[:, -1].argmax(-1, keepdim=True)
+                # A server streams each token, so each is moved off the device when it is made.
+                tokens.append(token.tolist())
+        return first, [[step[row][0] for step in tokens] for row in range(len(ids))]
+
+    def offline(self, indices: Sequence[int]) -> dict[str, Any]:
+        """A batch of prompts, padded on the left, decoded in step."""
+        rows = [self.encode(self._prompts[i])[: self._prompt_tokens] for i in indices]
+        longest = max(map(len, rows))
+        ids = torch.tensor([[self.pad] * (longest - len(r)) + r for r in rows], device=self.device)
+        mask = torch.tensor(
+            [[0] * (longest - len(r)) + [1] * len(r) for r in rows], device=self.device
+        )
+        _, tokens = self._greedy(ids, mask, NullPhases())
+        return {"output_tokens": sum(map(len, tokens))}
+
+
+def _first_best(values: list[float]) -> int:
+    return max(range(len(values)), key=values.__getitem__)
+
+
+def rolling_windows(
+    ids: list[int], prefix: int, max_length: int
+) -> Iterator[tuple[list[int], list[int]]]:
+    """(inputs, targets) so that each token of `ids` is a target once, in windows of `max_length`.
+
+    The first window is conditioned on `prefix`, each later full one on the one token before it, and
+    a last one of k tokens on the ``max_length - k + 1`` before it: lm-evaluation-harness's
+    `get_rolling_token_windows` with context_len=1 (its `make_disjoint_window` changes only how the
+    pair is cut, not which tokens the model sees).
+    """
+    if not ids:
+        return
+    first = ids[:max_length]
+    yield [prefix, *first[:-1]], first
+    done = len(first)
+    while done < len(ids):
+        count = min(len(ids) - done, max_length)
+        end = done + count
+        yield ids[max(end - max_length - 1, 0) : end - 1], ids[done:end]
+        done = end

@@ -1,0 +1,220 @@
+"""From what the user typed to files on disk, pinned by a hub commit or by the files' hashes.
+
+No torch here: the parent resolves models, and fetches what must be fetched, before any worker
+starts.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from precision_explorer.errors import ModelError, unknown_name
+from precision_explorer.paths import cache_dir, data_dir
+from precision_explorer.records import Caution, ModelIdentity, canonical_hash
+
+DEMO = Path(__file__).parent / "demo"
+FETCHABLE = ("smollm2-135m",)
+# What a model folder says of itself beyond the libraries' own files.
+NOTES_FILE = "precision-explorer.json"
+_HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*(/[\w.-]+)?$")
+_HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
+_HEADS = {
+    "text-classification": ("ForSequenceClassification",),
+    "multiple-choice": ("ForCausalLM", "LMHeadModel"),
+    "language-modeling": ("ForCausalLM", "LMHeadModel"),
+}
+
+
+@dataclass(frozen=True)
+class ModelRef:
+    """A model on disk. `config` is its config.json; `cautions` travel into each of its rows."""
+
+    name: str
+    path: Path
+    identity: ModelIdentity
+    config: dict[str, Any]
+    cautions: tuple[Caution, ...]
+
+    @property
+    def stored_bytes(self) -> int:
+        """Bytes of the safetensors files' tensors, as stored."""
+        return sum(f.stat().st_size for f in self.path.glob("*.safetensors"))
+
+    @property
+    def elements(self) -> int:
+        """Number of values in the safetensors files, from their headers alone."""
+        return sum(_elements(f) for f in self.path.glob("*.safetensors"))
+
+    @property
+    def id2label(self) -> dict[int, str]:
+        """Label ids to names; transformers' defaults where the config names none."""
+        named = self.config.get("id2label")
+        if named:
+            return {int(k): str(v) for k, v in named.items()}
+        return {i: f"LABEL_{i}" for i in range(int(self.config.get("num_labels", 2)))}
+
+
+def _elements(path: Path) -> int:
+    with path.open("rb") as file:
+        (size,) = struct.unpack("<Q", file.read(8))
+        if size > 100_000_000:
+            raise ModelError(
+                f"{path.name} is no safetensors file (its header would be {size} bytes)"
+            )
+        header = json.loads(file.read(size))
+    total = 0
+    for name, tensor in header.items():
+        if name != "__metadata__":
+            count = 1
+            for length in tensor["shape"]:
+                count *= length
+            total += count
+    return total
+
+
+def resolve(name: str, revision: str | None = None, trust_remote_code: bool = False) -> ModelRef:
+    """The model called `name`: ``demo``, a fetched model, a folder, or a hub id.
+
+    Raises ModelError in one line when there is no such model, when it holds no safetensors, or
+    when the hub can't be reached.
+    """
+    if name == "demo":
+        return _local(name, DEMO, trust_remote_code)
+    if name in FETCHABLE:
+        folder = data_dir() / "models" / name
+        if not (folder / "config.json").is_file():
+            raise ModelError(f"{name} is not here yet; get it by: precision-explorer fetch {name}")
+        return _local(name, folder, trust_remote_code)
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return _local(name, path, trust_remote_code)
+    if path.is_file():
+        raise ModelError(f"{name} is a file; give the model's folder (config.json, *.safetensors)")
+    if name.startswith((".", "/", "~")) or name.count("/") > 1 or not _HUB_ID.match(name):
+        raise ModelError(f"model folder {name} does not exist; check the path")
+    return _from_hub(name, revision, trust_remote_code)
+
+
+def _local(name: str, path: Path, trust_remote_code: bool) -> ModelRef:
+    config = _config(name, path)
+    notes = path / NOTES_FILE
+    found = json.loads(notes.read_text(encoding="utf8"))["cautions"] if notes.is_file() else []
+    cautions = tuple(Caution.model_validate(c) for c in found)
+    revision = "files:" + _files_hash(path, trust_remote_code)
+    return _reference(name, path, revision, config, cautions)
+
+
+def _reference(
+    name: str, path: Path, revision: str, config: dict[str, Any], cautions: tuple[Caution, ...]
+) -> ModelRef:
+    identity = ModelIdentity(
+        name=name, revision=revision, cautions=tuple(caution.id for caution in cautions)
+    )
+    return ModelRef(name, path, identity, config, cautions)
+
+
+def _config(name: str, path: Path) -> dict[str, Any]:
+    if not any(path.glob("*.safetensors")):
+        raise ModelError(
+            f"{name} holds no *.safetensors; save the model with "
+            "model.save_pretrained(folder) (pickled weights are not loaded)"
+        )
+    try:
+        config = json.loads((path / "config.json").read_text(encoding="utf8"))
+    except OSError as error:
+        raise ModelError(f"{name} holds no readable config.json; it is no model folder") from error
+    except ValueError as error:
+        raise ModelError(f"{name}/config.json is no JSON; fetch the model again") from error
+    if not isinstance(config, dict):
+        raise ModelError(f"{name}/config.json holds no object; fetch the model again")
+    return config
+
+
+def _from_hub(name: str, revision: str | None, trust_remote_code: bool) -> ModelRef:
+    """Fetch into the hub's own cache; the commit that was resolved pins it."""
+    from huggingface_hub import snapshot_download
+
+    patterns = [*_HUB_FILES, "*.py"] if trust_remote_code else _HUB_FILES
+    try:
+        folder = Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
+    except Exception as error:
+        kind = type(error).__name__
+        if kind in ("RepositoryNotFoundError", "RevisionNotFoundError", "GatedRepoError"):
+            raise ModelError(
+                f"the hub has no readable {name} ({kind}); check id and access"
+            ) from error
+        known = ("demo", *FETCHABLE)
+        near = "" if "/" in name else f" ({unknown_name('bundled model', name, known)})"
+        raise ModelError(
+            f"can't reach the hub for {name} ({kind}); give a local folder or --model demo{near}"
+        ) from error
+    return _reference(name, folder, folder.name, _config(name, folder), ())
+
+
+def _files_hash(path: Path, with_code: bool) -> str:
+    endings = {".safetensors", ".json", ".txt", ".model", ".jinja"} | (
+        {".py"} if with_code else set()
+    )
+    files = sorted(f for f in path.iterdir() if f.is_file() and f.suffix in endings)
+    known = _known_hashes()
+    hashes = {f.name: _file_hash(f, known) for f in files}
+    return canonical_hash(hashes)
+
+
+def _known_hashes() -> dict[str, str]:
+    try:
+        known = json.loads((cache_dir() / "file-hashes.json").read_text(encoding="utf8"))
+        return known if isinstance(known, dict) else {}
+    except (OSError, ValueError):
+        return {}
+
+
+def _file_hash(path: Path, known: dict[str, str]) -> str:
+    """SHA-256 of a file. Large ones are remembered by inode, size and time of change (in
+    nanoseconds), so that a re-run of a sweep does not read half a gigabyte again."""
+    stat = path.stat()
+    key = f"{stat.st_dev}:{stat.st_ino}:{stat.st_size}:{stat.st_mtime_ns}:{stat.st_ctime_ns}"
+    if key in known:
+        return known[key]
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256") if hasattr(hashlib, "file_digest") else None
+        if digest is None:
+            digest = hashlib.sha256()
+            while block := file.read(1 << 20):
+                digest.update(block)
+    value = digest.hexdigest()
+    if stat.st_size > 1 << 20:
+        known[key] = value
+        _remember(known)
+    return value
+
+
+def _remember(known: dict[str, str]) -> None:
+    target = cache_dir() / "file-hashes.json"
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = target.with_suffix(f".tmp{os.getpid()}")
+        temporary.write_text(json.dumps(known), encoding="utf8")
+        temporary.replace(target)
+    except OSError:
+        pass  # A cache that can't be written costs time, nothing else.
+
+
+def check_head(ref: ModelRef, kind: str) -> None:
+    """ModelError unless the model's saved head fits the task kind: transformers would otherwise
+    make up a head of random weights with only a warning."""
+    wanted = _HEADS[kind]
+    architectures = ref.config.get("architectures") or []
+    if not any(str(a).endswith(wanted) for a in architectures):
+        has = ", ".join(map(str, architectures)) or "none named"
+        raise ModelError(
+            f"model {ref.name} has no head for {kind} (its architecture: {has}; "
+            f"wanted: *{' or *'.join(wanted)}); choose another model or task"
+        )

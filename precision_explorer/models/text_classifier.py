@@ -1,0 +1,108 @@
+"""Adapter for sequence-classification heads and `text-classification` tasks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from precision_explorer.measure import NullPhases, Phases
+from precision_explorer.models.adapter import Item, pad_right
+
+
+class TextClassifier:
+    """`examples` hold text and label; `label_ids` maps each label in the data to its id."""
+
+    generates = False
+
+    def __init__(
+        self,
+        model: nn.Module,
+        tokenizer: Any,
+        device: str,
+        examples: list[dict[str, Any]],
+        card: dict[str, Any],
+        label_ids: dict[str, int],
+    ) -> None:
+        self.model, self.tokenizer, self.device = model, tokenizer, device
+        self.examples, self.label_ids = examples, label_ids
+        self.max_length = min(card["max_length"], _position_limit(model, tokenizer))
+        self.names = {int(k): str(v) for k, v in model.config.id2label.items()}
+        self.pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
+
+    def _encode(self, texts: list[str]) -> list[list[int]]:
+        return self.tokenizer(texts, truncation=True, max_length=self.max_length)["input_ids"]
+
+    def items(self) -> list[Item]:
+        """One item per example. An input that fills the limit and is longer uncut was cut."""
+        texts = [e["text"] for e in self.examples]
+        full = self.tokenizer(texts, truncation=False, verbose=False)["input_ids"]
+        return [
+            Item(i, tuple(ids), cut=len(full[i]) > len(ids))
+            for i, ids in enumerate(self._encode(texts))
+        ]
+
+    def _logits(self, rows: Sequence[Sequence[int]]) -> torch.Tensor:
+        ids, mask = pad_right(rows, self.pad, self.device)
+        return self.model(input_ids=ids, attention_mask=mask).logits
+
+    def score(self, batch: Sequence[Item]) -> list[list[float]]:
+        """(labels,) logits of each item, as float32."""
+        return self._logits([item.ids for item in batch]).float().cpu().tolist()
+
+    def rows(self, items: Sequence[Item], answers: Sequence[list[float]]) -> list[dict[str, Any]]:
+        """id, target, prediction (label names), score, loss (nats), logprobs per label."""
+        result = []
+        for item, logits in zip(items, answers, strict=True):
+            example = self.examples[item.example]
+            target = self.label_ids[str(example["label"])]
+            row = {
+                "id": example["id"],
+                "group": example.get("group"),
+                "target": self.names[target],
+                "prediction": None,
+                "score": None,
+                "loss": None,
+                "logprobs": None,
+                "input_tokens": len(item.ids),
+                "cut": item.cut,
+            }
+            if all(map(math.isfinite, logits)):
+                logprobs = torch.tensor(logits, dtype=torch.float64).log_softmax(-1).tolist()
+                best = max(range(len(logits)), key=logits.__getitem__)
+                row |= {
+                    "prediction": self.names[best],
+                    "score": float(best == target),
+                    "loss": -logprobs[target],
+                    "logprobs": logprobs,
+                }
+            result.append(row)
+        return result
+
+    def request(self, index: int, phases: Phases | NullPhases) -> dict[str, Any]:
+        """Text in, label name out."""
+        with phases("tokenize"):
+            encoded = self._encode([self.examples[index]["text"]])
+        with phases("copy"):
+            ids, mask = pad_right(encoded, self.pad, self.device)
+        with phases("forward"):
+            logits = self.model(input_ids=ids, attention_mask=mask).logits
+            if logits.is_cuda:
+                torch.cuda.synchronize()
+        with phases("post"):
+            answer = self.names[int(logits[0].argmax())]
+        return {"answer": answer}
+
+    def offline(self, indices: Sequence[int]) -> dict[str, Any]:
+        """Texts in, label names out."""
+        logits = self._logits(self._encode([self.examples[i]["text"] for i in indices]))
+        return {"answers": [self.names[i] for i in logits.argmax(-1).tolist()]}
+
+
+def _position_limit(model: nn.Module, tokenizer: Any) -> int:
+    """The smaller of what model and tokenizer declare (the tokenizer's "none" is a huge number)."""
+    positions = getattr(model.config, "max_position_embeddings", None) or 1 << 30
+    return int(min(positions, tokenizer.model_max_length or 1 << 30))

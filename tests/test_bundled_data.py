@@ -1,0 +1,161 @@
+"""The bundled tasks and demo model are what their descriptions say. Nothing is fetched."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import struct
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[1]
+TASKS = ROOT / "tasks"
+DEMO = ROOT / "precision_explorer" / "models" / "demo"
+SIZES = {"sentiment": 2063, "sentiment-choice": 1285, "news-perplexity": 498}
+KEYS = {
+    "name", "version", "kind", "data", "columns", "prompt", "choices", "max_length", "metrics",
+    "higher_is_better", "licence", "source",
+}  # fmt: skip
+
+
+def _card(name: str) -> dict[str, Any]:
+    return yaml.safe_load((TASKS / name / "task.yaml").read_text(encoding="utf-8"))
+
+
+def _rows(name: str) -> list[dict[str, Any]]:
+    with (TASKS / name / "test.jsonl").open(encoding="utf-8") as file:
+        return [json.loads(line) for line in file]
+
+
+@pytest.fixture(scope="module")
+def maker() -> Iterator[ModuleType]:
+    """scripts/make_task_data.py, which is no part of a package."""
+    spec = importlib.util.spec_from_file_location(
+        "make_task_data", ROOT / "scripts" / "make_task_data.py"
+    )
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    # Dataclasses look their module up by name.
+    sys.modules["make_task_data"] = module
+    spec.loader.exec_module(module)
+    yield module
+    del sys.modules["make_task_data"]
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_cards_and_rows(name: str, maker: ModuleType) -> None:
+    card, rows = _card(name), _rows(name)
+    assert card["name"] == name
+    assert set(card) <= KEYS
+    assert (TASKS / name / "task.yaml").read_text(encoding="utf-8") == maker.CARDS[name]
+    assert len(rows) == SIZES[name]
+    assert len({row["id"] for row in rows}) == len(rows)
+    assert all(set(card["columns"].values()) <= set(row) for row in rows)
+    assert all(row["text"].strip() for row in rows)
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_the_package_takes_the_cards(name: str) -> None:
+    from precision_explorer.tasks import load_card, prepare
+
+    assert prepare(load_card(str(TASKS / name)), limit=5, seed=0).identity.n == 5
+
+
+@pytest.mark.parametrize("name", ["sentiment", "sentiment-choice"])
+def test_sentiment_rows_follow_the_stated_rule(name: str, maker: ModuleType) -> None:
+    rows = _rows(name)
+    legal = (0, 1) if name == "sentiment-choice" else maker.LABELS
+    counts = Counter(row["label"] for row in rows)
+    assert set(counts) == set(legal)
+    assert min(counts.values()) > 0.4 * len(rows)
+    for row in rows:
+        assert row["label"] == legal[row["rating"] > 0]
+        assert abs(row["rating"]) >= maker.CLEAR_RATING
+        source, number = row["id"].split("-", 1)
+        assert source == row["source"]
+        assert maker.part_of(source, number, row["text"]) == "test"
+    assert len({maker.text_key(row["text"]) for row in rows}) == len(rows)
+
+
+def test_choice_is_the_movie_part_of_sentiment() -> None:
+    movies = [row for row in _rows("sentiment") if row["source"] == "movie"]
+    choice = _rows("sentiment-choice")
+    assert [row["text"] for row in choice] == [row["text"] for row in movies]
+    names = [text.strip() for text in _card("sentiment-choice")["choices"]]
+    assert [names[row["label"]] for row in choice] == [row["label"] for row in movies]
+
+
+def test_the_split_keeps_what_belongs_together(maker: ModuleType) -> None:
+    texts = [f"text number {i}" for i in range(4000)]
+    share = sum(maker.part_of("movie", "1", text) == "test" for text in texts) / len(texts)
+    assert share == pytest.approx(maker.HELD_OUT_PERCENT / 100, abs=0.02)
+    for text in texts[:100]:
+        loud = f"  {text.upper()}!!"
+        assert maker.part_of("movie", "1", text) == maker.part_of("tweet", "2", loud)
+    for review in range(50):
+        parts = {maker.part_of("product", f"{review}_{i}", texts[i]) for i in range(20)}
+        assert len(parts) == 1
+
+
+def test_training_never_holds_a_test_text(maker: ModuleType) -> None:
+    texts = [f"text number {i % 150}" for i in range(300)]
+    rows = [
+        maker.Rated("product" if i % 2 else "tweet", f"{i}_1", 2.0, text)
+        for i, text in enumerate(texts + texts[1:])
+    ]
+    held_out = {maker.text_key(row.text) for row in maker.test_rows(rows)}
+    trained = {maker.text_key(row.text) for row in maker.training_rows(rows)}
+    assert held_out
+    assert trained
+    assert not held_out & trained
+
+
+def test_demo_weights_are_small_and_float32() -> None:
+    path = DEMO / "model.safetensors"
+    assert path.stat().st_size <= 25_000_000
+    with path.open("rb") as file:
+        (length,) = struct.unpack("<Q", file.read(8))
+        header = json.loads(file.read(length))
+    tensors = {name: info for name, info in header.items() if name != "__metadata__"}
+    assert {info["dtype"] for info in tensors.values()} == {"F32"}
+    # Float8 and int8 kernels leave layers of other sizes as they are.
+    linear = [i["shape"] for n, i in tensors.items() if n.endswith("dense.weight")]
+    assert linear
+    assert all(size % 16 == 0 for shape in linear for size in shape)
+
+
+def test_demo_readme_states_what_is_there() -> None:
+    readme = (DEMO / "README.md").read_text(encoding="utf-8")
+    assert f"{(DEMO / 'model.safetensors').stat().st_size:,} bytes" in readme
+    assert f"n = {SIZES['sentiment']:,}" in readme
+    assert "Apache License" in (DEMO / "LICENSE").read_text(encoding="utf-8")
+    assert "Hutto" in (TASKS / "LICENSE-data.txt").read_text(encoding="utf-8")
+
+
+def test_demo_model_loads_and_classifies() -> None:
+    import torch
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    model = AutoModelForSequenceClassification.from_pretrained(DEMO, local_files_only=True).eval()
+    tokenizer = AutoTokenizer.from_pretrained(DEMO, local_files_only=True)
+    assert tokenizer.is_fast
+    assert tokenizer.model_max_length == model.config.max_position_embeddings
+    assert len(tokenizer) == model.config.vocab_size
+    rows = _rows("sentiment")[:300]
+    batch = tokenizer([r["text"] for r in rows], truncation=True, padding=True, return_tensors="pt")
+    with torch.inference_mode():
+        found = model(**batch).logits.argmax(-1).tolist()
+    right = [model.config.id2label[i] == row["label"] for i, row in zip(found, rows, strict=True)]
+    assert sum(right) / len(rows) >= 0.78
+    unknown = (batch["input_ids"] == tokenizer.unk_token_id).sum() / batch["attention_mask"].sum()
+    assert unknown < 0.001
+    plain = tokenizer("A naive, unwatchable film.", add_special_tokens=False)["input_ids"]
+    assert tokenizer.decode(plain).replace(" ", "") == "anaive,unwatchablefilm."
