@@ -1,0 +1,195 @@
+"""Applying a format to a loaded model: one handler per format, registered by id.
+
+A handler changes the model in place and may not judge its own success: `apply_format` counts what
+was converted afterwards and refuses a label that would be untrue.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from precision_explorer.errors import FormatNotApplied
+from precision_explorer.formats.catalog import CATALOG
+from precision_explorer.formats.kernels import int8_linear
+from precision_explorer.formats.verify import Layout, census, layout, left_behind
+from precision_explorer.records import AppliedFormat, Caution, LeftBehind
+
+Handler = Callable[[nn.Module, Layout, dict[str, Any]], None]
+_HANDLERS: dict[str, Handler] = {}
+
+
+def handler(*formats: str) -> Callable[[Handler], Handler]:
+    """Register a function as the handler of `formats`."""
+
+    def register(function: Handler) -> Handler:
+        for name in formats:
+            _HANDLERS[name] = function
+        return function
+
+    return register
+
+
+def compute_dtype(recipe: dict[str, Any]) -> torch.dtype:
+    """The dtype in which the model is loaded and everything unconverted computes."""
+    return getattr(torch, recipe["compute_dtype"])
+
+
+def set_matmul_precision(format_id: str) -> None:
+    """TF32 on for `tf32`, off for all others, whatever the library's default is."""
+    allowed = format_id == "tf32"
+    torch.set_float32_matmul_precision("high" if allowed else "highest")
+    torch.backends.cudnn.allow_tf32 = allowed
+
+
+@handler("fp32", "tf32", "bf16", "fp16")
+def _cast(model: nn.Module, plan: Layout, recipe: dict[str, Any]) -> None:
+    model.to(compute_dtype(recipe))
+
+
+def _torchao(model: nn.Module, plan: Layout, config: Any) -> None:
+    from torchao.quantization import quantize_
+
+    targets = set(plan.targets)
+    quantize_(model, config, filter_fn=lambda module, name: name in targets)
+
+
+@handler("int8-weight-only")
+def _int8_weight_only(model: nn.Module, plan: Layout, recipe: dict[str, Any]) -> None:
+    from torchao.quantization import Int8WeightOnlyConfig
+
+    _torchao(model, plan, Int8WeightOnlyConfig())
+
+
+@handler("fp8-weight-only")
+def _fp8_weight_only(model: nn.Module, plan: Layout, recipe: dict[str, Any]) -> None:
+    from torchao.quantization import Float8WeightOnlyConfig
+
+    _torchao(model, plan, Float8WeightOnlyConfig())
+
+
+@handler("fp8-dynamic")
+def _fp8_dynamic(model: nn.Module, plan: Layout, recipe: dict[str, Any]) -> None:
+    from torchao.quantization import Float8DynamicActivationFloat8WeightConfig, PerRow
+
+    _torchao(model, plan, Float8DynamicActivationFloat8WeightConfig(granularity=PerRow()))
+
+
+@handler("int8-dynamic")
+def _int8_dynamic(model: nn.Module, plan: Layout, recipe: dict[str, Any]) -> None:
+    kernel = recipe["kernel"]
+    if kernel == "torchao":
+        from torchao.quantization import Int8DynamicActivationInt8WeightConfig
+
+        _torchao(model, plan, Int8DynamicActivationInt8WeightConfig())
+        return
+    _replace(model, plan, lambda linear: int8_linear(linear, kernel))
+
+
+@handler("int8-llm")
+def _int8_llm(model: nn.Module, plan: Layout, recipe: dict[str, Any]) -> None:
+    import bitsandbytes as bnb
+
+    def convert(linear: nn.Linear) -> nn.Module:
+        # The outlier threshold of the paper (Dettmers et al. 2022, section 3.2).
+        new = bnb.nn.Linear8bitLt(
+            linear.in_features,
+            linear.out_features,
+            bias=linear.bias is not None,
+            has_fp16_weights=False,
+            threshold=6.0,
+            device="meta",
+        )
+        device = linear.weight.device
+        weight = linear.weight.detach()
+        new.weight = bnb.nn.Int8Params(
+            weight.cpu(), requires_grad=False, has_fp16_weights=False
+        ).to(device)
+        new.bias = linear.bias
+        return new
+
+    _replace(model, plan, convert)
+
+
+def _replace(model: nn.Module, plan: Layout, make: Callable[[nn.Linear], nn.Module]) -> None:
+    """Replace each target by `make(target)`, one at a time, so that memory grows by one layer."""
+    for name in plan.targets:
+        parent_name, _, child = name.rpartition(".")
+        parent = model.get_submodule(parent_name)
+        new = make(getattr(parent, child))
+        new.train(False)
+        setattr(parent, child, new)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """`cautions` name what a reader of the row must know about the conversion."""
+
+    applied: AppliedFormat
+    cautions: list[Caution]
+
+
+def apply_format(
+    model: nn.Module, format_id: str, recipe: dict[str, Any], execution: str, reason: str
+) -> Outcome:
+    """Apply `format_id` in place and count what was converted.
+
+    Raises FormatNotApplied when not one weight element is held in the format (formats of
+    arithmetic only apart), since the row's name would be untrue.
+    """
+    spec = CATALOG[format_id]
+    before = layout(model)
+    set_matmul_precision(format_id)
+    with torch.no_grad():
+        _HANDLERS[format_id](model, before, recipe)
+    after = census(model)
+    converted: int | None = None
+    share: float | None = None
+    left: list[LeftBehind] = []
+    if spec.storage is not None:
+        converted, left = left_behind(before, after, spec.storage, recipe["compute_dtype"])
+        if converted == 0:
+            raise FormatNotApplied(
+                f"{format_id} converted none of the model's {len(before.elements)} linear layers; "
+                f"the first left behind: {_first_reason(left)}; run it without this format"
+            )
+        share = converted / before.linear_elements
+    applied = AppliedFormat(
+        format=format_id,
+        execution=execution,  # type: ignore[arg-type]
+        reason=reason,
+        library=recipe["library"],
+        kernel=recipe["kernel"],
+        compute_dtype=recipe["compute_dtype"],
+        linear_elements=before.linear_elements,
+        converted_elements=converted,
+        converted_share=share,
+        weight_bytes=after.weight_bytes,
+        elements_by_dtype=after.elements_by_dtype,
+        bytes_by_dtype=after.bytes_by_dtype,
+        left_behind=left,
+    )
+    return Outcome(applied, _cautions(before, applied))
+
+
+def _first_reason(left: list[LeftBehind]) -> str:
+    return f"{left[0].name} ({left[0].reason})" if left else "the model has no linear layer"
+
+
+def _cautions(before: Layout, applied: AppliedFormat) -> list[Caution]:
+    surprising = [layer for layer in applied.left_behind if layer.name in before.targets]
+    if not surprising:
+        return []
+    names = ", ".join(layer.name for layer in surprising[:5])
+    more = f" and {len(surprising) - 5} more" if len(surprising) > 5 else ""
+    return [
+        Caution(
+            id="partly-converted",
+            message=f"{applied.format} holds {applied.converted_share:.1%} of the linear weights; "
+            f"the library left {names}{more} as they were; read the row as a mixture",
+        )
+    ]

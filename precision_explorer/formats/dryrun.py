@@ -1,0 +1,166 @@
+"""Tiny dry runs of every format on the device at hand: does it run, is it right, how fast is it?
+
+The answers are JSON-able and cached by device and library versions; `support` decides from them.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+import warnings
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+
+from precision_explorer.formats.apply import apply_format, set_matmul_precision
+from precision_explorer.formats.catalog import CATALOG
+from precision_explorer.formats.kernels import CPU_KERNELS, CUDA_KERNELS
+
+# Rows x in x out of the timed shapes: a short prompt and a single token of a small model.
+_SHAPES = ((128, 576, 1536), (1, 576, 1536))
+_REPEATS = 7
+# The relative error (Frobenius) above which a result is wrong rather than rounded. Rounding to e4m3
+# gives about 0.026 on these inputs and int8 below 0.01; the saturating AVX2 kernels 0.1 to 0.5.
+WRONG = 0.06
+
+
+class _Tiny(nn.Module):
+    """One linear layer under a name, with a second one as the head, as in a model."""
+
+    def __init__(self, rows_in: int, rows_out: int) -> None:
+        super().__init__()
+        self.body = nn.Linear(rows_in, rows_out)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.body(x)
+
+
+def _timed(call: Callable[[], Any], device: str) -> float:
+    """Seconds of the fastest of a few calls: the floor is what kernels are compared by."""
+    best = float("inf")
+    for attempt in range(_REPEATS + 2):
+        if device.startswith("cuda"):
+            torch.cuda.synchronize()
+        start = time.perf_counter()
+        call()
+        if device.startswith("cuda"):
+            torch.cuda.synchronize()
+        if attempt >= 2:
+            best = min(best, time.perf_counter() - start)
+    return best
+
+
+def _inputs(shape: tuple[int, int, int], hard: bool) -> tuple[_Tiny, torch.Tensor]:
+    """A layer and its input. `hard`: all products of one sign and near the largest magnitude, so
+    that any accumulator too narrow for the sum must saturate."""
+    generator = torch.Generator().manual_seed(0)
+    rows, inner, outer = shape
+    model = _Tiny(inner, outer)
+    with torch.no_grad():
+        if hard:
+            x = 0.9 + 0.1 * torch.rand(rows, inner, generator=generator)
+            model.body.weight.copy_(0.9 + 0.1 * torch.rand(outer, inner, generator=generator))
+            model.body.weight[::2] *= -1
+        else:
+            x = torch.randn(rows, inner, generator=generator)
+            weight = torch.randn(outer, inner, generator=generator) / inner**0.5
+            model.body.weight.copy_(weight)
+        model.body.bias.zero_()
+    return model, x
+
+
+def _error(result: torch.Tensor, exact: torch.Tensor) -> float:
+    difference = (result.detach().double().cpu() - exact).norm() / exact.norm()
+    value = float(difference)
+    return value if value == value else float("inf")
+
+
+def _try(format_id: str, recipe: dict[str, Any], device: str) -> dict[str, Any]:
+    """Run `format_id` on both kinds of input and all shapes; never raises."""
+    answer: dict[str, Any] = {"kernel": recipe["kernel"], "recipe": recipe, "ok": False}
+    dtype = getattr(torch, recipe["compute_dtype"])
+    try:
+        errors, seconds = [], []
+        for shape in _SHAPES:
+            for hard in (True, False):
+                model, x = _inputs(shape, hard)
+                exact = x.double() @ model.body.weight.detach().double().t()
+                ready = model.to(device=device, dtype=dtype).eval()
+                inputs = x.to(device=device, dtype=dtype)
+                apply_format(ready, format_id, recipe, "unverified", "dry run")
+                with torch.inference_mode():
+                    errors.append(_error(ready(inputs), exact))
+                    if not hard:
+                        seconds.append(_timed(partial(ready, inputs), device))
+        worst = max(errors)
+        answer |= {"error": worst, "seconds": seconds, "ok": worst <= WRONG}
+        if worst > WRONG:
+            answer["why"] = f"wrong results: relative error {worst:.3f} (saturation)"
+    except Exception as error:
+        answer["why"] = f"{type(error).__name__}: {str(error).strip().splitlines()[0][:200]}"
+    return answer
+
+
+def _compute_rate(dtype: torch.dtype, device: str) -> float:
+    """Seconds of one matmul large enough to be bound by arithmetic."""
+    size = 768 if device == "cpu" else 4096
+    a = torch.randn(size, size, device=device).to(dtype)
+    b = torch.randn(size, size, device=device).to(dtype)
+    with torch.inference_mode():
+        return _timed(lambda: a @ b, device)
+
+
+def _default_recipe(format_id: str, device: str) -> dict[str, Any]:
+    quantized = "float32" if device == "cpu" else "bfloat16"
+    dtype = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32", "tf32": "float32"}
+    spec = CATALOG[format_id]
+    return {
+        "kernel": "torch" if not spec.quantizes else spec.library,
+        "library": "torch" if not spec.quantizes else spec.library,
+        "compute_dtype": dtype.get(format_id, quantized),
+    }
+
+
+def _kernels(device: str) -> list[dict[str, Any]]:
+    names = CPU_KERNELS if device == "cpu" else CUDA_KERNELS
+    base = _default_recipe("int8-dynamic", device)
+    return [
+        base | {"kernel": n, "library": "torchao" if n == "torchao" else "torch"} for n in names
+    ]
+
+
+def best_kernel(candidates: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """The fastest of those that are right, by the product of its seconds over the shapes (the
+    geometric mean's order, so that no shape outweighs another); None if none is right."""
+
+    def product(candidate: dict[str, Any]) -> float:
+        value = 1.0
+        for seconds in candidate["seconds"]:
+            value *= seconds
+        return value
+
+    right = [c for c in candidates if c["ok"]]
+    return min(right, key=product) if right else None
+
+
+def dry_run(device: str, formats: list[str]) -> dict[str, Any]:
+    """{format: answer} for `formats` on `device`; see `_try` for an answer's fields."""
+    warnings.filterwarnings("ignore")
+    answers: dict[str, Any] = {}
+    for format_id in formats:
+        if format_id == "int8-dynamic":
+            candidates = [_try(format_id, r, device) for r in _kernels(device)]
+            chosen = best_kernel(candidates)
+            answer = copy.deepcopy(chosen) if chosen else {"ok": False, "why": "no kernel is right"}
+            answers[format_id] = answer | {"candidates": candidates}
+            continue
+        answers[format_id] = _try(format_id, _default_recipe(format_id, device), device)
+    set_matmul_precision("fp32")
+    fp32 = _compute_rate(torch.float32, device)
+    for format_id, dtype in (("bf16", torch.bfloat16), ("fp16", torch.float16)):
+        if answers.get(format_id, {}).get("ok"):
+            answers[format_id]["speed_ratio"] = fp32 / _compute_rate(dtype, device)
+    return answers

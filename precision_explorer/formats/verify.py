@@ -1,0 +1,157 @@
+"""What the model really holds: a census of storage by reading the tensors, not the labels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import torch
+from torch import nn
+
+from precision_explorer.records import LeftBehind
+
+
+def _name(dtype: torch.dtype) -> str:
+    name = str(dtype).removeprefix("torch.")
+    return {"qint8": "int8", "quint8": "uint8"}.get(name, name)
+
+
+def plain_tensors(tensor: torch.Tensor) -> Iterator[torch.Tensor]:
+    """The ordinary tensors inside `tensor`: a wrapper subclass (torchao) is opened, recursively."""
+    flatten = getattr(tensor, "__tensor_flatten__", None)
+    if flatten is None or type(tensor) in (torch.Tensor, nn.Parameter):
+        yield tensor
+        return
+    for name in flatten()[0]:
+        yield from plain_tensors(getattr(tensor, name))
+
+
+def linear_layers(model: nn.Module) -> dict[str, nn.Module]:
+    """Every linear layer by name, GPT-2's `Conv1D` (a transposed linear layer) included."""
+    return {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"
+    }
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The linear layers of a model as loaded: what could be converted, and what is kept and why.
+
+    A head tied to the embedding counts as embedding, so it is in neither. `elements` maps the name
+    of every counted layer to its number of weight elements.
+    """
+
+    targets: tuple[str, ...]
+    kept: dict[str, str]
+    elements: dict[str, int]
+
+    @property
+    def linear_elements(self) -> int:
+        """Weight elements of all linear layers, tied heads apart."""
+        return sum(self.elements.values())
+
+
+def layout(model: nn.Module) -> Layout:
+    """Find the linear layers before a format is applied.
+
+    The output head (`lm_head`, the classifier) stays in the compute type, as is the custom since
+    LLM.int8() (Dettmers et al. 2022): it is small or most sensitive. It is counted and named.
+    """
+    embeddings = getattr(model, "get_input_embeddings", lambda: None)()
+    tied = getattr(embeddings, "weight", None)
+    head = getattr(model, "get_output_embeddings", lambda: None)()
+    labels = getattr(getattr(model, "config", None), "num_labels", None)
+    is_classifier = type(model).__name__.endswith("ForSequenceClassification")
+    layers = linear_layers(model)
+    targets, kept, elements = [], {}, {}
+    last = list(layers)[-1] if layers else None
+    for name, module in layers.items():
+        weight = module.weight
+        if weight is tied:
+            continue
+        elements[name] = weight.numel()
+        if module is head:
+            kept[name] = "output head, kept in the compute type as is the custom"
+        elif is_classifier and name == last and getattr(module, "out_features", None) == labels:
+            kept[name] = "classification head, kept in the compute type as is the custom"
+        elif not isinstance(module, nn.Linear):
+            kept[name] = f"{type(module).__name__} is a kind of layer that no handler converts"
+        else:
+            targets.append(name)
+    return Layout(tuple(targets), kept, elements)
+
+
+@dataclass
+class Census:
+    """Real storage: elements and bytes by dtype, and per layer the dtype that holds its weight."""
+
+    weight_bytes: int = 0
+    elements_by_dtype: dict[str, int] = field(default_factory=dict)
+    bytes_by_dtype: dict[str, int] = field(default_factory=dict)
+    held_in: dict[str, str] = field(default_factory=dict)
+
+    def add(self, dtype: str, elements: int, size: int) -> None:
+        """Count `elements` values of `size` bytes in all."""
+        self.weight_bytes += size
+        self.elements_by_dtype[dtype] = self.elements_by_dtype.get(dtype, 0) + elements
+        self.bytes_by_dtype[dtype] = self.bytes_by_dtype.get(dtype, 0) + size
+
+
+def _module_tensors(module: nn.Module) -> Iterator[torch.Tensor]:
+    yield from module._parameters.values()  # type: ignore[misc]
+    for name, buffer in module._buffers.items():
+        if name not in module._non_persistent_buffers_set and buffer is not None:
+            yield buffer
+    # bitsandbytes keeps the scales of its int8 weight beside the parameter, not in the state.
+    for holder in (module._parameters.get("weight"), getattr(module, "state", None)):
+        scales = getattr(holder, "SCB", None)
+        if isinstance(scales, torch.Tensor):
+            yield scales
+
+
+def census(model: nn.Module) -> Census:
+    """Count what `model` stores: parameters and persistent buffers, each piece of memory once."""
+    result = Census()
+    seen: set[tuple[int, int]] = set()
+    for name, module in model.named_modules():
+        stored = getattr(module, "stored", None)
+        if callable(stored):
+            parts = stored()
+            for dtype, (elements, size) in parts.items():
+                result.add(dtype, elements, size)
+            result.held_in[name] = max(parts, key=lambda d: parts[d][0])
+        for tensor in _module_tensors(module):
+            if tensor is None:
+                continue
+            for plain in plain_tensors(tensor):
+                key = (plain.data_ptr(), plain.numel() * plain.element_size())
+                if key in seen and plain.data_ptr() != 0:
+                    continue
+                seen.add(key)
+                result.add(_name(plain.dtype), plain.numel(), key[1])
+        weight = module._parameters.get("weight")
+        if weight is None:
+            weight = module._buffers.get("weight_int8")
+        if weight is not None and name not in result.held_in:
+            largest = max(plain_tensors(weight), key=lambda t: t.numel())
+            result.held_in[name] = _name(largest.dtype)
+    return result
+
+
+def left_behind(
+    before: Layout, after: Census, storage: str, compute_dtype: str
+) -> tuple[int, list[LeftBehind]]:
+    """Elements of `before`'s layers found in `storage`, and every layer that was not, with why."""
+    converted, left = 0, []
+    for name, elements in before.elements.items():
+        if after.held_in.get(name) == storage:
+            converted += elements
+            continue
+        found = after.held_in.get(name, "nowhere")
+        reason = before.kept.get(
+            name, f"the library left it in {found} without saying so (compute type {compute_dtype})"
+        )
+        left.append(LeftBehind(name=name, elements=elements, reason=reason))
+    return converted, left
