@@ -1,0 +1,80 @@
+"""The options that `sweep` and `plan` share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+_OPTIONS: list[Callable[..., Any]] = [
+    click.option(
+        "--model", multiple=True, metavar="ID|PATH|demo",
+        help="A hub id, a local folder, smollm2-135m once fetched, or demo (the default).",
+    ),
+    click.option(
+        "--task", multiple=True, metavar="NAME|PATH",
+        help="A bundled card (see: precision-explorer tasks) or a path to a task.yaml.",
+    ),
+    click.option(
+        "--formats", metavar="a,b,...|all",
+        help="Formats, comma-separated; by default the nine from fp32 to int8-dynamic.",
+    ),
+    click.option("--reference", metavar="FORMAT", help="What others are compared to (fp32)."),
+    click.option("--device", metavar="auto|cpu|cuda:0", help="Where to run (auto)."),
+    click.option("--runtime", metavar="eager", help="How the model is run (eager)."),
+    click.option(
+        "--batch-size", metavar="N,M,...",
+        help="Offline batch sizes to try (1,8); the row shows the best, the record all.",
+    ),
+    click.option(
+        "--limit", type=int, metavar="N",
+        help="Only the first N examples of one seeded order, the same for every format.",
+    ),
+    click.option("--workload", metavar="NAME|FILE", help="How requests come (single-stream)."),
+    click.option(
+        "--spec", type=click.Path(path_type=Path), metavar="FILE.yaml",
+        help="A file that holds these options; those given on the command line win.",
+    ),
+    click.option("--out", metavar="DIR", help="The run's own folder (results/<name>)."),
+    click.option(
+        "--cell-timeout", type=float, metavar="SECONDS",
+        help="After this long a cell is ended and recorded as timeout (3600).",
+    ),
+    click.option("--price-per-hour", type=float, metavar="USD", help="Your price for the device."),
+    click.option("--slo", metavar="p99=200ms", help="Latency limit within which requests count."),
+    click.option(
+        "--quality-budget", metavar="1%",
+        help="The loss of quality that you accept: points for shares, relative otherwise (1%).",
+    ),
+    click.option("--seed", type=int, metavar="N", help="Seed of the order of examples (0)."),
+    click.option("--executor", metavar="local", help="Where cells run (local)."),
+    click.option("--revision", metavar="REV", help="Hub revision of the model; recorded."),
+    click.option(
+        "--trust-remote-code", is_flag=True, default=None,
+        help="Let the model's own code run. Off unless given.",
+    ),
+    click.option("--threads", type=int, metavar="N", help="CPU threads (all usable cores)."),
+    click.option(
+        "--memory-limit", metavar="SIZE",
+        help="Most memory that a CPU worker may take, as in 8GB; beyond it a cell is recorded as "
+        "out_of_memory.",
+    ),
+]  # fmt: skip
+
+
+def sweep_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add all sweep options to a command."""
+    for option in reversed(_OPTIONS):
+        function = option(function)
+    return function
+
+
+def spec_from(options: dict[str, Any]) -> Any:
+    """A validated SweepSpec from the command line's options and the spec file, if one is given."""
+    from precision_explorer.plan.spec import load_spec, make_spec
+
+    path = options.pop("spec", None)
+    given = {k: v for k, v in options.items() if v is not None and v != ()}
+    return load_spec(path, given) if path is not None else make_spec(given)

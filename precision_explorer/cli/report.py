@@ -1,0 +1,49 @@
+"""``precision-explorer report``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+
+@click.command("report", short_help="Make the tables again from the records.")
+@click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="RUN...")
+@click.option("--out", type=click.Path(path_type=Path), metavar="DIR", help="Where to write.")
+@click.option("--price-per-hour", type=float, metavar="USD", help="Your price for the device.")
+@click.option("--slo", metavar="p99=200ms", help="Latency limit within which requests count.")
+@click.option("--quality-budget", metavar="1%", help="The loss of quality that you accept.")
+def command(
+    runs: tuple[Path, ...],
+    out: Path | None,
+    price_per_hour: float | None,
+    slo: str | None,
+    quality_budget: str | None,
+) -> int:
+    """Make tradeoffs.csv, tradeoffs.md and report.html again from the records of RUN.
+
+    Several runs come into one table, which is written to the folder given by --out.
+    """
+    from precision_explorer.cli.show import show
+    from precision_explorer.errors import UsageError
+    from precision_explorer.table import build
+    from precision_explorer.units import parse_share
+
+    if len(runs) > 1 and out is None:
+        raise UsageError("several runs make one table: say where to write it by --out DIR")
+    try:
+        budget = parse_share(quality_budget) if quality_budget else None
+    except ValueError as error:
+        raise UsageError(f"quality-budget: {error}") from error
+    reader = {"price_per_hour": price_per_hour, "slo": slo, "quality_budget": budget}
+    given = {k: v for k, v in reader.items() if v is not None}
+    table = build(list(runs), given)
+    target = out or runs[0]
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+        show(table, target)
+    except OSError as error:
+        raise UsageError(
+            f"can't write {target} ({error.strerror}); choose another --out"
+        ) from error
+    return 0

@@ -1,0 +1,35 @@
+"""``precision-explorer sweep``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from precision_explorer.cli.options import spec_from, sweep_options
+
+
+@click.command("sweep", short_help="Measure and print the tradeoff table.")
+@sweep_options
+def command(**options: Any) -> int:
+    """Measure a model on a task in each numeric format, and print the tradeoff table.
+
+    Without options: the bundled demo model on the bundled sentiment task, in nine formats. A sweep
+    that is run again resumes: finished cells are not run twice, failed ones are tried again.
+    """
+    from precision_explorer.cli.progress import progress
+    from precision_explorer.cli.show import show
+    from precision_explorer.runner.sweep import prepare_sweep, run_sweep
+    from precision_explorer.table import build
+
+    spec = spec_from(options)
+    with progress() as on_event:
+        prepared = prepare_sweep(spec, on_event)
+        folder, tally = run_sweep(prepared, on_event)
+    show(build([folder.path]), folder.path)
+    click.echo(
+        f"{tally.ran} measured, {tally.reused} already there, {tally.skipped} skipped, "
+        f"{tally.failed} failed; report: {folder.path}/report.html",
+        err=True,
+    )
+    return 3 if tally.failed else 0

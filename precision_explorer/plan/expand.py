@@ -1,0 +1,169 @@
+"""The plan: cells to run and cells to skip, with reasons, from resolved inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from precision_explorer.formats import Support
+from precision_explorer.formats.catalog import CATALOG
+from precision_explorer.hardware import DeviceFacts
+from precision_explorer.models import ModelRef, check_head
+from precision_explorer.plan.spec import SweepSpec
+from precision_explorer.records import Caution, Cell
+from precision_explorer.tasks import PreparedTask, check_labels
+from precision_explorer.workload import Workload
+
+# How the numbers come about, beyond the workload's own rules: part of each cell's method.
+RULES: dict[str, Any] = {
+    "version": 1,
+    "latency": "single-stream, text to answer: tokenise, copy, forward, post-process",
+    "memory": "peak while serving, over own memory before the load",
+    "order": "numpy default_rng(seed).permutation of the examples",
+    "percentile": "linear interpolation, printed where n supports it at 95 %",
+}
+# Padded tokens and items of one quality batch, by kind of device: larger gains nothing on two
+# cores, and on an accelerator stays far below the memory of the smallest.
+_BATCH_PLAN = {"cpu": (1024, 16), "cuda": (16384, 64)}
+_RELEVANT = {
+    "torch": ("torch", "transformers", "tokenizers"),
+    "torchao": ("torchao",),
+    "bitsandbytes": ("bitsandbytes",),
+}
+
+
+@dataclass(frozen=True)
+class PlannedCell:
+    """A cell with what a worker needs to run it. `skip` is the reason where it is not run."""
+
+    cell: Cell
+    ref: ModelRef
+    task: PreparedTask
+    support: Support
+    label_ids: dict[str, int] | None
+    skip: str | None
+    cautions: tuple[Caution, ...]
+
+    @property
+    def cell_id(self) -> str:
+        """The hash of the cell's identity."""
+        return self.cell.cell_id
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All cells of a sweep, in the order in which they are run."""
+
+    cells: tuple[PlannedCell, ...]
+
+    @property
+    def to_run(self) -> list[PlannedCell]:
+        """The cells that are not skipped."""
+        return [cell for cell in self.cells if cell.skip is None]
+
+    def document(self) -> dict[str, Any]:
+        """The plan as stored in sweep.json."""
+        cells = [
+            {
+                "cell_id": c.cell_id,
+                "model": c.ref.name,
+                "task": c.task.card.name,
+                "format": c.cell.format,
+                "runtime": c.cell.runtime,
+                "device": c.cell.device,
+                "execution": c.support.execution,
+                "reason": c.support.reason,
+                "skip": c.skip,
+            }
+            for c in self.cells
+        ]
+        return {"cells": cells, "method_ids": sorted({c.cell.method_id for c in self.cells})}
+
+
+def batch_plan(kind: str) -> dict[str, Any]:
+    """The frozen rule of the quality pass, the same for all formats on a device kind."""
+    tokens, items = _BATCH_PLAN[kind]
+    return {
+        "rule": "longest first, padded tokens bounded",
+        "max_tokens": tokens,
+        "max_items": items,
+    }
+
+
+def relevant_libraries(format_id: str, recipe: dict[str, Any], versions: dict[str, str]) -> dict:
+    """The libraries whose version can change a cell's result."""
+    library = recipe.get("library", CATALOG[format_id].library)
+    names = _RELEVANT["torch"] + _RELEVANT.get(library, ())
+    return {name: versions[name] for name in names if name in versions}
+
+
+def expand(
+    spec: SweepSpec,
+    refs: list[ModelRef],
+    tasks: list[PreparedTask],
+    workload: Workload,
+    facts: DeviceFacts,
+    supports: dict[str, Support],
+    versions: dict[str, str],
+    threads: int,
+) -> Plan:
+    """Multiply models, tasks, runtimes and formats into cells.
+
+    Raises ModelError or TaskError where a model has no head or no labels for a task.
+    """
+    cells = []
+    for ref in refs:
+        for task in tasks:
+            check_head(ref, task.card.kind)
+            labels = None
+            if task.card.kind == "text-classification":
+                labels = check_labels(task.card, task.examples, ref.id2label)
+            for runtime in spec.runtime:
+                for format_id in _reference_first(spec):
+                    support = supports[format_id]
+                    cell = _cell(
+                        spec, ref, task, workload, facts, support, versions, threads, runtime
+                    )
+                    skip = None if support.supported else support.reason
+                    cells.append(PlannedCell(cell, ref, task, support, labels, skip, ref.cautions))
+    return Plan(tuple(cells))
+
+
+def _reference_first(spec: SweepSpec) -> list[str]:
+    return [spec.reference, *(f for f in spec.formats if f != spec.reference)]
+
+
+def _cell(
+    spec: SweepSpec,
+    ref: ModelRef,
+    task: PreparedTask,
+    workload: Workload,
+    facts: DeviceFacts,
+    support: Support,
+    versions: dict[str, str],
+    threads: int,
+    runtime: str,
+) -> Cell:
+    return Cell(
+        model=ref.identity,
+        task=task.identity,
+        format=support.format,
+        recipe=support.recipe,
+        runtime=runtime,
+        device=facts.device,
+        device_name=facts.name,
+        device_flags=facts.cpu_flags,
+        threads=threads,
+        workload=workload.rules(),
+        batch_plan=batch_plan(facts.kind),
+        batch_sizes=spec.batch_size,
+        rules=RULES,
+        seed=spec.seed,
+        trust_remote_code=spec.trust_remote_code,
+        libraries=relevant_libraries(support.format, support.recipe, versions),
+    )
+
+
+# What asks for supports: given the device's facts and the formats, answers for each.
+SupportSource = Callable[[DeviceFacts, list[str]], dict[str, Support]]

@@ -1,0 +1,1 @@
+"""Running cells: a manager without torch, workers that join the measuring wing, executors."""

@@ -1,0 +1,148 @@
+"""From a cell's parts to its record: the only place that makes `CellRecord`s."""
+
+from __future__ import annotations
+
+from datetime import datetime, timezone
+from typing import Any
+
+from precision_explorer.plan import PlannedCell
+from precision_explorer.records import (
+    Attempt,
+    Caution,
+    CellRecord,
+    Environment,
+    ErrorInfo,
+    Measurements,
+)
+
+
+def utc_now() -> str:
+    """Now in UTC, to the second, for people."""
+    return datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _peak(*values: int | None) -> int | None:
+    known = [v for v in values if v is not None]
+    return max(known) if known else None
+
+
+def measurements(
+    load: dict[str, Any] | None, quality: dict[str, Any] | None, block: dict[str, Any] | None
+) -> dict[str, Any]:
+    """The record's measurements from the worker's answers; what is missing stays None."""
+    result: dict[str, Any] = {}
+    if load:
+        result |= {"load": load["load"], "memory": dict(load["memory"])}
+    if quality:
+        result["quality"] = quality["quality"]
+    if block:
+        result |= {name: block[name] for name in ("latency", "throughput", "energy")}
+    if load and (quality or block):
+        parts = [p for p in (quality, block) if p]
+        memory = result["memory"]
+        memory["serving_peak_bytes"] = _peak(*(p.get("peak_bytes") for p in parts))
+        for name in ("reserved_peak_bytes", "process_peak_bytes"):
+            memory[name] = _peak(*(p.get(name) for p in parts))
+    return result
+
+
+def _cautions(
+    planned: PlannedCell, load: dict[str, Any] | None, parts: dict[str, Any], resumed: bool
+) -> list[Caution]:
+    found = [*planned.cautions]
+    if load:
+        found += [Caution.model_validate(c) for c in load["cautions"]]
+    energy = parts.get("energy") or {}
+    if energy.get("source", "").startswith("estimated"):
+        text = f"energy is an estimate, not a measurement: {energy['boundary']}"
+        found.append(Caution(id="energy-estimated", message=text))
+    latency = parts.get("latency") or {}
+    if latency.get("stopped_by") == "budget":
+        text = (
+            f"the latency budget ended after {latency['requests']} requests; the tails and steady "
+            "state rest on few values"
+        )
+        found.append(Caution(id="latency-budget", message=text))
+    quality = parts.get("quality") or {}
+    if quality.get("cut_examples"):
+        text = (
+            f"{quality['cut_examples']} of {quality['examples']} inputs were longer than the "
+            "task's max_length and were cut"
+        )
+        found.append(Caution(id="inputs-cut", message=text))
+    if resumed:
+        text = "quality and timing come from two processes: the sweep was interrupted in between"
+        found.append(Caution(id="resumed", message=text))
+    return found
+
+
+def ok_record(
+    planned: PlannedCell,
+    answers: dict[str, dict[str, Any]],
+    environment: Environment,
+    started_at: str,
+    attempts: list[Attempt],
+    resumed: bool,
+) -> CellRecord:
+    """The record of a cell whose load, quality and block all answered."""
+    load, quality, block = answers["load"], answers["quality"], answers["block-0"]
+    parts = measurements(load, quality, block)
+    return CellRecord(
+        cell_id=planned.cell_id,
+        status="ok",
+        cell=planned.cell,
+        method_id=planned.cell.method_id,
+        applied=load["applied"],
+        measurements=Measurements.model_validate(parts),
+        cautions=_cautions(planned, load, parts, resumed),
+        environment=environment,
+        started_at=started_at,
+        attempts=attempts,
+    )
+
+
+def failed_record(
+    planned: PlannedCell,
+    error: dict[str, Any],
+    answers: dict[str, dict[str, Any]],
+    log_tail: str,
+    environment: Environment,
+    started_at: str,
+    attempts: list[Attempt],
+) -> CellRecord:
+    """The record of a cell that came to grief, with whatever was measured before."""
+    load = answers.get("load")
+    parts = measurements(load, answers.get("quality"), None)
+    return CellRecord(
+        cell_id=planned.cell_id,
+        status=error["status"],
+        cell=planned.cell,
+        method_id=planned.cell.method_id,
+        applied=load["applied"] if load else None,
+        measurements=Measurements.model_validate(parts),
+        cautions=_cautions(planned, load, parts, False),
+        error=ErrorInfo(
+            kind=error["kind"],
+            message=error["message"],
+            phase=error.get("phase"),
+            signal=error.get("signal"),
+            log_tail=log_tail,
+        ),
+        environment=environment,
+        started_at=started_at,
+        attempts=attempts,
+    )
+
+
+def skipped_record(planned: PlannedCell, environment: Environment, started_at: str) -> CellRecord:
+    """The record of a cell that the device can't run."""
+    return CellRecord(
+        cell_id=planned.cell_id,
+        status="skipped",
+        cell=planned.cell,
+        method_id=planned.cell.method_id,
+        skip_reason=planned.skip,
+        cautions=list(planned.cautions),
+        environment=environment,
+        started_at=started_at,
+    )

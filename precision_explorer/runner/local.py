@@ -1,0 +1,232 @@
+"""The local executor: runs a plan's cells one after the other on this machine."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from multiprocessing.context import BaseContext
+from typing import Any
+
+from precision_explorer.hardware import DeviceFacts
+from precision_explorer.plan import Plan, PlannedCell, SweepSpec
+from precision_explorer.records import Attempt, CellRecord, Environment
+from precision_explorer.runner.join import failed_record, ok_record, skipped_record, utc_now
+from precision_explorer.runner.manager import (
+    Event,
+    OnEvent,
+    WorkerError,
+    WorkerGone,
+    WorkerHandle,
+    start_context,
+)
+from precision_explorer.store import RunFolder
+
+_LOG_TAIL_BYTES = 4000
+_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+
+
+@dataclass
+class Tally:
+    """What a run came to. `worker_s`: seconds between a request and its answer, all workers."""
+
+    ran: int = 0
+    reused: int = 0
+    failed: int = 0
+    skipped: int = 0
+    worker_s: float = 0.0
+    ready_s: list[float] = field(default_factory=list)
+
+
+@dataclass
+class Executor:
+    """Everything a run needs; `run` does it."""
+
+    spec: SweepSpec
+    plan: Plan
+    facts: DeviceFacts
+    environment: Environment
+    folder: RunFolder
+    on_event: OnEvent
+    _context: BaseContext | None = None
+    tally: Tally = field(default_factory=Tally)
+
+    def run(self) -> Tally:
+        """Run every cell that has no finished record; failures are recorded and passed over."""
+        for planned in self.plan.cells:
+            if planned.skip is not None:
+                self._record_skip(planned)
+        for group in _sessions(self.plan.to_run):
+            pending = [cell for cell in group if not self._finished(cell)]
+            while pending:
+                pending = self._session(pending)
+        return self.tally
+
+    def _finished(self, planned: PlannedCell) -> bool:
+        record = self.folder.read_record(planned.cell_id)
+        done = record is not None and record.status == "ok"
+        if done:
+            self.tally.reused += 1
+            self._event("cell", planned, status="ok", reused=True)
+        return done
+
+    def _record_skip(self, planned: PlannedCell) -> None:
+        self.tally.skipped += 1
+        stored = self.folder.read_record(planned.cell_id)
+        if stored is None or stored.skip_reason != planned.skip:
+            self._store(skipped_record(planned, self.environment, utc_now()))
+        self._event("skip", planned, reason=planned.skip)
+
+    def _event(self, name: str, planned: PlannedCell, **data: Any) -> None:
+        labels = {
+            "cell_id": planned.cell_id,
+            "model": planned.ref.name,
+            "task": planned.task.card.name,
+            "format": planned.cell.format,
+        }
+        self.on_event(Event(name, labels | data))
+
+    def _store(self, record: CellRecord) -> None:
+        self.folder.write_record(record)
+
+    # -- one session -------------------------------------------------------------------------
+
+    def _session(self, cells: list[PlannedCell]) -> list[PlannedCell]:
+        """Run `cells` in one worker; returns those still to be run after something went wrong."""
+        if self._context is None:
+            self._context = start_context()
+        current = cells[0]
+        started, began = utc_now(), time.monotonic()
+        answers: dict[str, dict[str, Any]] = {}
+        worker = None
+        try:
+            self._event("start", current)
+            worker = WorkerHandle(self._context, self.on_event)
+            self.tally.ready_s.append(worker.ready_s)
+            load, _ = worker.ask(self._load_request(current), began + self.spec.cell_timeout)
+            for index, planned in enumerate(cells):
+                if index:
+                    current, started, began = planned, utc_now(), time.monotonic()
+                    self._event("start", current)
+                answers = {"load": load}
+                self._cell(worker, planned, answers, started, began + self.spec.cell_timeout)
+            return []
+        except (WorkerError, WorkerGone, EOFError) as error:
+            answer = getattr(error, "answer", None) or {
+                "status": "failed",
+                "kind": "WorkerCrashed",
+                "message": "the worker ended before it was ready; see the cell's log",
+            }
+            failed = cells if "load" not in answers else [current]
+            for planned in failed:
+                self._failed(planned, answer, answers, started)
+            return cells[cells.index(failed[-1]) + 1 :]
+        finally:
+            if worker is not None:
+                worker.close()
+                self.tally.worker_s += worker.busy_s
+
+    def _cell(
+        self,
+        worker: WorkerHandle,
+        planned: PlannedCell,
+        answers: dict[str, dict[str, Any]],
+        started: str,
+        deadline: float,
+    ) -> None:
+        folder, cell_id = self.folder, planned.cell_id
+        attempts = self._attempts(planned)
+        stored = folder.read_part(cell_id, "quality")
+        resumed = stored is not None
+        folder.write_part(cell_id, "load", answers["load"], b"")
+        arrows: dict[str, bytes] = {}
+        request = self._task_request(planned)
+        if stored is None:
+            stored = worker.ask(request | {"op": "quality"}, deadline)
+            folder.write_part(cell_id, "quality", *stored)
+        answers["quality"], arrows["example"] = stored
+        block = worker.ask(request | {"op": "block", "round": 0}, deadline)
+        folder.write_part(cell_id, "block-0", *block)
+        answers["block-0"], arrows["request"] = block
+        folder.write_samples(cell_id, arrows)
+        self._store(ok_record(planned, answers, self.environment, started, attempts, resumed))
+        self.tally.ran += 1
+        self._event("cell", planned, status="ok", reused=False)
+
+    def _attempts(self, planned: PlannedCell) -> list[Attempt]:
+        """Earlier tries that were not ok, the last one included."""
+        record = self.folder.read_record(planned.cell_id)
+        if record is None or record.status in ("ok", "skipped"):
+            return []
+        last = Attempt(status=record.status, started_at=record.started_at, error=record.error)
+        return [*record.attempts, last]
+
+    def _failed(
+        self,
+        planned: PlannedCell,
+        error: dict[str, Any],
+        answers: dict[str, dict[str, Any]],
+        started: str,
+    ) -> None:
+        attempts = self._attempts(planned)
+        tail = self._log_tail(planned)
+        record = failed_record(planned, error, answers, tail, self.environment, started, attempts)
+        self._store(record)
+        self.folder.drop_parts(planned.cell_id)
+        self.tally.failed += 1
+        self._event("cell", planned, status=record.status, message=error["message"], reused=False)
+
+    def _log_tail(self, planned: PlannedCell) -> str:
+        try:
+            content = self.folder.log_path(planned.cell_id).read_bytes()
+        except OSError:
+            return ""
+        return content[-_LOG_TAIL_BYTES:].decode("utf8", "replace")
+
+    # -- requests ----------------------------------------------------------------------------
+
+    def _load_request(self, planned: PlannedCell) -> dict[str, Any]:
+        cell = planned.cell
+        return {
+            "op": "load",
+            "path": str(planned.ref.path),
+            "kind": planned.task.card.kind,
+            "format": cell.format,
+            "recipe": cell.recipe,
+            "execution": planned.support.execution,
+            "reason": planned.support.reason,
+            "device": cell.device,
+            "facts": self.facts.model_dump(mode="json"),
+            "threads": cell.threads,
+            "seed": cell.seed,
+            "trust_remote_code": cell.trust_remote_code,
+            "load_bytes": planned.ref.elements * _BYTES[cell.recipe["compute_dtype"]],
+            "memory_limit": self.spec.memory_limit if self.facts.kind == "cpu" else None,
+            "log": str(self.folder.log_path(planned.cell_id).resolve()),
+        }
+
+    def _task_request(self, planned: PlannedCell) -> dict[str, Any]:
+        cell, card = planned.cell, planned.task.card
+        return {
+            "card": {
+                "kind": card.kind,
+                "metrics": list(card.metrics),
+                "max_length": card.max_length,
+            },
+            "examples": planned.task.examples,
+            "label_ids": planned.label_ids,
+            "workload": cell.workload,
+            "batch_plan": cell.batch_plan,
+            "batch_sizes": list(cell.batch_sizes),
+            "log": str(self.folder.log_path(planned.cell_id).resolve()),
+        }
+
+
+def _sessions(cells: list[PlannedCell]) -> Iterator[list[PlannedCell]]:
+    """Cells that can share a loaded model: the same model, head, format and runtime."""
+    groups: dict[tuple[str, ...], list[PlannedCell]] = {}
+    for planned in cells:
+        head = "classifier" if planned.task.card.kind == "text-classification" else "causal"
+        key = (planned.ref.name, head, planned.cell.format, planned.cell.runtime)
+        groups.setdefault(key, []).append(planned)
+    yield from groups.values()

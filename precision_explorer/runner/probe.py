@@ -1,0 +1,101 @@
+"""The probe: one worker asks the device what it makes of each format; the answer is cached by
+device facts, library versions and threads, so that the parent plans without torch."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from precision_explorer import __version__
+from precision_explorer.errors import UsageError
+from precision_explorer.formats import Support, decide
+from precision_explorer.formats.catalog import DEFAULT_FORMATS
+from precision_explorer.formats.support import candidates
+from precision_explorer.hardware import DeviceFacts
+from precision_explorer.paths import cache_dir
+from precision_explorer.records import canonical_hash
+from precision_explorer.runner.manager import (
+    Event,
+    OnEvent,
+    WorkerError,
+    WorkerGone,
+    WorkerHandle,
+    start_context,
+)
+from precision_explorer.store.atomic import write_json
+
+_TIME_LIMIT_S = 300.0
+
+
+def probe(
+    facts: DeviceFacts,
+    formats: list[str],
+    versions: dict[str, str],
+    threads: int,
+    on_event: OnEvent,
+) -> dict[str, Support]:
+    """{format: Support} on the device of `facts`; runs the dry runs unless they are cached.
+
+    Raises UsageError when the device can't be used at all (a torch without CUDA, say).
+    """
+    wanted = candidates(facts, list(dict.fromkeys([*DEFAULT_FORMATS, *formats])))
+    path = _cache_path(facts, wanted, versions, threads)
+    answer = _cached(path)
+    if answer is None:
+        on_event(Event("note", {"text": "asking the device what it can do (once, then cached)"}))
+        answer = _ask(facts, wanted, threads, on_event)
+        if "device_error" not in answer:
+            _store(path, answer)
+    if "device_error" in answer:
+        raise UsageError(f"{facts.device}: {answer['device_error']}")
+    return {f: decide(f, facts, answer["formats"].get(f)) for f in formats}
+
+
+def _cache_path(
+    facts: DeviceFacts, formats: list[str], versions: dict[str, str], threads: int
+) -> Path:
+    stack = {n: versions.get(n) for n in ("torch", "torchao", "bitsandbytes", "transformers")}
+    key = canonical_hash(
+        [__version__, facts.model_dump(mode="json"), formats, stack, threads, "dry run 1"]
+    )
+    return cache_dir() / "probe" / f"{key}.json"
+
+
+def _cached(path: Path) -> dict[str, Any] | None:
+    try:
+        answer = json.loads(path.read_text(encoding="utf8"))
+        return answer if isinstance(answer, dict) and "formats" in answer else None
+    except (OSError, ValueError):
+        return None
+
+
+def _store(path: Path, answer: dict[str, Any]) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, answer)
+    except (OSError, ValueError):
+        pass  # A cache that can't be written costs the next run some seconds, nothing else.
+
+
+def _ask(facts: DeviceFacts, formats: list[str], threads: int, on_event: OnEvent) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory(prefix="precision-explorer-") as folder:
+        log = Path(folder) / "probe.log"
+        request = {
+            "op": "probe",
+            "device": facts.device,
+            "formats": formats,
+            "threads": threads,
+            "log": str(log),
+        }
+        worker = WorkerHandle(start_context(), on_event)
+        try:
+            return worker.ask(request, time.monotonic() + _TIME_LIMIT_S)[0]
+        except (WorkerError, WorkerGone) as error:
+            tail = log.read_text(errors="replace").strip().splitlines()[-1:] if log.exists() else []
+            why = tail[0] if tail else "no output"
+            raise UsageError(f"the probe of {facts.device} failed: {error} ({why})") from error
+        finally:
+            worker.close()

@@ -1,0 +1,262 @@
+"""A loaded model and what is measured on it: load, quality, block. Runs in a worker."""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from precision_explorer.errors import DoesNotFit, InvalidNumerics
+from precision_explorer.formats.apply import apply_format, compute_dtype, set_matmul_precision
+from precision_explorer.formats.catalog import CATALOG
+from precision_explorer.hardware import DeviceFacts, nvml_process_bytes, open_sensor
+from precision_explorer.measure import (
+    CudaPeakMemory,
+    EnergyWindow,
+    PeakMemory,
+    Phases,
+    idle_power,
+    offline,
+    single_stream,
+)
+from precision_explorer.models.adapter import Adapter, Item, plan_batches
+from precision_explorer.models.causal_lm import LanguageModeling, MultipleChoice
+from precision_explorer.models.loading import load
+from precision_explorer.models.text_classifier import TextClassifier
+from precision_explorer.records import canonical_hash
+from precision_explorer.records.record import Load, Quality
+from precision_explorer.tasks import scores
+from precision_explorer.units import bytes_
+from precision_explorer.workload import Workload
+
+Progress = Callable[[str, int, int], None]
+
+
+class Session:
+    """One (model, format, runtime, device), loaded; `load_answer` says what came of it."""
+
+    def __init__(self, request: dict[str, Any], progress: Progress) -> None:
+        self.request, self.progress = request, progress
+        self.device: str = request["device"]
+        self.facts = DeviceFacts.model_validate(request["facts"])
+        torch.set_num_threads(request["threads"])
+        torch.manual_seed(request["seed"])
+        start = time.perf_counter()
+        for package in CATALOG[request["format"]].packages:
+            importlib.import_module(package)
+        if request["recipe"]["library"] == "torchao":
+            importlib.import_module("torchao.quantization")
+        import_s = time.perf_counter() - start
+        self.memory = self._memory()
+        self.memory.baseline()
+        self.memory.begin()
+        self._check_fit()
+        self.load_answer = self._load(import_s)
+        self.adapter: Adapter | None = None
+
+    def _memory(self) -> PeakMemory | CudaPeakMemory:
+        if self.device == "cpu":
+            return PeakMemory()
+        index = self.facts.index
+        return CudaPeakMemory(self.device, lambda: nvml_process_bytes(index, os.getpid()))
+
+    def _check_fit(self) -> None:
+        """Refuse before loading what can't fit, rather than have the kernel kill something."""
+        need = self.request["load_bytes"]
+        if self.device == "cpu":
+            import psutil
+
+            there = psutil.virtual_memory().available
+        else:
+            there = torch.cuda.mem_get_info(self.device)[0]
+        limit = self.request["memory_limit"]
+        there = min(there, limit) if limit is not None and self.device == "cpu" else there
+        if need > there:
+            raise DoesNotFit(
+                f"the weights take {bytes_(need)} in {self.request['recipe']['compute_dtype']} "
+                f"while loading and {bytes_(there)} are free; use a smaller model or more memory"
+            )
+
+    def _load(self, import_s: float) -> dict[str, Any]:
+        request = self.request
+        self.progress("load", 0, 1)
+        start = time.perf_counter()
+        set_matmul_precision(request["format"])
+        self.model, self.tokenizer = load(
+            Path(request["path"]),
+            request["kind"],
+            compute_dtype(request["recipe"]),
+            self.device,
+            request["trust_remote_code"],
+        )
+        loaded = time.perf_counter()
+        outcome = apply_format(
+            self.model,
+            request["format"],
+            request["recipe"],
+            request["execution"],
+            request["reason"],
+        )
+        self._sync()
+        applied = time.perf_counter()
+        peak = self.memory.end()
+        self.memory.trim()
+        self.progress("load", 1, 1)
+        return {
+            "applied": outcome.applied.model_dump(mode="json"),
+            "cautions": [c.model_dump() for c in outcome.cautions],
+            "load": Load(
+                import_s=import_s, load_s=loaded - start, apply_s=applied - loaded
+            ).model_dump(),
+            "memory": {
+                "method": self.memory.method,
+                "baseline_bytes": self.memory.baseline_bytes,
+                "load_peak_bytes": peak,
+            },
+            "threads": torch.get_num_threads(),
+        }
+
+    def _sync(self) -> None:
+        if self.device != "cpu":
+            torch.cuda.synchronize(self.device)
+
+    # -- requests ----------------------------------------------------------------------------
+
+    def quality(self, request: dict[str, Any]) -> tuple[dict[str, Any], bytes]:
+        """Score every example in the frozen batch plan; rows come as Arrow."""
+        self.adapter = self._adapter(request)
+        self.memory.begin()
+        start = time.perf_counter()
+        with torch.inference_mode():
+            items = self.adapter.items()
+            plan = request["batch_plan"]
+            lengths = [len(item.ids) for item in items]
+            batches = plan_batches(lengths, plan["max_tokens"], plan["max_items"])
+            answers = self._score(items, batches)
+        rows = self.adapter.rows(items, answers)
+        elapsed = time.perf_counter() - start
+        peak = self.memory.end()
+        _refuse_non_finite(rows)
+        card = request["card"]
+        quality = Quality(
+            metric=card["metrics"][0],
+            scores=scores(card["kind"], card["metrics"], rows),
+            seconds=elapsed,
+            examples=len(rows),
+            tokens=sum(lengths),
+            batches=len(batches),
+            batch_plan_hash=canonical_hash(batches),
+            cut_examples=sum(bool(row["cut"]) for row in rows),
+        )
+        answer = {"quality": quality.model_dump(), "peak_bytes": peak}
+        return answer | self.memory.extras(), to_arrow(rows)
+
+    def _score(self, items: list[Item], batches: list[list[int]]) -> list[Any]:
+        assert self.adapter is not None
+        answers: list[Any] = [None] * len(items)
+        done = 0
+        self.progress("quality", 0, len(items))
+        for batch in batches:
+            found = self.adapter.score([items[i] for i in batch])
+            for index, answer in zip(batch, found, strict=True):
+                answers[index] = answer
+            done += len(batch)
+            self.progress("quality", done, len(items))
+        return answers
+
+    def block(self, request: dict[str, Any]) -> tuple[dict[str, Any], bytes]:
+        """Single-stream latency with its energy, then offline throughput."""
+        adapter = self.adapter = self.adapter or self._adapter(request)
+        rules = Workload.model_validate(request["workload"])
+        count = len(request["examples"])
+        sensor = open_sensor(self.facts)
+        self.memory.begin()
+        phases = Phases()
+
+        def serve(index: int) -> dict[str, Any]:
+            answer = adapter.request(index, phases)
+            return answer | {"phases": phases.take()}
+
+        self.progress("latency", 0, 1)
+        idle_w = idle_power(sensor, 1.0)
+        window = EnergyWindow(sensor)
+        with torch.inference_mode():
+            series = single_stream(
+                serve,
+                count,
+                rules,
+                sync=self._sync,
+                on_begin=window.begin,
+                on_end=window.end,
+                min_seconds=sensor.min_window_s,
+            )
+            self.progress("latency", 1, 1)
+            self.progress("offline", 0, 1)
+            throughput = offline(
+                lambda indices: adapter.offline(indices),
+                count,
+                request["batch_sizes"],
+                rules,
+                sync=self._sync,
+            )
+        self.progress("offline", 1, 1)
+        peak = self.memory.end()
+        latency = series.record(generates=adapter.generates)
+        energy = window.record(requests=latency.requests, idle_power_w=idle_w)
+        answer = {
+            "latency": latency.model_dump(),
+            "throughput": throughput.model_dump(),
+            "energy": energy.model_dump(),
+            "peak_bytes": peak,
+        }
+        gc.collect()
+        rows = [_request_row(row, request["examples"]) for row in series.rows]
+        return answer | self.memory.extras(), to_arrow(rows)
+
+    def _adapter(self, request: dict[str, Any]) -> Adapter:
+        card, examples = request["card"], request["examples"]
+        common = (self.model, self.tokenizer, self.device, examples, card)
+        if card["kind"] == "text-classification":
+            return TextClassifier(*common, request["label_ids"])
+        if card["kind"] == "multiple-choice":
+            return MultipleChoice(*common)
+        workload = request["workload"]
+        return LanguageModeling(
+            *common,
+            prompt_tokens=workload["prompt_tokens"],
+            output_tokens=workload["output_tokens"],
+        )
+
+
+def _request_row(row: dict[str, Any], examples: list[dict[str, Any]]) -> dict[str, Any]:
+    flat = {k: v for k, v in row.items() if k != "phases"}
+    flat["id"] = examples[row["index"]]["id"]
+    return flat | {f"{name}_s": value for name, value in row.get("phases", {}).items()}
+
+
+def _refuse_non_finite(rows: list[dict[str, Any]]) -> None:
+    """NaN and infinity never become a score: argmax of NaNs would be the first answer's share."""
+    bad = sum(row["loss"] is None for row in rows)
+    if bad:
+        raise InvalidNumerics(
+            f"{bad} of {len(rows)} examples gave NaN or infinity; the format's range is too small "
+            "for this model or its weights are damaged: use a wider format"
+        )
+
+
+def to_arrow(rows: list[dict[str, Any]]) -> bytes:
+    """`rows` as an Arrow stream."""
+    import pyarrow as pa
+
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    table = pa.table({name: [row.get(name) for row in rows] for name in names})
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    return sink.getvalue().to_pybytes()

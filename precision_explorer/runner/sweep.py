@@ -1,0 +1,197 @@
+"""One sweep from its options to its files; what `cli` calls. No torch here."""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from precision_explorer.errors import UsageError
+from precision_explorer.formats import Support
+from precision_explorer.formats.catalog import DEFAULT_FORMATS
+from precision_explorer.hardware import (
+    DeviceFacts,
+    device_facts,
+    library_versions,
+    relevant_variables,
+    resolve_device,
+)
+from precision_explorer.models import FETCHABLE, ModelRef, resolve
+from precision_explorer.plan import Plan, SweepSpec, expand
+from precision_explorer.plan.spec import READER_FIELDS
+from precision_explorer.records import Environment
+from precision_explorer.runner.local import Executor, Tally
+from precision_explorer.runner.manager import Event, OnEvent, prepare_environment
+from precision_explorer.runner.probe import probe
+from precision_explorer.store import RunFolder
+from precision_explorer.tasks import PreparedTask, load_card, prepare
+from precision_explorer.workload import Workload, load_workload
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Everything resolved and validated; nothing measured yet."""
+
+    spec: SweepSpec
+    refs: list[ModelRef]
+    tasks: list[PreparedTask]
+    workload: Workload
+    facts: DeviceFacts
+    supports: dict[str, Support]
+    environment: Environment
+    plan: Plan
+
+
+def default_tasks(models: tuple[str, ...]) -> tuple[str, ...]:
+    """The task of a sweep that names none: the bundled one that the models can do."""
+    if all(model in FETCHABLE for model in models):
+        return ("sentiment-choice",)
+    return ("sentiment",)
+
+
+def prepare_sweep(spec: SweepSpec, on_event: OnEvent) -> Prepared:
+    """Resolve and check all inputs, ask the device what it can do, and plan.
+
+    Fetches what must be fetched. Raises UsageError, ModelError, TaskError; writes no result.
+    """
+    device = resolve_device(spec.device)
+    workload = load_workload(spec.workload)
+    names = spec.task or default_tasks(spec.model)
+    tasks = [prepare(load_card(name), spec.limit, spec.seed) for name in names]
+    refs = [resolve(m, spec.revision, spec.trust_remote_code) for m in spec.model]
+    facts = device_facts(device)
+    threads = spec.threads or facts.cores
+    versions = library_versions()
+    # A first expansion with nothing known of the formats checks heads and labels before the probe,
+    # which takes seconds when it is not cached.
+    blank = {f: Support(f, "unsupported", "not probed yet") for f in spec.formats}
+    expand(spec, refs, tasks, workload, facts, blank, versions, threads)
+    prepare_environment(threads)
+    supports = probe(facts, list(spec.formats), versions, threads, on_event)
+    plan = expand(spec, refs, tasks, workload, facts, supports, versions, threads)
+    environment = make_environment(facts, threads, versions)
+    return Prepared(spec, refs, tasks, workload, facts, supports, environment, plan)
+
+
+def probe_device(device: str, on_event: OnEvent) -> tuple[DeviceFacts, dict[str, Support]]:
+    """What `device` makes of the default formats; for `precision-explorer formats`."""
+    facts = device_facts(resolve_device(device))
+    prepare_environment(facts.cores)
+    versions = library_versions()
+    return facts, probe(facts, list(DEFAULT_FORMATS), versions, facts.cores, on_event)
+
+
+def make_environment(facts: DeviceFacts, threads: int, versions: dict[str, str]) -> Environment:
+    """The system as recorded in each cell; no host or user names."""
+    return Environment(
+        python=platform.python_version(),
+        platform=f"{platform.system()} {platform.release()} {platform.machine()}",
+        device_name=facts.name,
+        device=facts.model_dump(mode="json", exclude={"device", "name", "cpu_model"}),
+        cpu_model=facts.cpu_model,
+        cores=facts.cores,
+        memory_bytes=facts.memory_bytes,
+        threads=threads,
+        libraries=versions,
+        variables=relevant_variables(),
+    )
+
+
+def run_folder(prepared: Prepared) -> RunFolder:
+    """``--out``, or ``results/<name>`` with a name that is the same for the same spec."""
+    spec = prepared.spec
+    if spec.out:
+        return RunFolder(Path(spec.out).expanduser())
+    models = "+".join(_safe(ref.name) for ref in prepared.refs)
+    tasks = "+".join(_safe(task.card.name) for task in prepared.tasks)
+    name = f"{models}-{tasks}-{_safe(prepared.facts.device)}-{spec.measuring_hash()}"
+    return RunFolder(Path("results") / name[:120])
+
+
+def _safe(name: str) -> str:
+    """A piece of a file name from a name that may be a path or a hub id; never a path."""
+    last = name.rstrip("/").split("/")[-1]
+    kept = "".join(c if c.isalnum() or c in "-_" else "-" for c in last.lower())
+    return kept.strip("-")[:40] or "model"
+
+
+def sweep_document(prepared: Prepared, run: str) -> dict[str, Any]:
+    """sweep.json: spec, plan with skips, environment, method, and the context of the tables."""
+    spec = prepared.spec.model_dump(mode="json", exclude={"out"})
+    return {
+        "schema_version": 1,
+        "run": run,
+        "spec": spec,
+        "reader": {name: spec[name] for name in sorted(READER_FIELDS)},
+        "plan": prepared.plan.document(),
+        "models": [
+            {
+                "name": ref.name,
+                "revision": ref.identity.revision,
+                "cautions": [c.model_dump() for c in ref.cautions],
+            }
+            for ref in prepared.refs
+        ],
+        "tasks": [_task_context(task) for task in prepared.tasks],
+        "environment": prepared.environment.model_dump(mode="json"),
+        "device": prepared.facts.model_dump(mode="json"),
+        "methods": {c.cell.method_id: c.cell.method() for c in prepared.plan.cells},
+    }
+
+
+def _task_context(task: PreparedTask) -> dict[str, Any]:
+    card = task.card
+    return {
+        "name": card.name,
+        "version": card.version,
+        "kind": card.kind,
+        "metric": card.metrics[0],
+        "n": task.identity.n,
+        "licence": card.licence,
+        "source": card.source,
+    }
+
+
+def run_sweep(prepared: Prepared, on_event: OnEvent) -> tuple[RunFolder, Tally]:
+    """Run what has no finished record and write every file but the tables.
+
+    The folder's lock is held while cells run. On KeyboardInterrupt what was done is kept.
+    """
+    folder = run_folder(prepared)
+    folder.open()
+    try:
+        folder.write_sweep(sweep_document(prepared, folder.name))
+        executor = Executor(
+            prepared.spec,
+            prepared.plan,
+            prepared.facts,
+            prepared.environment,
+            folder,
+            on_event,
+        )
+        try:
+            tally = executor.run()
+        finally:
+            folder.write_manifest()
+    finally:
+        folder.close()
+    return folder, tally
+
+
+def ensure_writable(prepared: Prepared) -> None:
+    """UsageError now rather than after the first cell when the folder can't be written."""
+    folder = run_folder(prepared)
+    if folder.path.exists() and not folder.path.is_dir():
+        raise UsageError(f"{folder.path} is a file; choose another folder by --out")
+
+
+__all__ = [
+    "Event",
+    "Prepared",
+    "default_tasks",
+    "prepare_sweep",
+    "probe_device",
+    "run_folder",
+    "run_sweep",
+]

@@ -1,0 +1,89 @@
+"""The worker: one process per (model, format, runtime, device), a session that answers requests.
+
+Requests are dicts with ``op``: ``probe``, ``load``, ``quality``, ``block``, ``close``. Each is
+answered by one ``answer`` or ``error`` header; ``progress`` headers may come before it. An error
+ends the session: the manager starts another for the cells that are left.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+import traceback
+from multiprocessing.connection import Connection
+from typing import Any
+
+from precision_explorer.runner.guard import (
+    die_with_parent,
+    error_answer,
+    limit_memory,
+    redirect_output,
+)
+from precision_explorer.runner.protocol import reply
+
+
+def main(connection: Connection) -> None:
+    """Serve requests until ``close`` or until the manager is gone."""
+    die_with_parent()
+    session = None
+    reply(connection, {"type": "hello", "cuda_touched": _cuda_touched()})
+    while True:
+        try:
+            request = connection.recv()
+        except (EOFError, OSError):
+            return
+        operation = request["op"]
+        if operation == "close":
+            return
+        redirect_output(request["log"])
+        try:
+            if operation == "probe":
+                answer, arrow = _probe(request), b""
+            elif operation == "load":
+                limit_memory(request["memory_limit"])
+                from precision_explorer.runner.session import Session
+
+                session = Session(request, _progress(connection))
+                answer, arrow = session.load_answer, b""
+            else:
+                assert session is not None, "load comes first"
+                answer, arrow = getattr(session, operation)(request)
+        except BaseException as error:
+            traceback.print_exc()
+            sys.stderr.flush()
+            reply(connection, error_answer(error, operation))
+            return
+        reply(connection, {"type": "answer", "op": operation, "answer": answer}, arrow)
+
+
+def _progress(connection: Connection) -> Any:
+    """A callable (phase, done, total) that sends at most five headers a second."""
+    last = 0.0
+
+    def report(phase: str, done: int, total: int) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if done in (0, total) or now - last > 0.2:
+            last = now
+            reply(connection, {"type": "progress", "phase": phase, "done": done, "total": total})
+
+    return report
+
+
+def _probe(request: dict[str, Any]) -> dict[str, Any]:
+    """Dry runs of the formats; see `formats.dryrun`."""
+    import torch
+
+    from precision_explorer.formats.dryrun import dry_run
+
+    torch.set_num_threads(request["threads"])
+    device = request["device"]
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        return {"device_error": "the installed torch has no CUDA; install a CUDA build of torch"}
+    return {"formats": dry_run(device, request["formats"])}
+
+
+def _cuda_touched() -> bool:
+    """Whether this process, just forked, has a CUDA context from its server (it must not)."""
+    torch = sys.modules.get("torch")
+    return bool(torch is not None and torch.cuda.is_initialized())

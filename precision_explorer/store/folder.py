@@ -1,0 +1,195 @@
+"""`RunFolder`: sweep.json, parts, cells, samples, logs, manifest (DESIGN section 7)."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import io
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from precision_explorer.errors import StoreError, UsageError
+from precision_explorer.records import CellRecord, canonical_hash, read_record
+from precision_explorer.store.atomic import write_bytes, write_json
+
+_FOLDERS = ("parts", "cells", "samples", "logs")
+
+
+class RunFolder:
+    """A run's folder, opened for writing by one sweep at a time."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lock: Any = None
+
+    @property
+    def name(self) -> str:
+        """The folder's own name, which is the run's."""
+        return self.path.resolve().name
+
+    # -- opening -----------------------------------------------------------------------------
+
+    def open(self) -> None:
+        """Make the folder and take its lock; UsageError when it can't be written, StoreError when
+        another sweep holds it. The lock ends with the process, however that ends."""
+        try:
+            for folder in _FOLDERS:
+                (self.path / folder).mkdir(parents=True, exist_ok=True)
+            self._lock = (self.path / ".lock").open("a+")
+        except OSError as error:
+            reason = error.strerror or type(error).__name__
+            raise UsageError(
+                f"can't write the output folder {self.path} ({reason}); choose another by --out"
+            ) from error
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            self._lock.seek(0)
+            holder = self._lock.read().strip() or "unknown"
+            raise StoreError(
+                f"{self.path} is in use by another sweep (process {holder}); wait for it or use "
+                "another --out"
+            ) from error
+        self._lock.seek(0)
+        self._lock.truncate()
+        self._lock.write(str(os.getpid()))
+        self._lock.flush()
+
+    def close(self) -> None:
+        """Release the lock."""
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    # -- paths -------------------------------------------------------------------------------
+
+    def record_path(self, cell_id: str) -> Path:
+        """Where a cell's record stands."""
+        return self.path / "cells" / f"{cell_id}.json"
+
+    def samples_path(self, cell_id: str) -> Path:
+        """Where a cell's per-example and per-request rows stand."""
+        return self.path / "samples" / f"{cell_id}.parquet"
+
+    def log_path(self, cell_id: str) -> Path:
+        """Where a cell's worker writes its output."""
+        return self.path / "logs" / f"{cell_id}.log"
+
+    # -- parts -------------------------------------------------------------------------------
+
+    def write_part(self, cell_id: str, name: str, answer: dict[str, Any], arrow: bytes) -> None:
+        """Store a worker's answer the moment it is there; the rows first, since the JSON file is
+        what says that the part is whole."""
+        folder = self.path / "parts" / cell_id
+        folder.mkdir(parents=True, exist_ok=True)
+        if arrow:
+            write_bytes(folder / f"{name}.arrow", arrow)
+        write_json(folder / f"{name}.json", answer)
+
+    def read_part(self, cell_id: str, name: str) -> tuple[dict[str, Any], bytes] | None:
+        """A stored answer, or None where there is none that can be read."""
+        folder = self.path / "parts" / cell_id
+        try:
+            answer = json.loads((folder / f"{name}.json").read_text(encoding="utf8"))
+            arrow = folder / f"{name}.arrow"
+            return answer, arrow.read_bytes() if arrow.exists() else b""
+        except (OSError, ValueError):
+            return None
+
+    def drop_parts(self, cell_id: str) -> None:
+        """Forget the parts of a cell that is to be measured anew, after a failure of its own."""
+        folder = self.path / "parts" / cell_id
+        for name in ("load", "quality", "block-0"):
+            for ending in ("json", "arrow"):
+                with contextlib.suppress(OSError):
+                    (folder / f"{name}.{ending}").unlink()
+
+    # -- records and samples -----------------------------------------------------------------
+
+    def write_record(self, record: CellRecord) -> None:
+        """Store a record atomically."""
+        document = record.model_dump(mode="json")
+        write_json(self.record_path(record.cell_id), document)
+
+    def read_record(self, cell_id: str) -> CellRecord | None:
+        """The stored record; a damaged one is set aside, so that the cell is run again."""
+        path = self.record_path(cell_id)
+        if not path.exists():
+            return None
+        try:
+            return read_record(path)
+        except StoreError:
+            path.replace(path.with_name(f"{path.name}.damaged"))
+            return None
+
+    def write_samples(self, cell_id: str, parts: dict[str, bytes]) -> None:
+        """Join Arrow streams (``example``, ``request``) into the cell's parquet, one row each."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        tables = []
+        for kind, arrow in parts.items():
+            table = pa.ipc.open_stream(arrow).read_all()
+            tables.append(table.add_column(0, "row", pa.array([kind] * len(table), pa.string())))
+        joined = pa.concat_tables(tables, promote_options="permissive")
+        buffer = io.BytesIO()
+        pq.write_table(joined, buffer, compression="zstd")
+        write_bytes(self.samples_path(cell_id), buffer.getvalue())
+
+    def read_samples(self, cell_id: str, kind: str) -> dict[str, list[Any]]:
+        """Columns of the rows of one kind, ``example`` or ``request``; {} where there are none."""
+        import pyarrow.compute as pc
+        import pyarrow.parquet as pq
+
+        path = self.samples_path(cell_id)
+        if not path.exists():
+            return {}
+        table = pq.read_table(path)
+        return table.filter(pc.equal(table["row"], kind)).to_pydict()
+
+    # -- the run -----------------------------------------------------------------------------
+
+    def write_sweep(self, document: dict[str, Any]) -> None:
+        """Store spec, plan, environment and context; unchanged content is not written again."""
+        if self.read_sweep_or_none() != json.loads(json.dumps(document)):
+            write_json(self.path / "sweep.json", document)
+
+    def read_sweep_or_none(self) -> dict[str, Any] | None:
+        """The stored sweep.json, or None where there is none that can be read."""
+        try:
+            return json.loads((self.path / "sweep.json").read_text(encoding="utf8"))
+        except (OSError, ValueError):
+            return None
+
+    def write_manifest(self) -> str:
+        """Hash plan, parts, records and samples; returns the root hash (16 hex digits)."""
+        files = {}
+        for folder in ("parts", "cells", "samples"):
+            for path in sorted((self.path / folder).rglob("*")):
+                if path.is_file() and path.suffix in (".json", ".arrow", ".parquet"):
+                    name = path.relative_to(self.path).as_posix()
+                    files[name] = hashlib.sha256(path.read_bytes()).hexdigest()
+        sweep = self.path / "sweep.json"
+        files["sweep.json"] = hashlib.sha256(sweep.read_bytes()).hexdigest()
+        root = canonical_hash(files)
+        write_json(self.path / "manifest.json", {"version": 1, "root": root, "files": files})
+        return root
+
+    def manifest_root(self) -> str:
+        """The stored root hash; empty where there is no manifest."""
+        try:
+            return json.loads((self.path / "manifest.json").read_text(encoding="utf8"))["root"]
+        except (OSError, ValueError, KeyError):
+            return ""
+
+
+def read_run(path: Path) -> tuple[RunFolder, dict[str, Any]]:
+    """A stored run and its sweep.json, for reading; StoreError where `path` is none."""
+    folder = RunFolder(path)
+    sweep = folder.read_sweep_or_none()
+    if sweep is None:
+        raise StoreError(f"{path} is no results folder (no sweep.json); give a run's folder")
+    return folder, sweep

@@ -1,0 +1,23 @@
+"""From records to the tradeoff table: declared columns, statistics derived on reading."""
+
+from precision_explorer.table.build import build
+from precision_explorer.table.data import (
+    COLUMNS,
+    CONTRACT_COLUMNS,
+    EXTRA_COLUMNS,
+    Context,
+    ModelContext,
+    Table,
+    TaskContext,
+)
+
+__all__ = [
+    "COLUMNS",
+    "CONTRACT_COLUMNS",
+    "EXTRA_COLUMNS",
+    "Context",
+    "ModelContext",
+    "Table",
+    "TaskContext",
+    "build",
+]

@@ -1,0 +1,252 @@
+"""`build`: the records of one or several runs to one table. Nothing here was measured; everything
+can be computed again from records and samples."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from precision_explorer.economics import (
+    Price,
+    Slo,
+    cost_per_1k,
+    load_sheet,
+    parse_slo,
+    price_for,
+    rate_within_slo,
+    requests_per_joule,
+    value_per_usd,
+)
+from precision_explorer.errors import StoreError, UsageError
+from precision_explorer.records import CellRecord
+from precision_explorer.stats import assess, percentile
+from precision_explorer.store import RunFolder, read_run
+from precision_explorer.table.context import make_context
+from precision_explorer.table.data import COLUMNS, Table
+from precision_explorer.table.front import in_words, mark_front
+from precision_explorer.table.quality import Quality, own_columns, paired_columns
+
+_PERCENTILES = (
+    ("latency_p50_s", 0.5),
+    ("latency_p90_s", 0.9),
+    ("latency_p99_s", 0.99),
+    ("latency_p999_s", 0.999),
+)
+
+
+@dataclass
+class Entry:
+    """A record on its way to a row."""
+
+    folder: RunFolder
+    record: CellRecord
+    reader: dict[str, Any]
+    row: dict[str, Any] = field(default_factory=lambda: dict.fromkeys(COLUMNS))
+    quality: Quality | None = None
+    latencies: np.ndarray = field(default_factory=lambda: np.array([]))
+    price: Price | None = None
+    slo: Slo | None = None
+
+
+def build(paths: list[Path], reader: dict[str, Any] | None = None) -> Table:
+    """The table of the runs at `paths`.
+
+    `reader`: price_per_hour, slo, quality_budget, reference of the one who reads; by default what
+    the sweep was given. Raises StoreError when a path is no run or holds no record.
+    """
+    entries: list[Entry] = []
+    runs = []
+    for path in paths:
+        folder, sweep = read_run(path)
+        options = sweep["reader"] | (reader or {})
+        if options.get("price_per_hour") is not None and not options["price_per_hour"] > 0:
+            raise UsageError("price-per-hour must be above 0 dollars")
+        missing = 0
+        for cell in sweep["plan"]["cells"]:
+            record = folder.read_record(cell["cell_id"])
+            if record is None:
+                missing += 1
+                continue
+            entries.append(Entry(folder, record, options))
+        runs.append((folder, sweep, options, missing))
+    if not entries:
+        raise StoreError(f"{paths[0]} holds no finished cell yet; run the sweep again")
+    for entry in entries:
+        _own_row(entry)
+    objectives = _across_rows(entries)
+    return Table([e.row for e in entries], make_context(runs, entries, objectives))
+
+
+def _own_row(entry: Entry) -> None:
+    """All columns that need nothing but the cell itself."""
+    record, row = entry.record, entry.row
+    cell, measured, applied = record.cell, record.measurements, record.applied
+    row.update(
+        model=cell.model.name,
+        task=cell.task.name,
+        format=cell.format,
+        runtime=cell.runtime,
+        device=cell.device_name,
+        status=record.status,
+        execution=applied.execution if applied else None,
+        method_id=record.method_id,
+        cautions=";".join(dict.fromkeys(c.id for c in record.cautions)),
+        reason=record.skip_reason or (record.error.message if record.error else None),
+        model_revision=cell.model.revision,
+        task_version=cell.task.version,
+        stack=" ".join(f"{k}={v}" for k, v in cell.libraries.items()),
+        quality_budget=entry.reader["quality_budget"],
+        manifest_root=entry.folder.manifest_root(),
+    )
+    if record.status == "skipped":
+        row["execution"] = "unsupported"
+    if applied:
+        row.update(
+            converted_share=applied.converted_share,
+            weight_bytes=applied.weight_bytes,
+            kernel=applied.kernel,
+            compute_dtype=applied.compute_dtype,
+        )
+    if measured.memory and record.status == "ok":
+        row["peak_memory_bytes"] = measured.memory.serving_peak_bytes
+    if measured.load:
+        load = measured.load
+        row["load_s"] = load.import_s + load.load_s + load.apply_s
+    if record.status == "ok":
+        _latency(entry)
+        _throughput(entry)
+        _energy(entry)
+        _quality(entry)
+
+
+def _latency(entry: Entry) -> None:
+    latency = entry.record.measurements.latency
+    if latency is None:
+        return
+    rows = entry.folder.read_samples(entry.record.cell_id, "request")
+    kept = [i for i, window in enumerate(rows["window"]) if window == "measure"]
+    values = np.array([rows["latency_s"][i] for i in kept])
+    entry.latencies = values
+    row = entry.row
+    row.update({name: percentile(values, q) for name, q in _PERCENTILES})
+    row.update(latency_n=len(values), cold_first_s=latency.cold_first_s)
+    row["steady"] = assess(values, latency.stopped_by == "budget").label
+    if latency.generates:
+        ttft = np.array([rows["ttft_s"][i] for i in kept])
+        tpot = np.array([rows["tpot_s"][i] for i in kept])
+        row.update(ttft_s=float(np.median(ttft)), tpot_s=float(np.median(tpot)))
+
+
+def _throughput(entry: Entry) -> None:
+    throughput = entry.record.measurements.throughput
+    if throughput is None or throughput.best_batch_size is None:
+        return
+    best = throughput.by_batch_size[str(throughput.best_batch_size)]
+    entry.row.update(
+        batch_size=throughput.best_batch_size,
+        throughput_per_s=best.requests_per_s,
+        output_tokens_per_s=best.output_tokens_per_s,
+    )
+
+
+def _energy(entry: Entry) -> None:
+    energy = entry.record.measurements.energy
+    if energy is None:
+        return
+    row = entry.row
+    row["power_source"] = energy.source
+    if energy.energy_j is not None and energy.window_s and energy.requests:
+        row["power_w"] = energy.energy_j / energy.window_s
+        row["energy_per_request_j"] = energy.energy_j / energy.requests
+        row["requests_per_joule"] = requests_per_joule(energy.requests, energy.energy_j)
+
+
+def _quality(entry: Entry) -> None:
+    measured = entry.record.measurements.quality
+    if measured is None:
+        return
+    columns = entry.folder.read_samples(entry.record.cell_id, "example")
+    entry.quality = Quality.of(measured.metric, columns)
+    value = measured.scores[measured.metric]
+    entry.row.update(own_columns(entry.quality, value, entry.record.cell.seed))
+
+
+def _across_rows(entries: list[Entry]) -> dict[str, str]:
+    """Columns that need the reference or the other rows; {group: objectives in words}."""
+    groups: dict[tuple[str, ...], list[Entry]] = defaultdict(list)
+    for entry in entries:
+        cell = entry.record.cell
+        key = (cell.model.name, cell.task.name, cell.device_name, entry.record.method_id)
+        groups[key].append(entry)
+    words: dict[str, str] = {}
+    for (model, task, *_), group in groups.items():
+        ok = [e for e in group if e.record.status == "ok"]
+        _against_reference(ok)
+        for entry in ok:
+            _economics(entry)
+        used = mark_front(
+            [e.row for e in ok],
+            [e.record for e in ok],
+            [e.quality for e in ok],
+            [e.latencies for e in ok],
+            group[0].record.cell.seed,
+        )
+        if used:
+            words[f"{model}, {task}"] = in_words(used)
+    return words
+
+
+def _against_reference(group: list[Entry]) -> None:
+    reference = {
+        e.record.cell.runtime: e
+        for e in group
+        if e.record.cell.format == e.reader["reference"] and e.quality
+    }
+    for entry in group:
+        base = reference.get(entry.record.cell.runtime)
+        if base is None or base is entry or entry.quality is None or base.quality is None:
+            continue
+        budget = entry.reader["quality_budget"]
+        seed = entry.record.cell.seed
+        found = paired_columns(base.quality, entry.quality, budget, seed)
+        needed = found.pop("needed_n", None)
+        entry.row.update(found)
+        if found.get("verdict") == "cannot-tell" and needed:
+            text = f"about {needed:,} examples would tell within the quality budget"
+            entry.row["verdict_note"] = text
+
+
+def _economics(entry: Entry) -> None:
+    """Cost, efficiency and value: three numbers, each with its own inputs."""
+    row, reader = entry.row, entry.reader
+    environment = entry.record.environment
+    kind = environment.device.get("kind", "cpu") if environment else "cpu"
+    price = price_for(
+        kind,
+        row["device"],
+        entry.record.cell.threads,
+        reader["price_per_hour"],
+        load_sheet(None),
+    )
+    entry.slo = parse_slo(reader["slo"]) if reader.get("slo") else None
+    if price is None:
+        return
+    entry.price = price
+    rate = row["throughput_per_s"]
+    limit = entry.slo.limit_s if entry.slo else None
+    within = rate_within_slo(rate, entry.latencies, limit)
+    row.update(
+        price_per_hour_usd=price.per_hour_usd,
+        price_source=f"{price.source} ({price.date})",
+        cost_per_1k_requests_usd=cost_per_1k(price.per_hour_usd, rate),
+    )
+    quality = entry.quality
+    if quality and quality.is_share:
+        row["value_per_usd"] = value_per_usd(row["quality"], within, price.per_hour_usd)
+    elif quality and (row["verdict"] == "within" or row["format"] == reader["reference"]):
+        # No share of correct answers: requests per dollar, where the loss is within the budget.
+        row["value_per_usd"] = value_per_usd(1.0, within, price.per_hour_usd)

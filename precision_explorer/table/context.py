@@ -1,0 +1,147 @@
+"""The words that travel with the numbers, made from the runs' own documents."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from precision_explorer.records import metric_info
+from precision_explorer.store import RunFolder
+from precision_explorer.table.data import Context, ModelContext, TaskContext
+from precision_explorer.units import bytes_, seconds, share
+
+if TYPE_CHECKING:
+    from precision_explorer.table.build import Entry
+
+Run = tuple[RunFolder, dict[str, Any], dict[str, Any], int]
+
+
+def make_context(runs: list[Run], entries: list[Entry], objectives: dict[str, str]) -> Context:
+    """The context of a table over `runs`; duplicates over the runs are said once."""
+    reader = runs[0][2]
+    sweeps = [sweep for _, sweep, _, _ in runs]
+    return Context(
+        run=", ".join(sweep["run"] for sweep in sweeps),
+        models=_unique(_model(m) for sweep in sweeps for m in sweep["models"]),
+        tasks=_unique(_task(t) for sweep in sweeps for t in sweep["tasks"]),
+        devices=_unique(_device(sweep["environment"]) for sweep in sweeps),
+        stack={
+            name: version
+            for sweep in sweeps
+            for name, version in sorted(sweep["environment"]["libraries"].items())
+        },
+        method_ids=tuple(sorted({e.record.method_id for e in entries})),
+        method=_unique(s for sweep in sweeps for m in sweep["methods"].values() for s in _how(m)),
+        prices=_prices(entries),
+        reference=reader["reference"],
+        quality_budget=reader["quality_budget"],
+        slo=reader.get("slo"),
+        caveats=_caveats(runs, entries),
+        cautions=_cautions(entries),
+        objectives=_objective_words(objectives),
+        manifest_root=", ".join(folder.manifest_root() for folder, _, _, _ in runs),
+    )
+
+
+def _unique(values: Any) -> tuple[Any, ...]:
+    return tuple(dict.fromkeys(values))
+
+
+def _model(document: dict[str, Any]) -> ModelContext:
+    cautions = tuple(c["message"] for c in document["cautions"])
+    return ModelContext(document["name"], document["revision"], cautions)
+
+
+def _task(document: dict[str, Any]) -> TaskContext:
+    info = metric_info(document["metric"])
+    unit = info.unit if info else ""
+    higher = info.higher_is_better if info else True
+    return TaskContext(**document, unit=unit, higher_is_better=higher)
+
+
+def _device(environment: dict[str, Any]) -> str:
+    flags = ", ".join(environment["device"].get("cpu_flags") or ())
+    extra = f"; {flags}" if flags else ""
+    name, cpu = environment["device_name"], environment["cpu_model"]
+    device = name if name == cpu else f"{name} with {cpu}"
+    return (
+        f"{device}, {environment['cores']} cores, {bytes_(environment['memory_bytes'])} memory, "
+        f"{environment['threads']} threads{extra}"
+    )
+
+
+def _how(method: dict[str, Any]) -> list[str]:
+    """One method document in sentences."""
+    work, batch = method["workload"], method["batch_plan"]
+    return [
+        f"Quality: every example once, batches of at most {batch['max_items']} rows and "
+        f"{batch['max_tokens']:,} padded tokens, the same for every format; 95 % intervals "
+        "(Wilson for 0/1 scores, else bootstrap), paired differences to the reference (Tango, "
+        "exact McNemar; else paired bootstrap).",
+        f"Latency: single-stream (the next request when the last is done), text to answer; the "
+        f"first call is kept apart, then warm-up, then at least {work['min_requests']} requests "
+        f"and {seconds(work['min_seconds'])}, or until the budget of "
+        f"{seconds(work['budget_seconds'])} ends. A percentile stands only where the sample "
+        "supports it.",
+        "Throughput: offline (all requests at hand), the best of the batch sizes tried. "
+        "Peak memory: while serving, above the process's own memory before the load.",
+    ]
+
+
+def _prices(entries: list[Entry]) -> tuple[str, ...]:
+    lines = []
+    for entry in entries:
+        price = entry.price
+        if price is not None:
+            lines.append(
+                f"{entry.row['device']}: ${price.per_hour_usd:.4g} per hour ({price.basis}; "
+                f"{price.source}, {price.date})"
+            )
+    return _unique(lines)
+
+
+def _objective_words(objectives: dict[str, str]) -> tuple[str, ...]:
+    if len(set(objectives.values())) == 1:
+        return (next(iter(objectives.values())),)
+    return tuple(f"{group}: {words}" for group, words in objectives.items())
+
+
+def _caveats(runs: list[Run], entries: list[Entry]) -> tuple[str, ...]:
+    """What the numbers do not say."""
+    lines = [
+        "Requests came one at a time or all at once, on an otherwise idle machine: no arrivals by "
+        "their own clock, no queue, no background work, minutes rather than hours.",
+        "Cost and value assume that the device is busy all the time at the offline rate.",
+        "A verdict holds for this task and these examples; another task may lose more or less.",
+    ]
+    for _, sweep, _, missing in runs:
+        if missing:
+            lines.append(f"{sweep['run']}: {missing} cells have no result yet; run it again.")
+    if any(e.row["power_source"] == "estimated:cpu-time" for e in entries):
+        lines.append("Energy is an estimate from CPU time, not a measurement; it ranks nothing.")
+    budgets = {e.row["quality_budget"] for e in entries}
+    lines.append(
+        f"Verdicts: the quality budget is {share(min(budgets))} (points for shares, relative to "
+        "the reference otherwise), one-sided 95 %."
+    )
+    if len({e.record.method_id for e in entries}) > 1:
+        lines.append(
+            "The rows come from more than one method (see method_id): compare only rows of the "
+            "same method."
+        )
+    return tuple(lines)
+
+
+def _cautions(entries: list[Entry]) -> dict[str, str]:
+    """Each caution's sentence once; where rows differ in it, the formats are named."""
+    found: dict[str, dict[str, list[str]]] = {}
+    for entry in entries:
+        for caution in entry.record.cautions:
+            formats = found.setdefault(caution.id, {}).setdefault(caution.message, [])
+            formats.append(entry.row["format"])
+    result = {}
+    for name, messages in found.items():
+        if len(messages) == 1:
+            result[name] = next(iter(messages))
+        else:
+            result[name] = " | ".join(f"{', '.join(f)}: {m}" for m, f in messages.items())
+    return result

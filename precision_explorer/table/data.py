@@ -1,0 +1,95 @@
+"""The tradeoff table as data: declared columns, rows of plain values, and the context that must
+travel with them. How it looks is `report`'s affair."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+# The contract's columns, in order; columns may only be added at the end.
+CONTRACT_COLUMNS: tuple[str, ...] = (
+    "model", "task", "format", "runtime", "device", "batch_size", "status", "execution",
+    "converted_share",
+    "quality_metric", "quality", "quality_ci_low", "quality_ci_high", "quality_n",
+    "quality_delta", "quality_delta_ci_low", "quality_delta_ci_high", "flips", "p_value", "verdict",
+    "latency_p50_s", "latency_p90_s", "latency_p99_s", "latency_p999_s", "latency_n", "steady",
+    "throughput_per_s",
+    "ttft_s", "tpot_s", "output_tokens_per_s",
+    "weight_bytes", "peak_memory_bytes",
+    "power_w", "energy_per_request_j", "power_source",
+    "cost_per_1k_requests_usd", "requests_per_joule", "value_per_usd",
+    "pareto", "pareto_probability", "method_id", "cautions",
+)  # fmt: skip
+EXTRA_COLUMNS: tuple[str, ...] = (
+    "verdict_note", "cold_first_s", "load_s", "kernel", "compute_dtype", "reason", "model_revision",
+    "task_version", "quality_budget", "price_per_hour_usd", "price_source", "stack",
+    "manifest_root",
+)  # fmt: skip
+COLUMNS = CONTRACT_COLUMNS + EXTRA_COLUMNS
+
+
+@dataclass(frozen=True)
+class TaskContext:
+    """What a reader must know of one task."""
+
+    name: str
+    version: int
+    kind: str
+    metric: str
+    unit: str
+    higher_is_better: bool
+    n: int
+    licence: str
+    source: str
+
+
+@dataclass(frozen=True)
+class ModelContext:
+    """What a reader must know of one model; `cautions` are sentences."""
+
+    name: str
+    revision: str
+    cautions: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Context:
+    """What must stand above the numbers wherever they go."""
+
+    run: str
+    models: tuple[ModelContext, ...]
+    tasks: tuple[TaskContext, ...]
+    devices: tuple[str, ...]
+    """One line per device: name, cores or memory, threads."""
+    stack: dict[str, str]
+    """Library name to version."""
+    method_ids: tuple[str, ...]
+    method: tuple[str, ...]
+    """How it was measured, one sentence each."""
+    prices: tuple[str, ...]
+    """Which price, its source and date, one line each."""
+    reference: str
+    quality_budget: float
+    slo: str | None
+    caveats: tuple[str, ...]
+    """What the numbers do not say, one sentence each."""
+    cautions: dict[str, str] = field(default_factory=dict)
+    """Caution id to its sentence, for every id in the table."""
+    objectives: tuple[str, ...] = ()
+    """What the Pareto column is taken over, in words."""
+    manifest_root: str = ""
+
+
+@dataclass(frozen=True)
+class Table:
+    """`rows`: one dict per cell with every name in `COLUMNS`; None where not measured."""
+
+    rows: list[dict[str, Any]]
+    context: Context
+    columns: tuple[str, ...] = COLUMNS
+
+    def to_frame(self) -> Any:
+        """The rows as a pandas DataFrame with the declared columns (imports pandas)."""
+        import pandas as pd
+
+        return pd.DataFrame(self.rows, columns=list(self.columns))

@@ -1,0 +1,101 @@
+"""The Pareto columns of the rows of one (model, task, device): front and probability."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from precision_explorer.pareto import front, front_probability
+from precision_explorer.records import CellRecord
+from precision_explorer.stats import resample_counts
+from precision_explorer.table.quality import Quality, quality_draws
+
+DRAWS = 500
+_OBJECTIVES = (
+    ("quality", None),
+    ("latency_p50_s", False),
+    ("peak_memory_bytes", False),
+    ("cost_per_1k_requests_usd", False),
+    ("energy_per_request_j", False),
+)
+_WORDS = {
+    "quality": "quality",
+    "latency_p50_s": "median latency",
+    "peak_memory_bytes": "peak memory",
+    "cost_per_1k_requests_usd": "cost per 1,000 requests",
+    "energy_per_request_j": "energy per request",
+}
+
+
+def objectives(rows: list[dict[str, Any]]) -> list[str]:
+    """Columns that can be compared: those that every ok row has. Energy only where all rows
+    measured it with the same source; an estimate is never an objective."""
+    names = [name for name, _ in _OBJECTIVES if all(row[name] is not None for row in rows)]
+    sources = {row["power_source"] for row in rows}
+    measured = len(sources) == 1 and next(iter(sources), "").startswith("measured")
+    return [n for n in names if n != "energy_per_request_j" or measured]
+
+
+def in_words(names: list[str]) -> str:
+    """The objectives as a reader would name them."""
+    return ", ".join(_WORDS[name] for name in names)
+
+
+def mark_front(
+    rows: list[dict[str, Any]],
+    records: list[CellRecord],
+    qualities: list[Quality | None],
+    latencies: list[np.ndarray],
+    seed: int,
+) -> list[str]:
+    """Fill `pareto` and `pareto_probability` of `rows` (all ok); returns the objectives used."""
+    names = objectives(rows)
+    if not rows or not names:
+        return []
+    higher = qualities[0].higher_is_better if qualities[0] else True
+    maximise = [name == "quality" and higher for name in names]
+    values = np.array([[row[name] for name in names] for row in rows], dtype=float)
+    on_front = front(values, maximise)
+    draws = np.repeat(values[None], DRAWS, axis=0)
+    for index, row in enumerate(rows):
+        for column, name in enumerate(names):
+            drawn = _drawn(name, row, records[index], qualities[index], latencies[index], seed)
+            if drawn is not None:
+                draws[:, index, column] = drawn
+    probability = front_probability(draws, maximise)
+    for index, row in enumerate(rows):
+        row["pareto"] = "yes" if on_front[index] else "no"
+        row["pareto_probability"] = float(probability[index])
+    return names
+
+
+def _drawn(
+    name: str,
+    row: dict[str, Any],
+    record: CellRecord,
+    quality: Quality | None,
+    latencies: np.ndarray,
+    seed: int,
+) -> np.ndarray | None:
+    """(DRAWS,) bootstrap values of one row's objective; None for those without a sample.
+
+    Examples are drawn as pairs (one seed for all rows), requests and batches per row.
+    """
+    if name == "quality" and quality is not None:
+        oriented = quality_draws(quality, seed, DRAWS)
+        return oriented if quality.higher_is_better else -oriented
+    if name == "latency_p50_s" and len(latencies):
+        own = _own_seed(record, seed)
+        index = np.random.default_rng(own).integers(0, len(latencies), (DRAWS, len(latencies)))
+        return np.median(latencies[index], axis=1)
+    throughput = record.measurements.throughput
+    if name == "cost_per_1k_requests_usd" and throughput and throughput.best_batch_size:
+        seconds = np.array(throughput.by_batch_size[str(throughput.best_batch_size)].batch_s)
+        counts = resample_counts(len(seconds), DRAWS, _own_seed(record, seed))
+        return row[name] * (counts @ seconds) / seconds.sum()
+    return None
+
+
+def _own_seed(record: CellRecord, seed: int) -> int:
+    return (int(record.cell_id[:8], 16) + seed) % 2**32
