@@ -207,14 +207,21 @@ def _remember(known: dict[str, str]) -> None:
         pass  # A cache that can't be written costs time, nothing else.
 
 
+def _architectures(ref: ModelRef) -> list[str]:
+    return [str(name) for name in ref.config.get("architectures") or []]
+
+
+def has_head(ref: ModelRef, kind: str) -> bool:
+    """Whether the model was saved with a head that fits the task kind."""
+    return any(name.endswith(_HEADS[kind]) for name in _architectures(ref))
+
+
 def check_head(ref: ModelRef, kind: str) -> None:
     """ModelError unless the model's saved head fits the task kind: transformers would otherwise
     make up a head of random weights with only a warning."""
-    wanted = _HEADS[kind]
-    architectures = ref.config.get("architectures") or []
-    if not any(str(a).endswith(wanted) for a in architectures):
-        has = ", ".join(map(str, architectures)) or "none named"
+    if not has_head(ref, kind):
+        has = ", ".join(_architectures(ref)) or "none named"
         raise ModelError(
             f"model {ref.name} has no head for {kind} (its architecture: {has}; "
-            f"wanted: *{' or *'.join(wanted)}); choose another model or task"
+            f"wanted: *{' or *'.join(_HEADS[kind])}); choose another model or task"
         )

@@ -28,7 +28,8 @@ _BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 @dataclass
 class Tally:
-    """What a run came to. `worker_s`: seconds between a request and its answer, all workers."""
+    """What a run came to. `worker_s`: seconds of loading and computing inside the workers, as they
+    counted them; `ready_s`: from starting each worker to its first word."""
 
     ran: int = 0
     reused: int = 0
@@ -121,6 +122,11 @@ class Executor:
             for planned in failed:
                 self._failed(planned, answer, answers, started)
             return cells[cells.index(failed[-1]) + 1 :]
+        except BaseException:
+            # Interrupted, or the disk is full: nothing that the worker may still say is of use.
+            if worker is not None:
+                worker.kill()
+            raise
         finally:
             if worker is not None:
                 worker.close()
@@ -172,7 +178,7 @@ class Executor:
         tail = self._log_tail(planned)
         record = failed_record(planned, error, answers, tail, self.environment, started, attempts)
         self._store(record)
-        self.folder.drop_parts(planned.cell_id)
+        self.folder.set_aside_parts(planned.cell_id)
         self.tally.failed += 1
         self._event("cell", planned, status=record.status, message=error["message"], reused=False)
 

@@ -100,6 +100,7 @@ class WorkerHandle:
         self.ready_s = time.monotonic() - started
         self.cuda_touched = hello["cuda_touched"]
         self.busy_s = 0.0
+        """Seconds that the worker itself spent on what it answered."""
         on_event(Event("worker", {"pid": self.process.pid, "ready_s": self.ready_s}))
 
     def ask(self, request: dict[str, Any], deadline: float) -> tuple[dict[str, Any], bytes]:
@@ -108,7 +109,6 @@ class WorkerHandle:
         Raises WorkerError for an answered error, WorkerGone for a crash or for a deadline (a clock
         of `time.monotonic`) that passed; the worker is dead after either.
         """
-        started = time.monotonic()
         try:
             self.connection.send(request)
             while True:
@@ -118,11 +118,10 @@ class WorkerHandle:
                     continue
                 if header["type"] == "error":
                     raise WorkerError(header)
+                self.busy_s += header["seconds"]
                 return header["answer"], arrow
-        except (EOFError, OSError) as error:
+        except (EOFError, OSError, ValueError) as error:
             raise self._gone() from error
-        finally:
-            self.busy_s += time.monotonic() - started
 
     def _receive(self, deadline: float) -> tuple[dict[str, Any], bytes]:
         connection: Connection = self.connection
@@ -141,6 +140,8 @@ class WorkerHandle:
 
     def _gone(self) -> WorkerGone:
         self.process.join(_GRACE_S)
+        if self.process.exitcode is None:
+            self.kill()
         code = self.process.exitcode
         name = signal_name(code)
         if name == "SIGKILL" and _vm_oom_kills() > self._oom_kills:

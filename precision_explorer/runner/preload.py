@@ -1,19 +1,43 @@
 """What the fork server imports once, so that a worker starts in milliseconds.
 
-Nothing here may touch CUDA: a context made before the fork is broken in every child. Imports of
-torch and transformers do not; torchao and bitsandbytes ask for the device, so workers import them.
+Nothing here may touch CUDA: a context made before the fork is broken in every child. Importing
+torch, transformers and torchao does not (each worker reports whether its server had); bitsandbytes
+asks for the device, so workers import it.
 """
 
-import torch
-import transformers
-import transformers.modeling_utils
-import transformers.models.auto.modeling_auto
-import transformers.models.auto.tokenization_auto
-import transformers.tokenization_utils_tokenizers
+from __future__ import annotations
 
-import precision_explorer.formats.apply
-import precision_explorer.runner.worker  # noqa: F401
+import contextlib
+import importlib
+import os
+import sys
+from collections.abc import Iterator
 
-# Read by workers and tests: whether the server itself, before any fork, had touched CUDA.
-CUDA_TOUCHED = torch.cuda.is_initialized()
-VERSION = transformers.__version__
+
+@contextlib.contextmanager
+def _silence() -> Iterator[None]:
+    """The server has the user's terminal for its output: libraries' remarks on optional parts that
+    can't be loaded here would land between the lines of progress."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        sys.stderr.flush()
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
+
+
+with _silence():
+    # transformers loads its parts when they are first used: these are what every worker uses.
+    for _name in (
+        "precision_explorer.runner.session",
+        "transformers.modeling_utils",
+        "transformers.models.auto.modeling_auto",
+        "transformers.models.auto.tokenization_auto",
+        "transformers.tokenization_utils_tokenizers",
+    ):
+        importlib.import_module(_name)

@@ -17,7 +17,7 @@ from precision_explorer.hardware import (
     relevant_variables,
     resolve_device,
 )
-from precision_explorer.models import FETCHABLE, ModelRef, resolve
+from precision_explorer.models import ModelRef, has_head, resolve
 from precision_explorer.plan import Plan, SweepSpec, expand
 from precision_explorer.plan.spec import READER_FIELDS
 from precision_explorer.records import Environment
@@ -43,11 +43,18 @@ class Prepared:
     plan: Plan
 
 
-def default_tasks(models: tuple[str, ...]) -> tuple[str, ...]:
-    """The task of a sweep that names none: the bundled one that the models can do."""
-    if all(model in FETCHABLE for model in models):
-        return ("sentiment-choice",)
-    return ("sentiment",)
+def default_task(refs: list[ModelRef]) -> str:
+    """The task of a sweep that names none: the bundled sentiment task that fits the models' heads.
+
+    Raises UsageError where no one task fits all of them.
+    """
+    for name, kind in (
+        ("sentiment", "text-classification"),
+        ("sentiment-choice", "multiple-choice"),
+    ):
+        if all(has_head(ref, kind) for ref in refs):
+            return name
+    raise UsageError("no bundled task fits all models; name one by --task")
 
 
 def prepare_sweep(spec: SweepSpec, on_event: OnEvent) -> Prepared:
@@ -57,9 +64,10 @@ def prepare_sweep(spec: SweepSpec, on_event: OnEvent) -> Prepared:
     """
     device = resolve_device(spec.device)
     workload = load_workload(spec.workload)
-    names = spec.task or default_tasks(spec.model)
-    tasks = [prepare(load_card(name), spec.limit, spec.seed) for name in names]
+    # Cards that are named are read before models, which may have to be fetched.
+    tasks = [prepare(load_card(name), spec.limit, spec.seed) for name in spec.task]
     refs = [resolve(m, spec.revision, spec.trust_remote_code) for m in spec.model]
+    tasks = tasks or [prepare(load_card(default_task(refs)), spec.limit, spec.seed)]
     facts = device_facts(device)
     threads = spec.threads or facts.cores
     versions = library_versions()
@@ -179,17 +187,10 @@ def run_sweep(prepared: Prepared, on_event: OnEvent) -> tuple[RunFolder, Tally]:
     return folder, tally
 
 
-def ensure_writable(prepared: Prepared) -> None:
-    """UsageError now rather than after the first cell when the folder can't be written."""
-    folder = run_folder(prepared)
-    if folder.path.exists() and not folder.path.is_dir():
-        raise UsageError(f"{folder.path} is a file; choose another folder by --out")
-
-
 __all__ = [
     "Event",
     "Prepared",
-    "default_tasks",
+    "default_task",
     "prepare_sweep",
     "probe_device",
     "run_folder",

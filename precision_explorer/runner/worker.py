@@ -7,6 +7,7 @@ ends the session: the manager starts another for the cells that are left.
 
 from __future__ import annotations
 
+import signal
 import sys
 import time
 import traceback
@@ -25,6 +26,8 @@ from precision_explorer.runner.protocol import reply
 def main(connection: Connection) -> None:
     """Serve requests until ``close`` or until the manager is gone."""
     die_with_parent()
+    # Ctrl-C reaches the whole process group; the manager decides what becomes of the worker.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     session = None
     reply(connection, {"type": "hello", "cuda_touched": _cuda_touched()})
     while True:
@@ -36,6 +39,7 @@ def main(connection: Connection) -> None:
         if operation == "close":
             return
         redirect_output(request["log"])
+        began = time.monotonic()
         try:
             if operation == "probe":
                 answer, arrow = _probe(request), b""
@@ -53,7 +57,8 @@ def main(connection: Connection) -> None:
             sys.stderr.flush()
             reply(connection, error_answer(error, operation))
             return
-        reply(connection, {"type": "answer", "op": operation, "answer": answer}, arrow)
+        header = {"type": "answer", "op": operation, "answer": answer}
+        reply(connection, header | {"seconds": time.monotonic() - began}, arrow)
 
 
 def _progress(connection: Connection) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import hashlib
 import io
@@ -99,13 +98,19 @@ class RunFolder:
         except (OSError, ValueError):
             return None
 
-    def drop_parts(self, cell_id: str) -> None:
-        """Forget the parts of a cell that is to be measured anew, after a failure of its own."""
+    def set_aside_parts(self, cell_id: str) -> None:
+        """Keep the answers of a try that failed under ``attempt-N``: nothing measured is lost, and
+        the next try measures the whole cell in one process."""
         folder = self.path / "parts" / cell_id
-        for name in ("load", "quality", "block-0"):
-            for ending in ("json", "arrow"):
-                with contextlib.suppress(OSError):
-                    (folder / f"{name}.{ending}").unlink()
+        # The JSON files first: without them what is left is no part.
+        files = sorted(
+            (f for f in folder.glob("*") if f.is_file()), key=lambda f: f.suffix != ".json"
+        )
+        if files:
+            target = folder / f"attempt-{len(list(folder.glob('attempt-*'))) + 1}"
+            target.mkdir()
+            for file in files:
+                file.replace(target / file.name)
 
     # -- records and samples -----------------------------------------------------------------
 
