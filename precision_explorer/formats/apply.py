@@ -6,6 +6,7 @@ was converted afterwards and refuses a label that would be untrue.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -93,6 +94,10 @@ def _int8_dynamic(model: nn.Module, plan: Layout, recipe: dict[str, Any]) -> Non
 @handler("int8-llm")
 def _int8_llm(model: nn.Module, plan: Layout, recipe: dict[str, Any]) -> None:
     import bitsandbytes as bnb
+
+    # At each call it would log that inputs are rounded to float16, which `support` says in its
+    # reason: hundreds of lines a request, written while the latency is measured.
+    logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
 
     def convert(linear: nn.Linear) -> nn.Module:
         # The outlier threshold of the paper (Dettmers et al. 2022, section 3.2).

@@ -6,6 +6,7 @@ The answers are JSON-able and cached by device and library versions; `support` d
 from __future__ import annotations
 
 import copy
+import math
 import time
 import warnings
 from collections.abc import Callable
@@ -25,6 +26,8 @@ _REPEATS = 7
 # The relative error (Frobenius) above which a result is wrong rather than rounded. Rounding to e4m3
 # gives about 0.026 on these inputs and int8 below 0.01; the saturating AVX2 kernels 0.1 to 0.5.
 WRONG = 0.06
+# Kernels whose times differ by less than this are equally fast: so much do two dry runs differ.
+_AS_FAST = 0.1
 
 
 class _Tiny(nn.Module):
@@ -133,17 +136,20 @@ def _kernels(device: str) -> list[dict[str, Any]]:
 
 
 def best_kernel(candidates: list[dict[str, Any]]) -> dict[str, Any] | None:
-    """The fastest of those that are right, by the product of its seconds over the shapes (the
-    geometric mean's order, so that no shape outweighs another); None if none is right."""
+    """The most exact of those that are right and about as fast as the fastest; None if none is
+    right. Speed is the geometric mean of the seconds over the shapes, so that no shape outweighs
+    another."""
 
-    def product(candidate: dict[str, Any]) -> float:
-        value = 1.0
-        for seconds in candidate["seconds"]:
-            value *= seconds
-        return value
+    def typical(candidate: dict[str, Any]) -> float:
+        seconds = candidate["seconds"]
+        return math.exp(sum(map(math.log, seconds)) / len(seconds))
 
     right = [c for c in candidates if c["ok"]]
-    return min(right, key=product) if right else None
+    if not right:
+        return None
+    fastest = min(map(typical, right))
+    fast = [c for c in right if typical(c) <= fastest * (1 + _AS_FAST)]
+    return min(fast, key=lambda c: (c["error"], typical(c)))
 
 
 def dry_run(device: str, formats: list[str]) -> dict[str, Any]:

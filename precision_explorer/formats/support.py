@@ -72,11 +72,14 @@ def _int8(format_id: str, facts: DeviceFacts, answer: dict[str, Any]) -> tuple[s
     native, reason = int8_native(facts)
     kernel = answer["kernel"]
     if format_id == "int8-llm":
-        capped = facts.kind == "cpu" and "avx512f" not in facts.cpu_flags
-        if capped:
-            return "dequantized", "bitsandbytes multiplies in fp32 on a CPU without AVX-512"
-        return ("native" if native else "emulated"), f"bitsandbytes' int8 matmul; {reason}"
-    detail = f"kernel {kernel} is the fastest here that does not saturate; {reason}"
+        rounded = "inputs are rounded to float16 before they are quantized"
+        if facts.kind == "cpu" and "avx512f" not in facts.cpu_flags:
+            text = f"bitsandbytes multiplies in fp32 on a CPU without AVX-512; {rounded}"
+            return "dequantized", text
+        return (
+            "native" if native else "emulated"
+        ), f"bitsandbytes' int8 matmul; {rounded}; {reason}"
+    detail = f"kernel {kernel}, the most exact of the fastest that do not saturate here; {reason}"
     if native:
         return "native", detail
     # Without VNNI the u8 x s8 products are still made and added in integer units (vpmaddubsw).

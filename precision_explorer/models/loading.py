@@ -17,22 +17,50 @@ _AUTO = {
 }
 
 
+def _auto(kind: str) -> Any:
+    import transformers
+
+    return getattr(transformers, _AUTO[kind])
+
+
+def prepare(path: Path, kind: str, trust_remote_code: bool) -> Any:
+    """The tokenizer, and the imports of the model's own code, so that these are not counted as
+    memory of the weights: a model without weights is built for that."""
+    import transformers
+
+    common = {"local_files_only": True, "trust_remote_code": trust_remote_code}
+    config = transformers.AutoConfig.from_pretrained(path, **common)
+    with torch.device("meta"):
+        _auto(kind).from_config(config, trust_remote_code=trust_remote_code)
+    return transformers.AutoTokenizer.from_pretrained(path, **common)
+
+
 def load(
     path: Path, kind: str, dtype: torch.dtype, device: str, trust_remote_code: bool
-) -> tuple[nn.Module, Any]:
-    """(model in eval mode on `device`, tokenizer), from `path` alone: nothing is fetched.
+) -> nn.Module:
+    """The model in `dtype` and eval mode on `device`, from `path` alone: nothing is fetched.
 
     Raises ModelError when weights are missing (transformers would fill them at random).
     """
-    import transformers
-
-    auto = getattr(transformers, _AUTO[kind])
-    common = {"local_files_only": True, "trust_remote_code": trust_remote_code}
-    model, info = auto.from_pretrained(
-        path, dtype=dtype, use_safetensors=True, output_loading_info=True, **common
+    model, info = _auto(kind).from_pretrained(
+        path,
+        dtype=dtype,
+        use_safetensors=True,
+        output_loading_info=True,
+        local_files_only=True,
+        trust_remote_code=trust_remote_code,
     )
     if info["missing_keys"]:
         names = ", ".join(sorted(info["missing_keys"])[:3])
         raise ModelError(f"the model's files lack {names}; they would be random: get it complete")
-    tokenizer = transformers.AutoTokenizer.from_pretrained(path, **common)
-    return model.to(device).eval(), tokenizer
+    if device == "cpu":
+        _leave_the_file(model)
+    return model.to(device).eval()
+
+
+def _leave_the_file(model: nn.Module) -> None:
+    """Copy each weight out of the mapped file. As long as one tensor is a view of it the whole
+    mapping stays, and weights that a format has replaced would go on counting as memory in use."""
+    with torch.no_grad():
+        for tensor in (*model.parameters(), *model.buffers()):
+            tensor.data = tensor.data.clone()

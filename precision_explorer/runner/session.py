@@ -27,7 +27,7 @@ from precision_explorer.measure import (
 )
 from precision_explorer.models.adapter import Adapter, Item, plan_batches
 from precision_explorer.models.causal_lm import LanguageModeling, MultipleChoice
-from precision_explorer.models.loading import load
+from precision_explorer.models.loading import load, prepare
 from precision_explorer.models.text_classifier import TextClassifier
 from precision_explorer.records import canonical_hash
 from precision_explorer.records.record import Load, Quality
@@ -52,6 +52,9 @@ class Session:
             importlib.import_module(package)
         if request["recipe"]["library"] == "torchao":
             importlib.import_module("torchao.quantization")
+        self.tokenizer = prepare(
+            Path(request["path"]), request["kind"], request["trust_remote_code"]
+        )
         import_s = time.perf_counter() - start
         self.memory = self._memory()
         self.memory.baseline()
@@ -88,7 +91,7 @@ class Session:
         self.progress("load", 0, 1)
         start = time.perf_counter()
         set_matmul_precision(request["format"])
-        self.model, self.tokenizer = load(
+        self.model = load(
             Path(request["path"]),
             request["kind"],
             compute_dtype(request["recipe"]),
