@@ -1,0 +1,236 @@
+"""The scatter chart of quality against latency, as coordinates for an inline SVG."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from precision_explorer.report.axes import Axis, Tick
+from precision_explorer.report.columns import change, change_text, quality_text
+from precision_explorer.report.findings import is_unsure
+from precision_explorer.report.groups import Group, Row
+from precision_explorer.report.placing import Box, place
+from precision_explorer.report.text import listed
+from precision_explorer.units import seconds, share
+
+WIDTH, HEIGHT = 720, 440
+_LEFT, _RIGHT, _TOP, _BOTTOM = 82, 24, 34, 56
+# From this ratio on, the latencies of the fast formats would crowd on a linear axis.
+_LOG_FROM = 20
+# Losses beyond so many budgets stand at the edge, so that those near the budget can be told apart.
+_FAR_BUDGETS = 25
+
+
+@dataclass(frozen=True)
+class Point:
+    """One row: place, interval, label with its place, and the words of its tooltip."""
+
+    x: float
+    y: float
+    low: float | None
+    high: float | None
+    front: bool
+    label: str
+    label_x: float
+    label_y: float
+    anchor: str
+    leader: bool
+    title: str
+
+
+@dataclass(frozen=True)
+class Chart:
+    """All that the template needs to draw."""
+
+    width: int
+    height: int
+    left: int
+    right: int
+    top: int
+    bottom: int
+    points: list[Point]
+    x_ticks: list[Tick]
+    y_ticks: list[Tick]
+    x_title: str
+    y_title: str
+    zero: float | None
+    budget: float | None
+    budget_text: str
+    title: str
+    description: str
+    front: bool
+    """Whether there is a front at all."""
+    unsure: bool
+    """Whether sampling alone could change the front; such labels end in a question mark."""
+    beyond: bool
+    """Whether a row stands at the edge since its value lies beyond; its label gives the value."""
+    left_out: str
+
+
+@dataclass(frozen=True)
+class _Measure:
+    """What stands on the vertical axis: the change to the reference, else quality itself."""
+
+    relative: bool
+    group: Group
+
+    def value(self, row: Row) -> float | None:
+        if self.relative:
+            value = 0.0 if self._is_base(row) else change(self.group, row)
+        else:
+            value = row["quality"]
+        return value if value is not None and math.isfinite(value) else None
+
+    def interval(self, row: Row) -> tuple[float, float] | None:
+        if self.relative:
+            low = change(self.group, row, "quality_delta_ci_low")
+            high = change(self.group, row, "quality_delta_ci_high")
+        else:
+            low, high = row["quality_ci_low"], row["quality_ci_high"]
+        if low is None or high is None or not (math.isfinite(low) and math.isfinite(high)):
+            return None
+        return low, high
+
+    def text(self, value: float, digits: int = 2) -> str:
+        if self.relative:
+            return change_text(self.group, value, digits)
+        return quality_text(self.group, value)
+
+    def _is_base(self, row: Row) -> bool:
+        return self.group.is_reference(row) and row["quality"] is not None
+
+
+def make_chart(group: Group) -> Chart | None:
+    """The chart of the rows that have both values; None where fewer than two have."""
+    measure = _Measure(_is_paired(group), group)
+    rows = [r for r in group.ok if r["latency_p50_s"] and measure.value(r) is not None]
+    if len(rows) < 2:
+        return None
+    values = [measure.value(r) or 0.0 for r in rows]
+    x_axis, y_axis = _x_axis(rows), _y_axis(rows, measure)
+    budget = _budget(group, measure)
+    left_out = listed([group.named(r) for r in group.ok if r not in rows])
+    return Chart(
+        width=WIDTH,
+        height=HEIGHT,
+        left=_LEFT,
+        right=WIDTH - _RIGHT,
+        top=_TOP,
+        bottom=HEIGHT - _BOTTOM,
+        points=_points(rows, measure, x_axis, y_axis),
+        x_ticks=x_axis.ticks(seconds),
+        y_ticks=y_axis.ticks(lambda v: measure.text(v, y_axis.digits())),
+        x_title="Median latency of a request" + (" (logarithmic)" if x_axis.log else ""),
+        y_title=_y_title(group, measure),
+        zero=y_axis.at(0) if measure.relative else None,
+        budget=None if budget is None else y_axis.at(budget),
+        budget_text="" if budget is None else f"budget {measure.text(budget)}",
+        title=f"{_y_title(group, measure)} against median latency: {group.title}",
+        description=_description(group, rows),
+        front=any(r["pareto"] is not None for r in rows),
+        unsure=any(map(is_unsure, rows)),
+        beyond=any(map(y_axis.is_beyond, values)),
+        left_out=left_out,
+    )
+
+
+def _is_paired(group: Group) -> bool:
+    """Whether every row with a quality has its change to the reference, or is the reference."""
+    rows = [r for r in group.ok if r["quality"] is not None]
+    others = [r for r in rows if not group.is_reference(r)]
+    return len(others) < len(rows) and all(change(group, r) is not None for r in others)
+
+
+def _x_axis(rows: list[Row]) -> Axis:
+    values = [r["latency_p50_s"] for r in rows]
+    low, high = min(values), max(values)
+    if high / low > _LOG_FROM:
+        return Axis(low / 1.3, high * 1.3, _LEFT, WIDTH - _RIGHT, log=True)
+    return Axis(0.0, high * 1.08, _LEFT, WIDTH - _RIGHT)
+
+
+def _y_axis(rows: list[Row], measure: _Measure) -> Axis:
+    values = [v for v in map(measure.value, rows) if v is not None]
+    for ends in filter(None, map(measure.interval, rows)):
+        values.extend(ends)
+    budget = _budget(measure.group, measure)
+    if budget is not None:
+        values += [budget, -budget]
+        far = _FAR_BUDGETS * abs(budget)
+        near = [v for v in values if abs(v) <= far]
+        values = near if far > 0 else values
+    low, high = min(values), max(values)
+    margin = 0.12 * (high - low) or 0.1 * abs(high) or 1.0
+    return Axis(low - margin, high + margin, HEIGHT - _BOTTOM, _TOP)
+
+
+def _budget(group: Group, measure: _Measure) -> float | None:
+    """The largest loss within the budget, as a signed change."""
+    budget = group.ok[0]["quality_budget"]
+    if not measure.relative or budget is None:
+        return None
+    return -float(budget) if group.higher_is_better else float(budget)
+
+
+def _points(rows: list[Row], measure: _Measure, x_axis: Axis, y_axis: Axis) -> list[Point]:
+    group = measure.group
+    spots, labels = [], []
+    for row in rows:
+        value = measure.value(row) or 0.0
+        beyond = y_axis.is_beyond(value)
+        unsure = "?" if is_unsure(row) else ""
+        labels.append(group.named(row) + unsure + (f" {measure.text(value)}" if beyond else ""))
+        spots.append((x_axis.at(row["latency_p50_s"]), y_axis.at(value)))
+    area = Box(_LEFT, _TOP, WIDTH - _RIGHT, HEIGHT - _BOTTOM)
+    points = []
+    for row, (x, y), label, where in zip(
+        rows, spots, labels, place(spots, labels, area), strict=True
+    ):
+        ends = measure.interval(row)
+        points.append(
+            Point(
+                x=x,
+                y=y,
+                low=y_axis.at(ends[0]) if ends else None,
+                high=y_axis.at(ends[1]) if ends else None,
+                front=row["pareto"] == "yes",
+                label=label,
+                label_x=where.x,
+                label_y=where.y,
+                anchor=where.anchor,
+                leader=where.far,
+                title=_tooltip(measure, row),
+            )
+        )
+    return points
+
+
+def _tooltip(measure: _Measure, row: Row) -> str:
+    group = measure.group
+    parts = [
+        group.named(row),
+        f"median latency {seconds(row['latency_p50_s'])}",
+        f"{group.metric} {quality_text(group, row['quality'])}",
+    ]
+    if row["quality_delta"] is not None:
+        parts.append(f"change {change_text(group, change(group, row))}")
+    if row["pareto"] is not None:
+        on = "on" if row["pareto"] == "yes" else "not on"
+        parts.append(f"{on} the front ({share(row['pareto_probability'], 0)} of resamples)")
+    return "; ".join(parts)
+
+
+def _y_title(group: Group, measure: _Measure) -> str:
+    better = "higher is better" if group.higher_is_better else "lower is better"
+    what = (
+        f"Change in {group.metric} against {group.reference}" if measure.relative else group.metric
+    )
+    return f"{what} ({better})"
+
+
+def _description(group: Group, rows: list[Row]) -> str:
+    on = [group.named(r) for r in rows if r["pareto"] == "yes"]
+    off = [group.named(r) for r in rows if r["pareto"] == "no"]
+    text = f"{len(rows)} formats."
+    text += f" On the Pareto front: {listed(on)}." if on else ""
+    return text + (f" Not on it: {listed(off)}." if off else "")

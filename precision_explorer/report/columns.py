@@ -1,0 +1,237 @@
+"""Which columns are shown, under which heading, and the text of each cell."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from precision_explorer.report.groups import Group, Row
+from precision_explorer.units import (
+    MISSING,
+    bytes_,
+    count,
+    joules,
+    points,
+    rate,
+    seconds,
+    share,
+    signed,
+    significant,
+    usd,
+    watts,
+)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """`tone` is one of good, bad, unsure, strong, or empty: what an output may colour."""
+
+    text: str
+    tone: str = ""
+
+
+@dataclass(frozen=True)
+class View:
+    """A table ready to print; the first column names the row."""
+
+    title: str
+    headings: tuple[str, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+    numeric: tuple[bool, ...]
+
+
+@dataclass(frozen=True)
+class _Column:
+    heading: str
+    show: Callable[[Group, Row], str | Cell]
+    numeric: bool = True
+
+
+_VERDICT_TONES = {"within": "good", "outside": "bad", "cannot-tell": "unsure"}
+
+
+def is_estimated(row: Row) -> bool:
+    """Whether the row's energy was not measured but estimated."""
+    return str(row["power_source"] or "").startswith("estimated")
+
+
+def quality_text(group: Group, value: float | None) -> str:
+    """A value of the quality metric: percent for shares, else four digits in the metric's unit."""
+    return share(value) if group.is_share else significant(value, 4)
+
+
+def change(group: Group, row: Row, column: str = "quality_delta") -> float | None:
+    """A difference to the reference in the unit of the quality budget: points of a share, else
+    relative to the reference's value."""
+    delta = row[column]
+    if delta is None or group.is_share:
+        return None if delta is None else float(delta)
+    reference = group.reference_of(row)
+    base = reference["quality"] if reference else None
+    return delta / abs(base) if base else None
+
+
+def change_text(group: Group, value: float | None, digits: int = 2) -> str:
+    """What `change` returns, as text: percentage points or percent of the reference."""
+    if group.is_share or value is None:
+        return points(value, digits)
+    return signed(value, share(value, digits))
+
+
+def _quality(group: Group, row: Row) -> str:
+    if row["quality"] is None:
+        return MISSING
+    ends = [quality_text(group, row[f"quality_ci_{end}"]) for end in ("low", "high")]
+    return f"{quality_text(group, row['quality'])} {_interval(ends)}"
+
+
+def _delta(group: Group, row: Row) -> str:
+    delta = row["quality_delta"]
+    if delta is None:
+        return MISSING
+    low, high = (row[f"quality_delta_ci_{end}"] for end in ("low", "high"))
+    if group.is_share:
+        return f"{points(delta)} {_interval([points(low), points(high)])}"
+    ends = [MISSING if v is None else signed(v, significant(v)) for v in (low, high)]
+    relative = change(group, row)
+    text = f"{signed(delta, significant(delta))} {_interval(ends)}"
+    return text if relative is None else f"{text} = {change_text(group, relative)}"
+
+
+def _interval(ends: list[str]) -> str:
+    """``[a, b]``; the unit stands with the value before it."""
+    bare = [end.removesuffix(" pp").removesuffix(" %") for end in ends]
+    return f"[{bare[0]}, {bare[1]}]"
+
+
+def _verdict(group: Group, row: Row) -> Cell:
+    if row["verdict"] is None:
+        return Cell("reference" if group.is_reference(row) else MISSING)
+    return Cell(row["verdict"], _VERDICT_TONES.get(row["verdict"], ""))
+
+
+def _front(group: Group, row: Row) -> Cell:
+    if row["pareto"] is None:
+        return Cell(MISSING)
+    text = f"{row['pareto']} {share(row['pareto_probability'], 0)}"
+    return Cell(text, "strong" if row["pareto"] == "yes" else "")
+
+
+def _throughput(group: Group, row: Row) -> str:
+    batch = "" if row["batch_size"] is None else f" ({row['batch_size']})"
+    return rate(row["throughput_per_s"]) + batch
+
+
+def _estimate(text: str, row: Row) -> str:
+    return f"{text} est." if is_estimated(row) and text != MISSING else text
+
+
+def _plain(column: str, show: Callable[..., str]) -> Callable[[Group, Row], str]:
+    return lambda group, row: show(row[column])
+
+
+def _word(value: object) -> str:
+    return MISSING if value is None or value == "" else str(value)
+
+
+def _quality_columns(group: Group) -> list[_Column]:
+    direction = "higher" if group.higher_is_better else "lower"
+    return [
+        _Column("Execution", _plain("execution", _word), numeric=False),
+        _Column(f"{group.metric} ({direction} is better) [95% CI]", _quality),
+        _Column(f"Change against {group.reference} [95% CI]", _delta),
+        _Column("Verdict", _verdict, numeric=False),
+        _Column("On the front", _front),
+    ]
+
+
+def _speed_columns(group: Group) -> list[_Column]:
+    tokens = [
+        _Column("First token", _plain("ttft_s", seconds)),
+        _Column("Per token", _plain("tpot_s", seconds)),
+        _Column("Output tokens", _plain("output_tokens_per_s", rate)),
+    ]
+    return [
+        _Column("Latency p50", _plain("latency_p50_s", seconds)),
+        _Column("p99", _plain("latency_p99_s", seconds)),
+        _Column("Series", _plain("steady", _word), numeric=False),
+        *(tokens if group.generates else []),
+        _Column("Throughput (batch)", _throughput),
+        _Column("Weights", _plain("weight_bytes", bytes_)),
+        _Column("Peak memory", _plain("peak_memory_bytes", bytes_)),
+    ]
+
+
+def _economy_columns(group: Group) -> list[_Column]:
+    results = "Useful results per $" if group.is_share else "Requests per $ within budget"
+    return [
+        _Column("Energy per request", lambda g, r: _estimate(joules(r["energy_per_request_j"]), r)),
+        _Column(
+            "Requests per joule", lambda g, r: _estimate(significant(r["requests_per_joule"]), r)
+        ),
+        _Column("Cost per 1k requests", _plain("cost_per_1k_requests_usd", usd)),
+        _Column(results, _plain("value_per_usd", count)),
+    ]
+
+
+def _detail_columns(group: Group) -> list[_Column]:
+    return [
+        _Column("Converted", _plain("converted_share", lambda v: share(v, 2))),
+        _Column("Computed in", _plain("compute_dtype", _word), numeric=False),
+        _Column("Kernel", _plain("kernel", _word), numeric=False),
+        _Column("Examples", _plain("quality_n", _word)),
+        _Column("Flips", _plain("flips", _word)),
+        _Column("p value", _plain("p_value", lambda v: significant(v, 2))),
+        _Column("Requests timed", _plain("latency_n", _word)),
+        _Column("p90", _plain("latency_p90_s", seconds)),
+        _Column("p99.9", _plain("latency_p999_s", seconds)),
+        _Column("First call", _plain("cold_first_s", seconds)),
+        _Column("Load", _plain("load_s", seconds)),
+        _Column("Power", lambda g, r: _estimate(watts(r["power_w"]), r)),
+        _Column("Energy source", _plain("power_source", _word), numeric=False),
+        _Column("Method", _plain("method_id", _word), numeric=False),
+        _Column("Cautions", _plain("cautions", _cautions), numeric=False),
+    ]
+
+
+def _cautions(value: str | None) -> str:
+    return ", ".join(value.split(";")) if value else MISSING
+
+
+def _view(title: str, group: Group, columns: list[_Column], rows: list[Row]) -> View:
+    def cells(row: Row) -> tuple[Cell, ...]:
+        shown = [column.show(group, row) for column in columns]
+        return (Cell(group.named(row)), *(c if isinstance(c, Cell) else Cell(c) for c in shown))
+
+    return View(
+        title,
+        ("Format", *(c.heading for c in columns)),
+        tuple(cells(row) for row in rows),
+        (False, *(c.numeric for c in columns)),
+    )
+
+
+def main_views(group: Group) -> list[View]:
+    """The tables everyone reads, of the rows with results; none without such rows."""
+    if not group.ok:
+        return []
+    return [
+        _view("Quality and front", group, _quality_columns(group), group.ok),
+        _view("Speed and memory", group, _speed_columns(group), group.ok),
+        _view("Energy, cost and value", group, _economy_columns(group), group.ok),
+    ]
+
+
+def detail_view(group: Group) -> View | None:
+    """What an engineer asks next, of the rows with results."""
+    return _view("Detail", group, _detail_columns(group), group.ok) if group.ok else None
+
+
+def unmeasured_view(group: Group) -> View | None:
+    """Skipped and failed rows with their reasons."""
+    columns = [
+        _Column("Status", _plain("status", lambda v: v.replace("_", " ")), numeric=False),
+        _Column("Reason", _plain("reason", _word), numeric=False),
+    ]
+    rows = group.unmeasured
+    return _view("Skipped and failed", group, columns, rows) if rows else None

@@ -1,0 +1,158 @@
+"""What every report says, apart from how: context, sections, caveats and notes."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass
+
+from precision_explorer.report.columns import View, detail_view, main_views, unmeasured_view
+from precision_explorer.report.findings import Finding, findings
+from precision_explorer.report.groups import Group, groups
+from precision_explorer.report.questions import Question, questions
+from precision_explorer.report.text import cleaned, listed
+from precision_explorer.table import Context, Table, TaskContext
+from precision_explorer.units import share
+
+
+@dataclass(frozen=True)
+class Fact:
+    """A label and one or several lines of context."""
+
+    label: str
+    lines: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Section:
+    """All that is said of one (model, task, device, method)."""
+
+    group: Group
+    title: str
+    line: str
+    """Model, task, n and device in one line."""
+    findings: list[Finding]
+    questions: list[Question]
+    views: list[View]
+    detail: View | None
+    unmeasured: View | None
+
+
+@dataclass(frozen=True)
+class Content:
+    """A report ready to be laid out; every text in it is one clean line, unescaped."""
+
+    title: str
+    compared: list[Fact]
+    """What was compared: what a reader must know before any number."""
+    price: Fact
+    """What cost and value are computed with."""
+    method: list[Fact]
+    """How it was measured, and where the records are."""
+    sections: list[Section]
+    caveats: tuple[str, ...]
+    cautions: dict[str, str]
+    notes: tuple[str, ...]
+    """How to read the tables."""
+    reproduce: str
+
+
+def make_content(table: Table) -> Content:
+    """The content of a report of `table`."""
+    table = cleaned(table)
+    context = table.context
+    sections = [_section(group) for group in groups(table)]
+    of_models = [f"{m.name}: {c}" for m in context.models for c in m.cautions]
+    return Content(
+        title=f"Precision tradeoffs: {_subject(table)}",
+        compared=_compared(context),
+        price=Fact("Price", context.prices or ("none given, so no cost and no value",)),
+        method=_method(context),
+        sections=sections,
+        caveats=(*context.caveats, *dict.fromkeys(of_models)),
+        cautions=context.cautions,
+        notes=_notes(sections, context),
+        reproduce=f"precision-explorer report {shlex.join(context.run.split(', '))}",
+    )
+
+
+def _subject(table: Table) -> str:
+    pairs = list(dict.fromkeys((r["model"], r["task"]) for r in table.rows))
+    if len(pairs) <= 2:
+        return "; ".join(f"{model} on {task}" for model, task in pairs)
+    models, tasks = (list(dict.fromkeys(names)) for names in zip(*pairs, strict=True))
+    return f"{listed(models)} on {listed(tasks)}"
+
+
+def _section(group: Group) -> Section:
+    row = group.rows[0]
+    n = next((r["quality_n"] for r in group.ok if r["quality_n"]), None)
+    parts = [
+        f"model {row['model']} ({row['model_revision']})",
+        f"task {row['task']} v{row['task_version']}",
+        f"n = {n:,}" if n else "no examples scored",
+        f"device {row['device']}",
+    ]
+    return Section(
+        group=group,
+        title=group.title,
+        line=" · ".join(parts),
+        findings=findings(group),
+        questions=questions(group),
+        views=main_views(group),
+        detail=detail_view(group),
+        unmeasured=unmeasured_view(group),
+    )
+
+
+def _compared(context: Context) -> list[Fact]:
+    return [
+        Fact("Run", (context.run,)),
+        Fact("Model", tuple(f"{m.name}, revision {m.revision}" for m in context.models)),
+        Fact("Task", tuple(_task(t) for t in context.tasks)),
+        Fact("Device", context.devices),
+        Fact("Reference", (context.reference,)),
+        Fact(
+            "Quality budget",
+            (f"a loss of {share(context.quality_budget)} (points for shares, else relative)",),
+        ),
+        Fact("Latency limit (SLO)", (context.slo or "none",)),
+    ]
+
+
+def _task(task: TaskContext) -> str:
+    direction = "higher" if task.higher_is_better else "lower"
+    unit = f"{task.unit}, " if task.unit else ""
+    return (
+        f"{task.name} v{task.version}, {task.kind}, n = {task.n:,}, {task.metric} "
+        f"({unit}{direction} is better)"
+    )
+
+
+def _method(context: Context) -> list[Fact]:
+    return [
+        Fact("Method", context.method),
+        Fact("Method id", context.method_ids),
+        Fact("Stack", (", ".join(f"{k} {v}" for k, v in context.stack.items()),)),
+        Fact("Data source", tuple(f"{t.name}: {t.source}" for t in context.tasks)),
+        Fact("Data licence", tuple(f"{t.name}: {t.licence}" for t in context.tasks)),
+        Fact("Manifest root", (context.manifest_root,)),
+    ]
+
+
+def _notes(sections: list[Section], context: Context) -> tuple[str, ...]:
+    generates = any(s.group.generates for s in sections)
+    estimated = any("est." in c.text for s in sections for v in s.views for r in v.rows for c in r)
+    notes = [
+        f"Change: the format minus {context.reference} on the same examples, with its 95 % "
+        "interval; pp are percentage points, and after = it is relative to the reference's value.",
+        "On the front: yes where no other row is as good in every objective and better in one; the "
+        "percentage is how often the row is on it when examples, requests and batches are "
+        "resampled. Memory, and differences from run to run, are not resampled.",
+        "Series: whether latency had settled; a dash (—) is a value that was not measured, or that "
+        "the sample does not support.",
+    ]
+    if estimated:
+        notes.append("est.: an estimate, not a measurement; it is never ranked.")
+    if generates:
+        notes.append("First token and Per token are medians; a request is prefill and decode.")
+    return tuple(notes)

@@ -1,0 +1,161 @@
+"""What the rows of a group show, in plain sentences; each follows from the rows alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from precision_explorer.report.groups import Group, Row
+from precision_explorer.report.ranking import LATENCY, MEMORY, WEIGHTS, outcome, rank
+from precision_explorer.report.text import listed
+from precision_explorer.units import points, share
+
+# Outside these, membership of the front is called certain.
+_UNSURE = (0.1, 0.9)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A sentence or a few under a topic."""
+
+    topic: str
+    text: str
+
+
+def findings(group: Group) -> list[Finding]:
+    """The group's findings, the most useful to a decision first."""
+    if not group.ok:
+        return [Finding("Result", "No format has a result; the reasons are given below.")]
+    found = [
+        Finding("Pareto front", _front(group)),
+        Finding("Quality", _quality(group)),
+        Finding("Latency", _latency(group)),
+        Finding("Memory", _memory(group)),
+        Finding("Execution", _execution(group)),
+        Finding("Not measured", _unmeasured(group)),
+    ]
+    return [f for f in found if f.text]
+
+
+def is_unsure(row: Row) -> bool:
+    """Whether sampling alone could put the row on or off the front."""
+    probability = row["pareto_probability"]
+    return probability is not None and _UNSURE[0] <= probability <= _UNSURE[1]
+
+
+def _names(group: Group, rows: list[Row]) -> str:
+    return listed([group.named(r) for r in rows])
+
+
+def _front(group: Group) -> str:
+    rows = [r for r in group.ok if r["pareto"] is not None]
+    if not rows:
+        return "There is none: no objective was measured for every format."
+    on = [r for r in rows if r["pareto"] == "yes"]
+    by = f", by {group.objectives}" if group.objectives else ""
+    text = f"On it{by}: {_names(group, on)}."
+    references = [r for r in rows if group.is_reference(r)]
+    if references:
+        there = "on the front" if any(r in on for r in references) else "not on the front"
+        text += f" {group.reference}, the reference, is {there}."
+    off = [r for r in rows if r["pareto"] == "no"]
+    if off:
+        text += (
+            " Not on it, as another format is as good in each of these and better in one: "
+            f"{_names(group, off)}."
+        )
+    unsure = [
+        f"{group.named(r)} ({share(r['pareto_probability'], 0)})" for r in rows if is_unsure(r)
+    ]
+    if unsure:
+        text += f" Not certain, by the share of resamples on the front: {listed(unsure)}."
+    return text
+
+
+def _quality(group: Group) -> str:
+    """Whose verdict is what."""
+    if not any(group.is_reference(r) for r in group.ok):
+        return f"No verdict: the reference, {group.reference}, has no result to compare with."
+    others = [r for r in group.ok if not group.is_reference(r)]
+    parts = []
+    for verdict, words in (("within", "Within"), ("outside", "Outside")):
+        rows = [r for r in others if r["verdict"] == verdict]
+        if rows:
+            parts.append(f"{words}: {_names(group, rows)}.")
+    unsure = [r for r in others if r["verdict"] == "cannot-tell"]
+    if unsure:
+        parts.append(_cannot_tell(group, unsure))
+    if parts:
+        parts.insert(0, f"Is the loss within the budget of {_budget(group, others[0])}?")
+    without = [r for r in others if r["verdict"] is None]
+    if without:
+        parts.append(f"No verdict, as nothing could be paired: {_names(group, without)}.")
+    return " ".join(parts)
+
+
+def _budget(group: Group, row: Row) -> str:
+    """The quality budget with what it is counted in."""
+    if group.is_share:
+        text = points(row["quality_budget"]).removeprefix("+")
+        return f"{text} of {group.metric}"
+    return f"{share(row['quality_budget'])} of {group.reference}'s {group.metric}"
+
+
+def _cannot_tell(group: Group, rows: list[Row]) -> str:
+    counts = sorted({r["quality_n"] for r in rows})
+    n = " or ".join(f"{c:,}" for c in counts)
+    text = f"Can't tell from {n} examples: {_names(group, rows)}"
+    notes: dict[str, list[Row]] = {}
+    for row in rows:
+        if row["verdict_note"]:
+            notes.setdefault(row["verdict_note"], []).append(row)
+    if len(notes) == 1 and len(next(iter(notes.values()))) == len(rows):
+        return f"{text} ({next(iter(notes))})."
+    each = [f"{_names(group, found)}: {note}" for note, found in notes.items()]
+    return f"{text}. {'; '.join(each)}." if each else f"{text}."
+
+
+def _latency(group: Group) -> str:
+    text = outcome(group, group.ok, LATENCY)
+    named = rank(group.ok, LATENCY).best
+    references = [r for r in map(group.reference_of, named) if r is not None]
+    moving: list[str] = []
+    for row in [*named, *references]:
+        words = f"{group.named(row)} ({row['steady']})"
+        if row["steady"] not in (None, "steady") and words not in moving:
+            moving.append(words)
+    if moving:
+        text += f" Latency had not settled for {listed(moving)}: take this as rough."
+    return text
+
+
+def _memory(group: Group) -> str:
+    return f"{outcome(group, group.ok, MEMORY)} {outcome(group, group.ok, WEIGHTS)}"
+
+
+def _execution(group: Group) -> str:
+    """Formats that are not what their name promises to hardware."""
+    parts = []
+    emulated = [group.label(r) for r in group.ok if r["execution"] == "emulated"]
+    if emulated:
+        parts.append(
+            f"{listed(emulated)} {_are(emulated)} emulated: software computes the format here, so "
+            "the speed says nothing about hardware that has it."
+        )
+    stored = [group.label(r) for r in group.ok if r["execution"] == "dequantized"]
+    if stored:
+        parts.append(
+            f"{listed(stored)} {_are(stored)} stored in the format but computed in a wider one."
+        )
+    return " ".join(parts)
+
+
+def _unmeasured(group: Group) -> str:
+    skipped = [group.label(r) for r in group.unmeasured if r["status"] == "skipped"]
+    failed = [group.label(r) for r in group.unmeasured if r["status"] != "skipped"]
+    parts = [f"{listed(skipped)} skipped"] if skipped else []
+    parts += [f"{listed(failed)} failed"] if failed else []
+    return f"{'; '.join(parts)}. The reasons stand below." if parts else ""
+
+
+def _are(items: list[str]) -> str:
+    return "are" if len(items) > 1 else "is"

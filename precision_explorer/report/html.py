@@ -1,0 +1,26 @@
+"""The report as one HTML file without scripts and without a network."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from precision_explorer.report.chart import make_chart
+from precision_explorer.report.content import make_content
+from precision_explorer.table import Table
+
+
+def to_html(table: Table) -> str:
+    """The report of `table` as an HTML page."""
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    content = make_content(table)
+    charts = [make_chart(section.group) for section in content.sections]
+    return environment.get_template("report.html.j2").render(content=content, charts=charts)

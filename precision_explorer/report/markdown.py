@@ -1,0 +1,95 @@
+"""The report as GitHub-flavoured Markdown: what must be known stands above the numbers."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+from precision_explorer.report.columns import View
+from precision_explorer.report.content import Content, Fact, Section, make_content
+from precision_explorer.table import Table
+
+_SPECIAL = re.compile(r"([\\`*|~]|\](?=[(\[:]))")
+_EDGE_UNDERSCORE = re.compile(r"(?<!\w)_|_(?!\w)")
+# A heading, a list item or a rule; numbers with their sign or point are none.
+_BLOCK_START = re.compile(r"^(#{1,6}(?=\s|$)|[-+](?=[\s-]|$)|=+$|\d+(?=[.)](?:\s|$)))")
+
+_PLAIN = re.compile(r"[\w ./:-]+")
+
+
+def escape(text: str) -> str:
+    """`text` shown as it reads: no HTML, no table cell ended, no block or emphasis begun."""
+    text = text.strip().replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    text = _EDGE_UNDERSCORE.sub(r"\\_", _SPECIAL.sub(r"\\\1", text))
+    start = _BLOCK_START.match(text)
+    if start is None:
+        return text
+    at = start.end() if text[0].isdigit() else 0
+    return f"{text[:at]}\\{text[at:]}"
+
+
+def to_markdown(table: Table) -> str:
+    """The report of `table` as Markdown."""
+    content = make_content(table)
+    blocks = [f"# {escape(content.title)}", *_context(content)]
+    for section in content.sections:
+        blocks += _section(section)
+    cautions = [f"**{escape(k)}:** {escape(v)}" for k, v in content.cautions.items()]
+    blocks += _titled("## Cautions", cautions)
+    blocks += _unmeasured(content.sections)
+    return "\n\n".join(blocks) + "\n"
+
+
+def _context(content: Content) -> list[str]:
+    command = content.reproduce
+    shown = f"`{command}`" if _PLAIN.fullmatch(command) else escape(command)
+    again = f"{shown} makes this page again from the records of the run."
+    facts = [_fact(fact) for fact in [*content.compared, content.price, *content.method]]
+    return [
+        *_titled("## Context", [*facts, f"**Again:** {again}"]),
+        *_titled("## Caveats", map(escape, content.caveats)),
+        *_titled("## How to read the tables", map(escape, content.notes)),
+    ]
+
+
+def _fact(fact: Fact) -> str:
+    if len(fact.lines) == 1:
+        return f"**{escape(fact.label)}:** {escape(fact.lines[0])}"
+    return "\n".join(
+        [f"**{escape(fact.label)}:**", *(f"  - {escape(line)}" for line in fact.lines)]
+    )
+
+
+def _section(section: Section) -> list[str]:
+    points = [(f.topic, f.text) for f in section.findings]
+    points += [(q.topic, q.answer) for q in section.questions]
+    found = [f"**{escape(topic)}:** {escape(text)}" for topic, text in points]
+    views = [*section.views, *([section.detail] if section.detail else [])]
+    return [
+        f"## {escape(section.title)}",
+        escape(section.line),
+        *_titled("### Findings", found),
+        *(block for view in views for block in (f"### {escape(view.title)}", _grid(view))),
+    ]
+
+
+def _unmeasured(sections: list[Section]) -> list[str]:
+    blocks: list[str] = []
+    for section in sections:
+        if section.unmeasured:
+            title = f"### {escape(section.title)}"
+            blocks += [*([title] if len(sections) > 1 else []), _grid(section.unmeasured)]
+    return ["## Skipped and failed", *blocks] if blocks else []
+
+
+def _titled(heading: str, items: Iterable[str]) -> list[str]:
+    """A heading and a list under it; nothing where the list is empty."""
+    lines = [f"- {item}" for item in items]
+    return [heading, "\n".join(lines)] if lines else []
+
+
+def _grid(view: View) -> str:
+    rule = ["--:" if numeric else ":--" for numeric in view.numeric]
+    rows = [[escape(h) for h in view.headings], rule]
+    rows += [[escape(cell.text) for cell in row] for row in view.rows]
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)

@@ -1,0 +1,109 @@
+"""Which row is best in one measure, and when no winner may be named."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from precision_explorer.report.groups import Group, Row
+from precision_explorer.report.text import listed
+from precision_explorer.units import bytes_, count, seconds, share, significant, usd
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A column that has a better end, and the words for it."""
+
+    column: str
+    noun: str
+    superlative: str
+    show: Callable[[float | None], str]
+    ratio: Callable[[float, float], str]
+    """(best, reference) in words."""
+    higher: bool = False
+
+
+def _less(best: float, reference: float) -> str:
+    return f"{share(1 - best / reference)} less"
+
+
+def _times(best: float, reference: float) -> str:
+    return f"{significant(best / reference)} times as many"
+
+
+def _faster(best: float, reference: float) -> str:
+    return f"{significant(reference / best)} times as fast"
+
+
+LATENCY = Measure("latency_p50_s", "median latency", "lowest", seconds, _faster)
+MEMORY = Measure("peak_memory_bytes", "peak memory", "lowest", bytes_, _less)
+WEIGHTS = Measure("weight_bytes", "weight memory", "lowest", bytes_, _less)
+COST = Measure("cost_per_1k_requests_usd", "cost per 1,000 requests", "lowest", usd, _less)
+EFFICIENCY = Measure(
+    "requests_per_joule", "number of requests per joule", "highest", significant, _times, True
+)
+RESULTS = Measure(
+    "value_per_usd", "number of useful results per dollar", "highest", count, _times, True
+)
+REQUESTS = Measure("value_per_usd", "number of requests per dollar", "highest", count, _times, True)
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """`best`: the rows that share the best value as it is shown; `missing`: rows without one."""
+
+    best: list[Row]
+    missing: list[Row]
+    compared: int
+
+    @property
+    def winner(self) -> Row | None:
+        """The one best row of at least two, every one of which has a value; else None."""
+        decided = len(self.best) == 1 and self.compared > 1 and not self.missing
+        return self.best[0] if decided else None
+
+
+def rank(rows: Sequence[Row], measure: Measure) -> Ranking:
+    """Rows whose values read the same share a place: a difference that can't be seen in the table
+    is no reason to name a winner."""
+    having = [r for r in rows if r[measure.column] is not None]
+    missing = [r for r in rows if r[measure.column] is None]
+    if not having:
+        return Ranking([], missing, 0)
+    pick = max if measure.higher else min
+    best = measure.show(pick(r[measure.column] for r in having))
+    return Ranking(
+        [r for r in having if measure.show(r[measure.column]) == best], missing, len(having)
+    )
+
+
+def outcome(group: Group, rows: Sequence[Row], measure: Measure) -> str:
+    """The ranking in one sentence, the reference beside the winner."""
+    ranking = rank(rows, measure)
+    if not ranking.best:
+        return f"No {measure.noun} was measured."
+    text = measure.show(ranking.best[0][measure.column])
+    names = listed([group.named(r) for r in ranking.best])
+    if ranking.missing:
+        missing = listed([group.named(r) for r in ranking.missing])
+        return f"No {measure.superlative} {measure.noun} is named: {missing} lacks a value."
+    if ranking.compared == 1:
+        return f"Only {names} has a result ({measure.noun}: {text}); nothing to compare it with."
+    if ranking.winner is None:
+        return f"No single winner: {names} share the {measure.superlative} {measure.noun}, {text}."
+    return _won(group, ranking.winner, measure, text)
+
+
+def _won(group: Group, winner: Row, measure: Measure, text: str) -> str:
+    if group.is_reference(winner):
+        return (
+            f"The reference, {group.named(winner)}, has the {measure.superlative} "
+            f"{measure.noun}: {text}."
+        )
+    start = f"{group.named(winner)} has the {measure.superlative} {measure.noun}: {text}"
+    reference = group.reference_of(winner)
+    base = reference[measure.column] if reference else None
+    if not reference or not base or not winner[measure.column]:
+        return f"{start}."
+    ratio = measure.ratio(winner[measure.column], base)
+    return f"{start}, against {measure.show(base)} for {group.named(reference)} ({ratio})."
