@@ -5,38 +5,57 @@ Missing (``None``) is shown as an em dash, never as 0.
 
 from __future__ import annotations
 
+import math
 import re
 
 MISSING = "—"
 
 
+def _rounded(value: float, digits: int) -> float:
+    """The magnitude as it will be shown: 999.9 ms is taken for the 1 s that it rounds to."""
+    return abs(float(f"{value:.{digits - 1}e}"))
+
+
 def _scaled(value: float, steps: list[tuple[float, str]], digits: int = 3) -> str:
-    magnitude = abs(value)
+    magnitude = _rounded(value, digits)
     factor, unit = next((s for s in steps if magnitude >= s[0]), steps[-1])
     return f"{significant(value / factor, digits)} {unit}"
 
 
 def significant(value: float | None, digits: int = 3) -> str:
-    """`value` with `digits` significant digits and no exponent between 1e-4 and 1e7."""
+    """`value` with `digits` significant digits and no exponent between 1e-9 and 1e7. Digits before
+    the point are never rounded away."""
     if value is None:
         return MISSING
     if value == 0:
         return "0"
-    if not 1e-4 <= abs(value) < 1e7:
+    if not 1e-9 <= abs(value) < 1e7:
         return f"{value:.{digits - 1}e}"
-    whole = len(str(int(abs(value)))) if abs(value) >= 1 else 0
-    if whole >= digits:
-        return f"{value:,.0f}"
-    if whole:
-        return f"{value:.{digits - whole}f}"
-    text = f"{value:.{digits}g}"
-    return text if "e" not in text else f"{value:.{digits + 4}f}".rstrip("0")
+    exponent = math.floor(math.log10(_rounded(value, digits)))
+    return f"{value:,.{max(digits - 1 - exponent, 0)}f}"
+
+
+def count(value: float | None) -> str:
+    """How many, in words from a million on: ``3,088``, ``12.3 million``."""
+    if value is None:
+        return MISSING
+    for size, word in ((1e9, "billion"), (1e6, "million")):
+        if _rounded(value, 3) >= size:
+            return f"{significant(value / size)} {word}"
+    return significant(value)
+
+
+def signed(value: float, text: str) -> str:
+    """`text`, the formatted `value`, with its sign also where it is positive."""
+    return f"+{text}" if value > 0 else text
 
 
 def seconds(value: float | None) -> str:
     """A duration: ``1.23 ms``, ``45.6 s``."""
     if value is None:
         return MISSING
+    if value == 0:
+        return "0 s"
     return _scaled(value, [(1.0, "s"), (1e-3, "ms"), (1e-6, "µs"), (1e-9, "ns")])
 
 
@@ -97,7 +116,7 @@ _NUMBER = re.compile(r"^\s*([0-9]*\.?[0-9]+(?:[eE][+-]?[0-9]+)?)\s*([a-zA-Zµ%]*
 
 def _split(text: str, what: str, example: str) -> tuple[float, str]:
     match = _NUMBER.match(text)
-    if not match:
+    if not match or math.isinf(float(match.group(1))):
         raise ValueError(f"'{text}' is no {what}; write it as {example}")
     return float(match.group(1)), match.group(2)
 
@@ -115,7 +134,10 @@ def parse_size(text: str) -> int:
     value, unit = _split(text, "size", "8GB or 512MiB")
     if unit.lower() not in _SIZE:
         raise ValueError(f"'{text}' has no known unit of size; write it as 8GB or 512MiB")
-    return int(value * _SIZE[unit.lower()])
+    size = value * _SIZE[unit.lower()]
+    if math.isinf(size):
+        raise ValueError(f"'{text}' is no size; write it as 8GB or 512MiB")
+    return int(size)
 
 
 def parse_share(text: str) -> float:

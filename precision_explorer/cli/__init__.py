@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
@@ -58,21 +59,35 @@ def group() -> None:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the command line and exit: errors made on purpose become one line and their code."""
+    """Run the command line and exit: errors made on purpose, and the system's refusals, become one
+    line and their code. Without arguments: the help."""
     from precision_explorer.errors import PrecisionExplorerError
 
+    given = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
     try:
-        code = group.main(arguments, standalone_mode=False, prog_name="precision-explorer")
+        code = group.main(given, standalone_mode=False, prog_name="precision-explorer")
+        sys.stdout.flush()
     except PrecisionExplorerError as error:
-        click.echo(f"error: {error}", err=True)
-        sys.exit(error.exit_code)
+        _fail(str(error), error.exit_code)
     except click.ClickException as error:
-        click.echo(f"error: {error.format_message()}", err=True)
+        _fail(error.format_message(), 1)
+    except BrokenPipeError:
+        # The reader of stdout has gone, as `head` does: nothing is left to say, not even at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+    except OSError as error:
+        where = f": {error.filename}" if error.filename else ""
+        _fail(f"{error.strerror or error}{where}; check the path, its rights and the space left", 1)
     except (click.Abort, KeyboardInterrupt):
         click.echo("interrupted; what was done is kept", err=True)
         sys.exit(130)
     sys.exit(code or 0)
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    # What a user typed may hold line breaks; an error is one line.
+    click.echo(f"error: {' '.join(message.split())}", err=True)
+    sys.exit(code)
 
 
 __all__ = ["COMMANDS", "group", "main"]

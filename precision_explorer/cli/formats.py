@@ -12,11 +12,11 @@ def command(device: str) -> int:
 
     Decided from the device's facts and a tiny dry run on it, which is cached.
     """
-    from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
     from precision_explorer.cli.progress import progress
+    from precision_explorer.cli.show import console
     from precision_explorer.formats import CATALOG
     from precision_explorer.runner.sweep import probe_device
 
@@ -29,8 +29,5 @@ def command(device: str) -> int:
         spec = CATALOG[name]
         kinds = f"{spec.weights} / {spec.activations}"
         table.add_row(name, kinds, support.execution, escape(support.reason))
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=160)
-    console.print(table)
+    console().print(table)
     return 0

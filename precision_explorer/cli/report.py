@@ -22,28 +22,37 @@ def command(
 ) -> int:
     """Make tradeoffs.csv, tradeoffs.md and report.html again from the records of RUN.
 
-    Several runs come into one table, which is written to the folder given by --out.
+    Several runs come into one table. That table, and one with a price, SLO or quality budget of
+    your own, is written to the folder given by --out; without it, it is only printed: a run's own
+    files always show what its sweep was given.
     """
     from precision_explorer.cli.show import show
     from precision_explorer.errors import UsageError
     from precision_explorer.table import build
     from precision_explorer.units import parse_share
 
-    if len(runs) > 1 and out is None:
-        raise UsageError("several runs make one table: say where to write it by --out DIR")
     try:
-        budget = parse_share(quality_budget) if quality_budget else None
+        budget = parse_share(quality_budget) if quality_budget is not None else None
     except ValueError as error:
         raise UsageError(f"quality-budget: {error}") from error
     reader = {"price_per_hour": price_per_hour, "slo": slo, "quality_budget": budget}
     given = {k: v for k, v in reader.items() if v is not None}
-    table = build(list(runs), given)
-    target = out or runs[0]
+    paths = list({path.resolve(): path for path in runs}.values())
+    table = build(paths, given)
+    target = out if out is not None or given or len(paths) > 1 else paths[0]
     try:
-        target.mkdir(parents=True, exist_ok=True)
+        if target is not None:
+            target.mkdir(parents=True, exist_ok=True)
         show(table, target)
+    except BrokenPipeError:
+        raise
     except OSError as error:
         raise UsageError(
             f"can't write {target} ({error.strerror}); choose another --out"
         ) from error
+    if target is None:
+        click.echo(
+            "nothing was written, since this is not the run's own table; --out DIR writes it",
+            err=True,
+        )
     return 0

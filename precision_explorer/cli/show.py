@@ -1,18 +1,33 @@
-"""Print a table on stdout and write its files."""
+"""Print on stdout, and write a table's files."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from precision_explorer.table import Table
-
-
-def show(table: Table, folder: Path) -> None:
-    """The terminal table on stdout, and tradeoffs.csv, tradeoffs.md, report.html in `folder`."""
+if TYPE_CHECKING:
     from rich.console import Console
 
+    from precision_explorer.table import Table
+
+# Where stdout is no terminal it has no width; 80 columns would fold every cell.
+_PIPED_WIDTH = 160
+
+
+def console() -> Console:
+    """stdout as a rich console, wide enough for tables when piped."""
+    from rich.console import Console
+
+    on_terminal = Console()
+    return on_terminal if on_terminal.is_terminal else Console(width=_PIPED_WIDTH)
+
+
+def show(table: Table, folder: Path | None) -> None:
+    """The terminal table on stdout, and tradeoffs.csv, tradeoffs.md and report.html in `folder` if
+    one is given."""
     from precision_explorer.report import write_all
     from precision_explorer.report.terminal import print_table
 
-    write_all(table, folder)
-    print_table(table, Console())
+    if folder is not None:
+        write_all(table, folder)
+    print_table(table, console())

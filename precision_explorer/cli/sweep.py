@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import click
@@ -19,17 +21,40 @@ def command(**options: Any) -> int:
     """
     from precision_explorer.cli.progress import progress
     from precision_explorer.cli.show import show
-    from precision_explorer.runner.sweep import prepare_sweep, run_sweep
+    from precision_explorer.runner.sweep import prepare_sweep, run_folder, run_sweep
     from precision_explorer.table import build
 
     spec = spec_from(options)
     with progress() as on_event:
         prepared = prepare_sweep(spec, on_event)
-        folder, tally = run_sweep(prepared, on_event)
-    show(build([folder.path]), folder.path)
+        path, tally = run_folder(prepared).path, None
+        with suppress(KeyboardInterrupt):
+            _, tally = run_sweep(prepared, on_event)
+    if tally is None:
+        _show_finished(path)
+        return 130
+    show(build([path]), path)
     click.echo(
         f"{tally.ran} measured, {tally.reused} already there, {tally.skipped} skipped, "
-        f"{tally.failed} failed; report: {folder.path}/report.html",
+        f"{tally.failed} failed; report: {path}/report.html",
         err=True,
     )
     return 3 if tally.failed else 0
+
+
+def _show_finished(path: Path) -> None:
+    """The table of what an interrupted sweep has finished, if it has finished a cell."""
+    from precision_explorer.cli.show import show
+    from precision_explorer.errors import StoreError
+    from precision_explorer.table import build
+
+    try:
+        table = build([path])
+    except StoreError:
+        table = None
+    if table is not None and any(row["status"] != "skipped" for row in table.rows):
+        show(table, path)
+    click.echo(
+        f"interrupted; what was done is kept in {path}: run the same command again to resume",
+        err=True,
+    )

@@ -8,10 +8,10 @@ import click
 @click.command("tasks", short_help="The task cards known.")
 def command() -> int:
     """The task cards known, with kind, size, metric and licence."""
-    from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
+    from precision_explorer.cli.show import console
     from precision_explorer.tasks import bundled_cards, load_card, prepare
 
     table = Table()
@@ -23,8 +23,5 @@ def command() -> int:
         size = prepare(loaded, None, 0).identity.n
         cells = (card.name, card.kind, f"{size:,}", card.metrics[0], card.licence, card.source)
         table.add_row(*(escape(str(cell)) for cell in cells))
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=160)
-    console.print(table)
+    console().print(table)
     return 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +20,8 @@ RULES: dict[str, Any] = {
     "latency": "single-stream, text to answer: tokenise, copy, forward, post-process",
     "memory": "peak while serving, over own memory before the load",
     "order": "numpy default_rng(seed).permutation of the examples",
-    "percentile": "linear interpolation, printed where n supports it at 95 %",
+    "percentile": "linear interpolation up to the median, nearest rank above it; printed where n "
+    "supports it at 95 %",
 }
 # Padded tokens and items of one quality batch, by kind of device: larger gains nothing on two
 # cores, and on an accelerator stays far below the memory of the smallest.
@@ -108,11 +108,12 @@ def expand(
     versions: dict[str, str],
     threads: int,
 ) -> Plan:
-    """Multiply models, tasks, runtimes and formats into cells.
+    """Multiply models, tasks, runtimes and formats into cells; a cell that comes out twice (a task
+    by its name and by its path, say) is taken once.
 
     Raises ModelError or TaskError where a model has no head or no labels for a task.
     """
-    cells = []
+    cells: dict[str, PlannedCell] = {}
     for ref in refs:
         for task in tasks:
             check_head(ref, task.card.kind)
@@ -126,8 +127,9 @@ def expand(
                         spec, ref, task, workload, facts, support, versions, threads, runtime
                     )
                     skip = None if support.supported else support.reason
-                    cells.append(PlannedCell(cell, ref, task, support, labels, skip, ref.cautions))
-    return Plan(tuple(cells))
+                    planned = PlannedCell(cell, ref, task, support, labels, skip, ref.cautions)
+                    cells.setdefault(planned.cell_id, planned)
+    return Plan(tuple(cells.values()))
 
 
 def _reference_first(spec: SweepSpec) -> list[str]:
@@ -163,7 +165,3 @@ def _cell(
         trust_remote_code=spec.trust_remote_code,
         libraries=relevant_libraries(support.format, support.recipe, versions),
     )
-
-
-# What asks for supports: given the device's facts and the formats, answers for each.
-SupportSource = Callable[[DeviceFacts, list[str]], dict[str, Support]]

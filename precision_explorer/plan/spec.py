@@ -6,10 +6,18 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from precision_explorer.economics import parse_slo
-from precision_explorer.errors import PrecisionExplorerError, UsageError, near_names, unknown_name
+from precision_explorer.errors import PrecisionExplorerError, UsageError, unknown_name
 from precision_explorer.formats.catalog import CATALOG, DEFAULT_FORMATS
 from precision_explorer.records import canonical_hash
 from precision_explorer.units import parse_share, parse_size
@@ -19,36 +27,54 @@ EXECUTORS = ("local",)
 # Options that a reader decides later: they change tables, not what is measured.
 READER_FIELDS = frozenset({"price_per_hour", "slo", "quality_budget", "reference"})
 _SPEC_BYTES = 1_000_000
+# A longer wait than some 24 days is more milliseconds than poll() takes.
+_LONGEST_S = 1_000_000
+# pydantic's types of errors whose own words say nothing to one who writes options.
+_WORDS = {
+    "tuple_type": "give a list, or values separated by commas",
+    "int_parsing": "give whole numbers",
+    "int_from_float": "give a whole number",
+}
 
 
 class SweepSpec(BaseModel):
     """One field per option of `sweep`; a spec file holds the same names (``-`` or ``_``).
 
-    `quality_budget` is a share (0.01 for 1%), `cell_timeout` seconds, `memory_limit` bytes.
+    `quality_budget` is a share (0.01 for 1%), `cell_timeout` seconds, `memory_limit` bytes. The
+    reference is always among `formats`: one that was not named is put in front.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     model: tuple[str, ...] = ("demo",)
     task: tuple[str, ...] = ()
-    formats: tuple[str, ...] = DEFAULT_FORMATS
+    # Before the formats, which are completed by it.
     reference: str = "fp32"
+    formats: tuple[str, ...] = Field(default=DEFAULT_FORMATS, validate_default=True)
     device: str = "auto"
     runtime: tuple[str, ...] = ("eager",)
     batch_size: tuple[int, ...] = (1, 8)
     limit: int | None = None
     workload: str = "single-stream"
     out: str | None = None
-    cell_timeout: float = Field(default=3600.0, gt=0)
+    cell_timeout: float = Field(default=3600.0, gt=0, le=_LONGEST_S)
     price_per_hour: float | None = None
     slo: str | None = None
     quality_budget: float = Field(default=0.01, gt=0, lt=1)
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=2**63)
     executor: str = "local"
     revision: str | None = None
     trust_remote_code: bool = False
     threads: int | None = Field(default=None, ge=1)
     memory_limit: int | None = Field(default=None, gt=0)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_truth_values(cls, value: Any, info: ValidationInfo) -> Any:
+        # YAML's `yes` and `on` are truth values, which would else count as 1.
+        if isinstance(value, bool) and info.field_name != "trust_remote_code":
+            raise ValueError(f"{str(value).lower()} is no value for it; see sweep --help")
+        return value
 
     @field_validator("model", "task", "formats", "runtime", "batch_size", mode="before")
     @classmethod
@@ -68,17 +94,29 @@ class SweepSpec(BaseModel):
     def _size(cls, value: Any) -> Any:
         return parse_size(value) if isinstance(value, str) else value
 
+    @field_validator("model", "task", "runtime")
+    @classmethod
+    def _once(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(value))
+
+    @field_validator("reference")
+    @classmethod
+    def _reference(cls, value: str) -> str:
+        if value not in CATALOG:
+            raise ValueError(unknown_name("format", value, CATALOG))
+        return value
+
     @field_validator("formats")
     @classmethod
-    def _formats(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+    def _formats(cls, value: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
         if not value:
-            raise ValueError("names no format")
-        if "all" in value:
-            return tuple(CATALOG)
+            raise ValueError("names no format; give some as in fp32,int8-dynamic, or all")
         for name in value:
-            if name not in CATALOG:
-                raise ValueError(unknown_name("format", name, CATALOG))
-        return tuple(dict.fromkeys(value))
+            if name != "all" and name not in CATALOG:
+                raise ValueError(unknown_name("format", name, (*CATALOG, "all")))
+        names = tuple(CATALOG) if "all" in value else value
+        reference = info.data.get("reference", names[0])
+        return tuple(dict.fromkeys(names if reference in names else (reference, *names)))
 
     @field_validator("limit")
     @classmethod
@@ -103,17 +141,14 @@ class SweepSpec(BaseModel):
 
     @model_validator(mode="after")
     def _names(self) -> SweepSpec:
-        if self.reference not in self.formats:
-            hint = unknown_name("format", self.reference, CATALOG)
-            in_catalog = self.reference in CATALOG
-            wanted = f"add {self.reference} to --formats" if in_catalog else hint
-            raise ValueError(f"the reference {self.reference} is not among the formats; {wanted}")
         given = [("runtime", one, RUNTIMES) for one in self.runtime]
         for name, one, known in [*given, ("executor", self.executor, EXECUTORS)]:
             if one not in known:
                 raise ValueError(f"{unknown_name(name, one, known)} in this release")
         if not self.model:
-            raise ValueError("names no model")
+            raise ValueError("names no model; give one by --model, such as demo")
+        if not self.runtime:
+            raise ValueError(f"names no runtime; give {' or '.join(RUNTIMES)}")
         if self.slo is not None:
             parse_slo(self.slo)
         return self
@@ -128,11 +163,10 @@ def _one_line(error: ValidationError) -> str:
     """pydantic's first finding as one line with the option's name."""
     first = error.errors()[0]
     where = ".".join(str(part) for part in first["loc"][:1]).replace("_", "-")
-    message = first["msg"].removeprefix("Value error, ")
+    message = _WORDS.get(first["type"], first["msg"].removeprefix("Value error, "))
     if first["type"] == "extra_forbidden":
-        near = near_names(where.replace("-", "_"), SweepSpec.model_fields)
-        hint = f"; did you mean {near[0].replace('_', '-')}?" if near else ""
-        return f"unknown option '{where}'{hint}"
+        names = [name.replace("_", "-") for name in SweepSpec.model_fields]
+        return unknown_name("option", where, names)
     if where and where not in message and not message.startswith("unknown"):
         return f"{where}: {message}"
     return message
@@ -154,9 +188,10 @@ def load_spec(path: Path, overrides: dict[str, Any]) -> SweepSpec:
         document = yaml.safe_load(path.read_text(encoding="utf8"))
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"can't read the spec file {path}; check the path") from error
-    except yaml.YAMLError as error:
-        line = str(error).splitlines()[0]
-        raise UsageError(f"{path} is no YAML ({line}); see docs/spec.md for an example") from error
+    # ValueError: impossible dates; RecursionError: absurd nesting.
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        line = (str(error).splitlines() or ["bad syntax"])[0]
+        raise UsageError(f"{path} is no YAML ({line}); write lines such as 'limit: 300'") from error
     if document is None:
         document = {}
     if not isinstance(document, dict):

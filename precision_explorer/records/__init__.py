@@ -18,6 +18,7 @@ from precision_explorer.records.record import (
     Measurements,
     read_record,
 )
+from precision_explorer.records.upgrade import NewerSchema
 
 __all__ = [
     "METRICS",
@@ -34,6 +35,7 @@ __all__ = [
     "Measurements",
     "MetricInfo",
     "ModelIdentity",
+    "NewerSchema",
     "TaskIdentity",
     "canonical_hash",
     "metric_info",

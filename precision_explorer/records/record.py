@@ -6,11 +6,11 @@ import json
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from precision_explorer.errors import StoreError
 from precision_explorer.records.cell import Cell
-from precision_explorer.records.upgrade import SCHEMA_VERSION, upgrade
+from precision_explorer.records.upgrade import SCHEMA_VERSION, NewerSchema, upgrade
 
 Status = Literal["ok", "failed", "timeout", "out_of_memory", "invalid_numerics", "skipped"]
 STATUSES: tuple[str, ...] = (
@@ -161,6 +161,8 @@ class Measurements(_Data):
     throughput: Throughput | None = None
     memory: Memory | None = None
     energy: Energy | None = None
+    other_work_share: float | None = None
+    """Share of all cores' time that other processes took during the timed part."""
 
 
 class ErrorInfo(_Data):
@@ -221,12 +223,16 @@ Throughput.model_rebuild()
 
 
 def read_record(path: Path) -> CellRecord:
-    """The record at `path`, upgraded to the current schema; StoreError if it is none."""
+    """The record at `path`, upgraded to the current schema; StoreError if it is none, NewerSchema
+    if only a newer release can read it."""
     try:
         document = json.loads(path.read_text(encoding="utf8"))
         return CellRecord.model_validate(upgrade(document))
-    except (OSError, ValueError, ValidationError, KeyError, TypeError) as error:
-        first = str(error).splitlines()[0]
+    except NewerSchema as error:
+        raise NewerSchema(f"{path.name}: {error}") from error
+    # RecursionError: absurd nesting.
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        first = (str(error).splitlines() or [type(error).__name__])[0]
         raise StoreError(
             f"{path.name} is no readable cell record ({first}); remove it and run the sweep again"
         ) from error

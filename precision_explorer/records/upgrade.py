@@ -10,17 +10,23 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from precision_explorer.errors import StoreError
+
 SCHEMA_VERSION = 1
 
 # Step n turns a document of version n into one of version n + 1.
 _STEPS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
 
 
+class NewerSchema(StoreError):
+    """A document that is whole, but of a schema that this release can't know."""
+
+
 def upgrade(document: dict[str, Any]) -> dict[str, Any]:
-    """`document` brought up to `SCHEMA_VERSION`; ValueError if it is newer than this program."""
+    """`document` brought up to `SCHEMA_VERSION`; NewerSchema if it is newer than this program."""
     version = document["schema_version"]
     if version > SCHEMA_VERSION:
-        raise ValueError(
+        raise NewerSchema(
             f"written by a newer release (schema {version}, this one reads up to "
             f"{SCHEMA_VERSION}); upgrade precision-explorer"
         )

@@ -11,10 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from precision_explorer.errors import StoreError, UsageError
-from precision_explorer.records import CellRecord, canonical_hash, read_record
+from precision_explorer.records import CellRecord, NewerSchema, canonical_hash, read_record
 from precision_explorer.store.atomic import write_bytes, write_json
 
 _FOLDERS = ("parts", "cells", "samples", "logs")
+SWEEP_SCHEMA = 1
+# What reading a run relies on.
+_SWEEP_KEYS = ("run", "reader", "plan", "models", "tasks", "environment", "methods")
 
 
 class RunFolder:
@@ -48,6 +51,7 @@ class RunFolder:
         except OSError as error:
             self._lock.seek(0)
             holder = self._lock.read().strip() or "unknown"
+            self.close()
             raise StoreError(
                 f"{self.path} is in use by another sweep (process {holder}); wait for it or use "
                 "another --out"
@@ -120,14 +124,19 @@ class RunFolder:
         write_json(self.record_path(record.cell_id), document)
 
     def read_record(self, cell_id: str) -> CellRecord | None:
-        """The stored record; a damaged one is set aside, so that the cell is run again."""
+        """The stored record; None where there is none that can be read. A sweep, which has the
+        folder open, sets a damaged one aside, so that the cell is run again; a reader changes
+        nothing. NewerSchema for a newer release's record, which is whole and must not be lost."""
         path = self.record_path(cell_id)
         if not path.exists():
             return None
         try:
             return read_record(path)
+        except NewerSchema:
+            raise
         except StoreError:
-            path.replace(path.with_name(f"{path.name}.damaged"))
+            if self._lock is not None:
+                path.replace(path.with_name(f"{path.name}.damaged"))
             return None
 
     def write_samples(self, cell_id: str, parts: dict[str, bytes]) -> None:
@@ -145,14 +154,20 @@ class RunFolder:
         write_bytes(self.samples_path(cell_id), buffer.getvalue())
 
     def read_samples(self, cell_id: str, kind: str) -> dict[str, list[Any]]:
-        """Columns of the rows of one kind, ``example`` or ``request``; {} where there are none."""
+        """Columns of the rows of one kind, ``example`` or ``request``; StoreError where the file is
+        missing or damaged."""
+        import pyarrow as pa
         import pyarrow.compute as pc
         import pyarrow.parquet as pq
 
         path = self.samples_path(cell_id)
-        if not path.exists():
-            return {}
-        table = pq.read_table(path)
+        try:
+            table = pq.read_table(path)
+        except (OSError, pa.ArrowException) as error:
+            why = "damaged" if path.exists() else "missing"
+            raise StoreError(
+                f"the samples {path} are {why}; remove cells/{cell_id}.json and run the sweep again"
+            ) from error
         return table.filter(pc.equal(table["row"], kind)).to_pydict()
 
     # -- the run -----------------------------------------------------------------------------
@@ -197,4 +212,9 @@ def read_run(path: Path) -> tuple[RunFolder, dict[str, Any]]:
     sweep = folder.read_sweep_or_none()
     if sweep is None:
         raise StoreError(f"{path} is no results folder (no sweep.json); give a run's folder")
+    version = sweep.get("schema_version") if isinstance(sweep, dict) else None
+    if isinstance(version, int) and version > SWEEP_SCHEMA:
+        raise NewerSchema(f"{path} was written by a newer release; upgrade precision-explorer")
+    if not isinstance(version, int) or any(key not in sweep for key in _SWEEP_KEYS):
+        raise StoreError(f"{path}/sweep.json is damaged; run the sweep again with --out {path}")
     return folder, sweep

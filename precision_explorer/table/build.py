@@ -19,13 +19,14 @@ from precision_explorer.economics import (
     price_for,
     rate_within_slo,
     requests_per_joule,
+    requests_per_usd,
     value_per_usd,
 )
 from precision_explorer.errors import StoreError, UsageError
 from precision_explorer.records import CellRecord
 from precision_explorer.stats import assess, percentile
 from precision_explorer.store import RunFolder, read_run
-from precision_explorer.table.context import make_context
+from precision_explorer.table.context import Run, make_context
 from precision_explorer.table.data import COLUMNS, Table
 from precision_explorer.table.front import in_words, mark_front
 from precision_explorer.table.quality import Quality, own_columns, paired_columns
@@ -56,15 +57,17 @@ def build(paths: list[Path], reader: dict[str, Any] | None = None) -> Table:
     """The table of the runs at `paths`.
 
     `reader`: price_per_hour, slo, quality_budget, reference of the one who reads; by default what
-    the sweep was given. Raises StoreError when a path is no run or holds no record.
+    the first run's sweep was given, and each run's own price. UsageError for one that can't be,
+    StoreError when a path is no run or holds no record.
     """
     entries: list[Entry] = []
-    runs = []
+    runs: list[Run] = []
     for path in paths:
         folder, sweep = read_run(path)
-        options = sweep["reader"] | (reader or {})
-        if options.get("price_per_hour") is not None and not options["price_per_hour"] > 0:
-            raise UsageError("price-per-hour must be above 0 dollars")
+        first = runs[0][1]["reader"] if runs else sweep["reader"]
+        own = {"price_per_hour": sweep["reader"]["price_per_hour"]}
+        options = first | own | (reader or {})
+        _check(options)
         missing = 0
         for cell in sweep["plan"]["cells"]:
             record = folder.read_record(cell["cell_id"])
@@ -79,6 +82,16 @@ def build(paths: list[Path], reader: dict[str, Any] | None = None) -> Table:
         _own_row(entry)
     objectives = _across_rows(entries)
     return Table([e.row for e in entries], make_context(runs, entries, objectives))
+
+
+def _check(reader: dict[str, Any]) -> None:
+    price, budget = reader["price_per_hour"], reader["quality_budget"]
+    if price is not None and not 0 < price < float("inf"):
+        raise UsageError(f"price-per-hour {price} is no price; give dollars above 0")
+    if not 0 < budget < 1:
+        raise UsageError("quality-budget must be above 0 and below 100%; write it as 1%")
+    if reader["slo"]:
+        parse_slo(reader["slo"])
 
 
 def _own_row(entry: Entry) -> None:
@@ -137,8 +150,11 @@ def _latency(entry: Entry) -> None:
     row["steady"] = assess(values, latency.stopped_by == "budget").label
     if latency.generates:
         ttft = np.array([rows["ttft_s"][i] for i in kept])
-        tpot = np.array([rows["tpot_s"][i] for i in kept])
-        row.update(ttft_s=float(np.median(ttft)), tpot_s=float(np.median(tpot)))
+        tpot = [rows["tpot_s"][i] for i in kept]
+        row["ttft_s"] = float(np.median(ttft))
+        # A request of one output token has no time between tokens.
+        if None not in tpot:
+            row["tpot_s"] = float(np.median(tpot))
 
 
 def _throughput(entry: Entry) -> None:
@@ -172,6 +188,7 @@ def _quality(entry: Entry) -> None:
     columns = entry.folder.read_samples(entry.record.cell_id, "example")
     entry.quality = Quality.of(measured.metric, columns)
     value = measured.scores[measured.metric]
+    entry.row["quality_budget_unit"] = "points" if entry.quality.is_share else "relative"
     entry.row.update(own_columns(entry.quality, value, entry.record.cell.seed))
 
 
@@ -179,11 +196,11 @@ def _across_rows(entries: list[Entry]) -> dict[str, str]:
     """Columns that need the reference or the other rows; {group: objectives in words}."""
     groups: dict[tuple[str, ...], list[Entry]] = defaultdict(list)
     for entry in entries:
-        cell = entry.record.cell
-        key = (cell.model.name, cell.task.name, cell.device_name, entry.record.method_id)
-        groups[key].append(entry)
+        cell, method = entry.record.cell, entry.record.method_id
+        # Two folders of one name are two models: the method holds the revision.
+        groups[cell.model.name, cell.task.name, cell.device_name, method].append(entry)
     words: dict[str, str] = {}
-    for (model, task, *_), group in groups.items():
+    for key, group in groups.items():
         ok = [e for e in group if e.record.status == "ok"]
         _against_reference(ok)
         for entry in ok:
@@ -196,7 +213,7 @@ def _across_rows(entries: list[Entry]) -> dict[str, str]:
             group[0].record.cell.seed,
         )
         if used:
-            words[f"{model}, {task}"] = in_words(used)
+            words[", ".join(key)] = in_words(used)
     return words
 
 
@@ -247,6 +264,7 @@ def _economics(entry: Entry) -> None:
     quality = entry.quality
     if quality and quality.is_share:
         row["value_per_usd"] = value_per_usd(row["quality"], within, price.per_hour_usd)
-    elif quality and (row["verdict"] == "within" or row["format"] == reader["reference"]):
-        # No share of correct answers: requests per dollar, where the loss is within the budget.
-        row["value_per_usd"] = value_per_usd(1.0, within, price.per_hour_usd)
+    elif quality:
+        # The reference, which has no verdict, loses nothing against itself.
+        verdict = "within" if row["format"] == reader["reference"] else row["verdict"]
+        row["value_per_usd"] = requests_per_usd(verdict, within, price.per_hour_usd)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
 from precision_explorer.records import metric_info
@@ -113,9 +114,22 @@ def _caveats(runs: list[Run], entries: list[Entry]) -> tuple[str, ...]:
         "Cost and value assume that the device is busy all the time at the offline rate.",
         "A verdict holds for this task and these examples; another task may lose more or less.",
     ]
-    for _, sweep, _, missing in runs:
+    for _, sweep, options, missing in runs:
         if missing:
-            lines.append(f"{sweep['run']}: {missing} cells have no result yet; run it again.")
+            cells = f"{missing} cells have" if missing > 1 else "1 cell has"
+            lines.append(f"{sweep['run']}: {cells} no readable result; run the sweep again.")
+        own = sweep["reader"]
+        changed = [n for n in ("reference", "quality_budget", "slo") if own[n] != options[n]]
+        if changed:
+            names = ", ".join(name.replace("_", " ") for name in changed)
+            lines.append(
+                f"{sweep['run']}: {names} of this table, not those that it was swept with."
+            )
+    for group in _without_difference(entries):
+        lines.append(
+            f"{group} has no result on the same examples, so its rows have no differences, no "
+            "verdicts."
+        )
     if any(e.row["power_source"] == "estimated:cpu-time" for e in entries):
         lines.append("Energy is an estimate from CPU time, not a measurement; it ranks nothing.")
     budgets = {e.row["quality_budget"] for e in entries}
@@ -123,12 +137,28 @@ def _caveats(runs: list[Run], entries: list[Entry]) -> tuple[str, ...]:
         f"Verdicts: the quality budget is {share(min(budgets))} (points for shares, relative to "
         "the reference otherwise), one-sided 95 %."
     )
-    if len({e.record.method_id for e in entries}) > 1:
-        lines.append(
-            "The rows come from more than one method (see method_id): compare only rows of the "
-            "same method."
-        )
+    methods: dict[tuple[str, ...], set[str]] = defaultdict(set)
+    for e in entries:
+        methods[e.row["model"], e.row["task"], e.row["device"]].add(e.record.method_id)
+    for (model, task, device), ids in methods.items():
+        if len(ids) > 1:
+            lines.append(
+                f"{model}, {task} on {device} was measured by more than one method (see "
+                "method_id): compare only rows of the same method."
+            )
     return tuple(lines)
+
+
+def _without_difference(entries: list[Entry]) -> tuple[str, ...]:
+    """Where rows of quality have no reference to be compared with."""
+    return _unique(
+        f"{e.row['model']}, {e.row['task']} on {e.row['device']}: the reference "
+        f"{e.reader['reference']}"
+        for e in entries
+        if e.quality is not None
+        and e.row["quality_delta"] is None
+        and e.row["format"] != e.reader["reference"]
+    )
 
 
 def _cautions(entries: list[Entry]) -> dict[str, str]:

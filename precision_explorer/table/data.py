@@ -23,7 +23,7 @@ CONTRACT_COLUMNS: tuple[str, ...] = (
 EXTRA_COLUMNS: tuple[str, ...] = (
     "verdict_note", "cold_first_s", "load_s", "kernel", "compute_dtype", "reason", "model_revision",
     "task_version", "quality_budget", "price_per_hour_usd", "price_source", "stack",
-    "manifest_root",
+    "manifest_root", "quality_budget_unit",
 )  # fmt: skip
 COLUMNS = CONTRACT_COLUMNS + EXTRA_COLUMNS
 

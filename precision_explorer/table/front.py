@@ -32,8 +32,8 @@ def objectives(rows: list[dict[str, Any]]) -> list[str]:
     """Columns that can be compared: those that every ok row has. Energy only where all rows
     measured it with the same source; an estimate is never an objective."""
     names = [name for name, _ in _OBJECTIVES if all(row[name] is not None for row in rows)]
-    sources = {row["power_source"] for row in rows}
-    measured = len(sources) == 1 and next(iter(sources), "").startswith("measured")
+    sources = {row["power_source"] or "unavailable" for row in rows}
+    measured = len(sources) == 1 and sources.pop().startswith("measured")
     return [n for n in names if n != "energy_per_request_j" or measured]
 
 
@@ -83,8 +83,7 @@ def _drawn(
     Examples are drawn as pairs (one seed for all rows), requests and batches per row.
     """
     if name == "quality" and quality is not None:
-        oriented = quality_draws(quality, seed, DRAWS)
-        return oriented if quality.higher_is_better else -oriented
+        return quality_draws(quality, seed, DRAWS)
     if name == "latency_p50_s" and len(latencies):
         own = _own_seed(record, seed)
         index = np.random.default_rng(own).integers(0, len(latencies), (DRAWS, len(latencies)))

@@ -11,6 +11,8 @@ import numpy as np
 from precision_explorer.records import metric_info
 from precision_explorer.stats import (
     draws_of,
+    flips,
+    group_sums,
     interval,
     mcnemar_exact,
     paired_interval,
@@ -93,16 +95,10 @@ def paired_columns(reference: Quality, other: Quality, budget: float, seed: int)
     return _bootstrap_columns(reference, other, groups, budget, seed) | _flips(reference, other)
 
 
-def _discordant(reference: Sequence[float], other: Sequence[float]) -> tuple[int, int]:
-    """(b, c): right only in the reference, right only in the other."""
-    pairs = list(zip(reference, other, strict=True))
-    return sum(r > o for r, o in pairs), sum(o > r for r, o in pairs)
-
-
 def _share_columns(
     reference: Sequence[float], other: Sequence[float], budget: float
 ) -> dict[str, Any]:
-    b, c = _discordant(reference, other)
+    b, c = flips(reference, other)
     n = len(reference)
     low, high = tango(b, c, n)
     verdict = verdict_for_share(b, c, n, budget)
@@ -119,9 +115,10 @@ def _share_columns(
 
 def _flips(reference: Quality, other: Quality) -> dict[str, Any]:
     """Flips where each example is right or wrong, whatever the headline metric is."""
-    if any(s is None for s in reference.columns["score"]):
+    first, second = reference.columns.get("score"), other.columns.get("score")
+    if not first or not second or None in first or None in second:
         return {}
-    b, c = _discordant(reference.columns["score"], other.columns["score"])
+    b, c = flips(first, second)
     return {"flips": b + c}
 
 
@@ -133,10 +130,9 @@ def _bootstrap_columns(
     common: dict[str, Any] = {"draws": DRAWS, "seed": seed, "groups": groups}
     low, high = paired_interval(a, b, finish, **common)
     value = float(finish(b.sum(0)) - finish(a.sum(0)))
-    counts = resample_counts(len(a), DRAWS, seed)
-    drawn_a, drawn_b = draws_of(a, finish, counts), draws_of(b, finish, counts)
-    if groups is not None:
-        drawn_a, drawn_b = _clustered(a, b, finish, groups, seed)
+    units_a, units_b = group_sums(a, groups), group_sums(b, groups)
+    counts = resample_counts(len(units_a), DRAWS, seed)
+    drawn_a, drawn_b = draws_of(units_a, finish, counts), draws_of(units_b, finish, counts)
     deltas = drawn_b - drawn_a
     if not reference.is_share:
         deltas = deltas / np.abs(drawn_a)
@@ -161,22 +157,9 @@ def _statistics(reference: Quality, other: Quality) -> Any:
     return (statistics[:n], finish), (statistics[n:], finish)
 
 
-def _clustered(
-    a: np.ndarray, b: np.ndarray, finish: Any, groups: np.ndarray, seed: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Draws of both with whole clusters resampled (Miller 2024, arXiv 2411.00640)."""
-    _, index = np.unique(groups, return_inverse=True)
-    count = int(index.max()) + 1
-    sums = [np.zeros((count, s.shape[1])) for s in (a, b)]
-    for total, statistics in zip(sums, (a, b), strict=True):
-        np.add.at(total, index, statistics)
-    counts = resample_counts(count, DRAWS, seed)
-    return draws_of(sums[0], finish, counts), draws_of(sums[1], finish, counts)
-
-
 def quality_draws(quality: Quality, seed: int, draws: int) -> np.ndarray:
-    """(draws,) bootstrap values, oriented so that higher is better; the same seed and n give the
-    same resampled examples, so that rows of one task are drawn as pairs."""
+    """(draws,) bootstrap values of the metric; the same seed and n give the same resampled examples
+    (whole clusters where there are any), so that rows of one task are drawn as pairs."""
     statistics, finish = sufficient(quality.metric, quality.columns)
-    values = draws_of(statistics, finish, resample_counts(len(quality), draws, seed))
-    return values if quality.higher_is_better else -values
+    units = group_sums(statistics, _groups(quality))
+    return draws_of(units, finish, resample_counts(len(units), draws, seed))
