@@ -4,4 +4,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 venv="${PRECISION_EXPLORER_VENV:-.venv}"
 scripts/install.sh test
+# A real language model for the tests marked smollm2; a complete one is left as it is.
+"$venv/bin/precision-explorer" fetch smollm2-135m >/dev/null ||
+    echo "going on without SmolLM2: the tests that need it will be skipped" >&2
 exec "$venv/bin/python" -m pytest "$@"

@@ -29,6 +29,8 @@ def quick_workload(tmp_path_factory) -> Path:
         "budget_seconds": 20,
         "offline_seconds": 0,
         "offline_min_batches": 2,
+        "prompt_tokens": 32,
+        "output_tokens": 4,
     }
     path.write_text(yaml.safe_dump(rules))
     return path

@@ -36,6 +36,7 @@ def sweep(tmp_path, quick_workload):
             "workload": str(quick_workload),
             "out": str(tmp_path / "run"),
             "batch_size": (1, 2),
+            "threads": 1,
         }
         prepared = prepare_sweep(make_spec(given | options), nothing)
         folder, tally = run_sweep(prepared, on_event)
@@ -200,7 +201,9 @@ def test_two_tasks_share_a_loaded_model_and_one_failure_spares_the_other(tmp_pat
 
 
 def command(folder: Path, workload: Path) -> list[str]:
-    options = "--formats fp32,bf16,fp16,int8-dynamic --device cpu --limit 16 --batch-size 1"
+    options = (
+        "--formats fp32,bf16,fp16,int8-dynamic --device cpu --limit 16 --batch-size 1 --threads 1"
+    )
     base = [sys.executable, "-m", "precision_explorer", "sweep", *options.split()]
     return [*base, "--workload", str(workload), "--out", str(folder)]
 

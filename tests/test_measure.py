@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 
+import psutil
 import pytest
 
 from precision_explorer.errors import DoesNotFit
@@ -15,6 +16,7 @@ from precision_explorer.measure import (
     CudaPeakMemory,
     EnergyWindow,
     NullPhases,
+    OtherWork,
     PeakMemory,
     Phases,
     offline,
@@ -451,3 +453,38 @@ def test_cuda_peaks_are_above_the_baseline():
     assert memory.end() == 10
     memory.trim()
     assert cuda.calls[-1] == "empty_cache"
+
+
+# -- other processes' work -----------------------------------------------------------------------
+
+
+def stat_file(path, user, idle, iowait=0):
+    path.write_text(f"cpu  {user} 0 0 {idle} {iowait} 0 0 0 0 0\ncpu0 1 1 1 1 1 1 1 1 1 1\n")
+    return path
+
+
+def test_other_work_is_what_was_busy_and_not_ours(tmp_path, monkeypatch):
+    own = FakeClock()
+    monkeypatch.setattr("precision_explorer.measure.others.time.process_time", own)
+    stat = stat_file(tmp_path / "stat", user=1000, idle=9000)
+    others = OtherWork(stat)
+    others.begin()
+    # 10 s of 2 cores, in ticks of 10 ms: 12 s busy of 20 s, 10 s of them ours.
+    own.sleep(10.0)
+    stat_file(stat, user=2200, idle=9700, iowait=100)
+    assert others.end() == pytest.approx((12 - 10) / 20)
+
+
+def test_other_work_is_none_where_the_system_does_not_tell(tmp_path):
+    others = OtherWork(tmp_path / "stat")
+    others.begin()
+    assert others.end() is None
+
+
+def test_a_busy_neighbour_is_seen():
+    others = OtherWork()
+    others.begin()
+    code = "import time\nend = time.time() + 1\nwhile time.time() < end: pass"
+    subprocess.run([sys.executable, "-c", code], check=True)
+    share = others.end()
+    assert share > 0.5 / psutil.cpu_count()

@@ -4,6 +4,7 @@ functions that ask a CUDA device."""
 from precision_explorer.measure.energy import EnergyWindow, idle_power, measure
 from precision_explorer.measure.latency import LatencySeries, single_stream
 from precision_explorer.measure.memory import CudaPeakMemory, PeakMemory
+from precision_explorer.measure.others import OtherWork
 from precision_explorer.measure.phases import NullPhases, Phases
 from precision_explorer.measure.throughput import offline
 
@@ -12,6 +13,7 @@ __all__ = [
     "EnergyWindow",
     "LatencySeries",
     "NullPhases",
+    "OtherWork",
     "PeakMemory",
     "Phases",
     "idle_power",

@@ -14,6 +14,11 @@ from precision_explorer.records import (
     ErrorInfo,
     Measurements,
 )
+from precision_explorer.units import share
+
+# An idle Linux machine's own housekeeping stays below 1 %; at a twentieth of the cores the order of
+# two formats whose times differ by as much may turn round.
+_DISTURBED = 0.05
 
 
 def utc_now() -> str:
@@ -36,7 +41,8 @@ def measurements(
     if quality:
         result["quality"] = quality["quality"]
     if block:
-        result |= {name: block[name] for name in ("latency", "throughput", "energy")}
+        names = ("latency", "throughput", "energy", "other_work_share")
+        result |= {name: block[name] for name in names}
     if load and (quality or block):
         parts = [p for p in (quality, block) if p]
         memory = result["memory"]
@@ -63,6 +69,13 @@ def _cautions(
             "state rest on few values"
         )
         found.append(Caution(id="latency-budget", message=text))
+    others = parts.get("other_work_share") or 0.0
+    if others > _DISTURBED:
+        text = (
+            f"other processes took {share(others)} of all cores' time during the timed part: "
+            "latency, throughput and cost are worse than on an idle machine; measure again on one"
+        )
+        found.append(Caution(id="machine-busy", message=text))
     quality = parts.get("quality") or {}
     if quality.get("cut_examples"):
         text = (

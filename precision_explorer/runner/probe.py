@@ -90,12 +90,17 @@ def _ask(facts: DeviceFacts, formats: list[str], threads: int, on_event: OnEvent
             "threads": threads,
             "log": str(log),
         }
-        worker = WorkerHandle(start_context(), on_event)
+        worker = None
         try:
+            worker = WorkerHandle(start_context(), on_event)
             return worker.ask(request, time.monotonic() + _TIME_LIMIT_S)[0]
-        except (WorkerError, WorkerGone) as error:
+        except (WorkerError, WorkerGone, EOFError) as error:
             tail = log.read_text(errors="replace").strip().splitlines()[-1:] if log.exists() else []
             why = tail[0] if tail else "no output"
-            raise UsageError(f"the probe of {facts.device} failed: {error} ({why})") from error
+            raise UsageError(
+                f"the probe of {facts.device} failed: {error or 'its worker did not start'} "
+                f"({why}); check the installation by: python -c 'import torch, transformers'"
+            ) from error
         finally:
-            worker.close()
+            if worker is not None:
+                worker.close()

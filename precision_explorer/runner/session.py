@@ -19,6 +19,7 @@ from precision_explorer.hardware import DeviceFacts, nvml_process_bytes, open_se
 from precision_explorer.measure import (
     CudaPeakMemory,
     EnergyWindow,
+    OtherWork,
     PeakMemory,
     Phases,
     idle_power,
@@ -188,7 +189,8 @@ class Session:
 
         self.progress("latency", 0, 1)
         idle_w = idle_power(sensor, 1.0)
-        window = EnergyWindow(sensor)
+        window, others = EnergyWindow(sensor), OtherWork()
+        others.begin()
         with torch.inference_mode():
             series = single_stream(
                 serve,
@@ -208,6 +210,7 @@ class Session:
                 rules,
                 sync=self._sync,
             )
+        other_work_share = others.end()
         self.progress("offline", 1, 1)
         peak = self.memory.end()
         latency = series.record(generates=adapter.generates)
@@ -216,6 +219,7 @@ class Session:
             "latency": latency.model_dump(),
             "throughput": throughput.model_dump(),
             "energy": energy.model_dump(),
+            "other_work_share": other_work_share,
             "peak_bytes": peak,
         }
         gc.collect()

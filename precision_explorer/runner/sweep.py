@@ -113,8 +113,10 @@ def run_folder(prepared: Prepared) -> RunFolder:
         return RunFolder(Path(spec.out).expanduser())
     models = "+".join(_safe(ref.name) for ref in prepared.refs)
     tasks = "+".join(_safe(task.card.name) for task in prepared.tasks)
-    name = f"{models}-{tasks}-{_safe(prepared.facts.device)}-{spec.measuring_hash()}"
-    return RunFolder(Path("results") / name[:120])
+    # Cut before the hash, which keeps apart what the words no longer do.
+    words = f"{models}-{tasks}"[:100].rstrip("-+")
+    name = f"{words}-{_safe(prepared.facts.device)}-{spec.measuring_hash()}"
+    return RunFolder(Path("results") / name)
 
 
 def _safe(name: str) -> str:

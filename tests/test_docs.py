@@ -1,0 +1,134 @@
+"""Every command, option, format, column, status and caution stands in the docs, and nothing that
+the docs name as one is gone."""
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from precision_explorer.cli import COMMANDS, group
+from precision_explorer.formats.catalog import CATALOG
+from precision_explorer.formats.kernels import CPU_KERNELS, CUDA_KERNELS
+from precision_explorer.plan.spec import load_spec
+from precision_explorer.records import METRICS, STATUSES
+from precision_explorer.table import COLUMNS
+from precision_explorer.tasks import KINDS, bundled_cards, load_card
+from precision_explorer.workload import Workload
+
+ROOT = Path(__file__).parents[1]
+DOCS = {path.name: path.read_text(encoding="utf8") for path in (ROOT / "docs").glob("*.md")}
+README = (ROOT / "README.md").read_text(encoding="utf8")
+
+
+def first_column(text: str, heading: str) -> list[str]:
+    """Names in backticks in the first column of the table below `heading`."""
+    part = text.split(heading, 1)[1].split("\n## ", 1)[0]
+    cells = [line.split("|")[1] for line in part.splitlines() if line.startswith("|")]
+    return [name for cell in cells for name in re.findall(r"`([^`]+)`", cell)]
+
+
+def test_every_command_is_in_the_docs_and_the_readme():
+    for name in COMMANDS:
+        assert f"`{name}" in DOCS["commands.md"]
+        assert name in README
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_option_of_a_command_is_in_the_docs(name):
+    command = group.get_command(None, name)
+    for parameter in command.params:
+        for option in parameter.opts:
+            if option.startswith("--"):
+                assert f"{option}" in DOCS["commands.md"], option
+
+
+def test_the_docs_name_no_option_that_is_not_there():
+    known = {
+        option
+        for name in COMMANDS
+        for parameter in group.get_command(None, name).params
+        for option in parameter.opts
+    } | {"--help", "--version"}
+    for text in (*DOCS.values(), README):
+        named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", text))
+        foreign = {"--no-deps", "--check"}
+        assert named - known - foreign == set()
+
+
+def test_the_formats_are_documented_with_their_kernels():
+    assert first_column(DOCS["formats.md"], "# Formats") == list(CATALOG)
+    for kernel in (*CPU_KERNELS, *CUDA_KERNELS):
+        assert f"`{kernel}`" in DOCS["formats.md"]
+
+
+def test_the_columns_are_documented_in_their_order():
+    assert first_column(DOCS["table.md"], "## Columns") == list(COLUMNS)
+
+
+def test_every_status_is_documented():
+    for status in STATUSES:
+        assert f"`{status}`" in DOCS["table.md"]
+
+
+def test_every_caution_that_the_code_raises_is_documented():
+    source = "\n".join(p.read_text() for p in (ROOT / "precision_explorer").rglob("*.py"))
+    raised = set(re.findall(r'\bid="([a-z0-9-]+)"', source))
+    raised |= set(re.findall(r'"id": "([a-z0-9-]+)"', source))
+    assert raised == set(first_column(DOCS["table.md"], "## Cautions"))
+
+
+def test_kinds_metrics_and_cards_are_documented():
+    for name in (*KINDS, *METRICS):
+        assert f"`{name}`" in DOCS["tasks.md"], name
+    for name in bundled_cards():
+        assert f"`{name}`" in (ROOT / "tasks" / "README.md").read_text()
+
+
+def test_workload_fields_are_documented_with_their_defaults():
+    assert sorted(first_column(DOCS["spec.md"], "## Workload files")) == sorted(
+        Workload.model_fields
+    )
+
+
+def example_of(name: str) -> str:
+    """The first indented block of a page."""
+    lines = DOCS[name].splitlines()
+    start = next(i for i, line in enumerate(lines) if line.startswith("    "))
+    block = []
+    for line in lines[start:]:
+        if line and not line.startswith("    "):
+            break
+        block.append(line[4:])
+    return "\n".join(block)
+
+
+def test_the_example_spec_is_one(tmp_path):
+    path = tmp_path / "spec.yaml"
+    path.write_text(example_of("spec.md"))
+    spec = load_spec(path, {})
+    assert spec.limit == 500
+    assert spec.quality_budget == 0.02
+    assert spec.memory_limit == 8_000_000_000
+
+
+def test_the_example_card_is_one(tmp_path):
+    (tmp_path / "task.yaml").write_text(example_of("tasks.md"))
+    assert load_card(str(tmp_path)).card.metrics == ["accuracy", "macro_f1"]
+    assert yaml.safe_load(example_of("tasks.md"))["name"] == "sentiment"
+
+
+def test_every_dependency_is_explained():
+    text = (ROOT / "pyproject.toml").read_text()
+    core = text.split("dependencies = [", 1)[1].split("]", 1)[0]
+    for name in re.findall(r'"([a-z0-9-]+)', core):
+        assert re.search(rf"(?<![\w-]){name}(?![\w-])", DOCS["dependencies.md"]), name
+
+
+def test_links_between_pages_lead_somewhere():
+    pages = {ROOT / "docs" / name: text for name, text in DOCS.items()}
+    pages |= {ROOT / "README.md": README, ROOT / "CONTRIBUTING.md": ""}
+    for page, text in pages.items():
+        for target in re.findall(r"\]\(([^)#]+)", text):
+            if "://" not in target:
+                assert (page.parent / target).exists(), f"{page.name}: {target}"
