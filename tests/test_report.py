@@ -479,7 +479,9 @@ def test_reference_without_result_gives_no_verdict(output: Any) -> None:
 def test_cheap_but_wrong_is_said(output: Any) -> None:
     cheap = compared("bf16", "outside", cost_per_1k_requests_usd=0.001)
     text = output(table(row("fp32"), cheap))
-    assert "bf16 has the lowest cost per 1,000 requests: $0.00100, against $0.00200 for fp32" in text
+    assert (
+        "bf16 has the lowest cost per 1,000 requests: $0.00100, against $0.00200 for fp32" in text
+    )
     assert "But its quality loss is outside the budget." in text
 
 

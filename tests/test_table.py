@@ -877,3 +877,25 @@ def test_a_caution_whose_sentence_differs_by_format_names_the_formats(tmp_path):
 
     run = make_run(tmp_path / "r", [cell("fp32", "A."), cell("bf16", "B."), cell("fp16", "B.")])
     assert build([run]).context.cautions == {"few": "fp32: A. | bf16, fp16: B."}
+
+
+def test_rows_timed_on_a_busy_machine_are_named_above_the_numbers(tmp_path):
+    caution = [{"id": "machine-busy", "message": "Busy."}]
+    cells = [ok("fp32", classified(REF_WRONG)), ok("bf16", classified(REF_WRONG), cautions=caution)]
+    lines = build([make_run(tmp_path / "r", cells)]).context.caveats
+    (busy,) = [line for line in lines if "at work" in line]
+    assert "while bf16 were timed" in busy
+    quiet = build([make_run(tmp_path / "q", cells[:1])]).context.caveats
+    assert not any("at work" in line for line in quiet)
+
+
+def test_two_tasks_are_no_two_methods_of_one_thing(tmp_path):
+    """Unlike tasks have unlike methods, which nobody would compare: that is no caveat."""
+    other = make_cell().task.model_dump() | {"name": "other"}
+    cells = [
+        ok("fp32", classified(REF_WRONG)),
+        ok("fp32", classified(REF_WRONG), cell={"task": other}),
+    ]
+    table = build([make_run(tmp_path / "r", cells)])
+    assert len(table.context.method_ids) == 2
+    assert not any("more than one method" in line for line in table.context.caveats)

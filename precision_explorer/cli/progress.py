@@ -104,5 +104,6 @@ def progress() -> Iterator[OnEvent]:
         TimeElapsedColumn(),
     )
     console = Console(stderr=True)
-    with Progress(*columns, console=console, transient=True) as bar:
+    # Drawing is work beside the measurement: twice a second is enough to read.
+    with Progress(*columns, console=console, transient=True, refresh_per_second=2) as bar:
         yield _Live(bar)

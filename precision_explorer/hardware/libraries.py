@@ -43,6 +43,7 @@ VARIABLES = (
     "TORCH_ALLOW_TF32_*",
     "TORCHINDUCTOR_*",
     "BNB_*",
+    "FBGEMM_*",
     "MALLOC_*",
 )
 """Names, ``*`` for any end, of variables that change numbers, speed or memory."""

@@ -69,11 +69,11 @@ def _cautions(
             "state rest on few values"
         )
         found.append(Caution(id="latency-budget", message=text))
-    others = parts.get("other_work_share") or 0.0
-    if others > _DISTURBED:
+    if (parts.get("other_work_share") or 0.0) > _DISTURBED:
         text = (
-            f"other processes took {share(others)} of all cores' time during the timed part: "
-            "latency, throughput and cost are worse than on an idle machine; measure again on one"
+            f"other processes took more than {share(_DISTURBED, 0)} of all cores' time during the "
+            "timed part: latency, throughput and cost are worse than on an idle machine; measure "
+            "again on one"
         )
         found.append(Caution(id="machine-busy", message=text))
     quality = parts.get("quality") or {}

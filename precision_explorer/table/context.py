@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
 from precision_explorer.records import metric_info
 from precision_explorer.store import RunFolder
+from precision_explorer.table.caveats import caveats
 from precision_explorer.table.data import Context, ModelContext, TaskContext
-from precision_explorer.units import bytes_, seconds, share
+from precision_explorer.units import bytes_, seconds
 
 if TYPE_CHECKING:
     from precision_explorer.table.build import Entry
@@ -36,7 +36,7 @@ def make_context(runs: list[Run], entries: list[Entry], objectives: dict[str, st
         reference=reader["reference"],
         quality_budget=reader["quality_budget"],
         slo=reader.get("slo"),
-        caveats=_caveats(runs, entries),
+        caveats=caveats(runs, entries),
         cautions=_cautions(entries),
         objectives=_objective_words(objectives),
         manifest_root=", ".join(folder.manifest_root() for folder, _, _, _ in runs),
@@ -104,61 +104,6 @@ def _objective_words(objectives: dict[str, str]) -> tuple[str, ...]:
     if len(set(objectives.values())) == 1:
         return (next(iter(objectives.values())),)
     return tuple(f"{group}: {words}" for group, words in objectives.items())
-
-
-def _caveats(runs: list[Run], entries: list[Entry]) -> tuple[str, ...]:
-    """What the numbers do not say."""
-    lines = [
-        "Requests came one at a time or all at once, on an otherwise idle machine: no arrivals by "
-        "their own clock, no queue, no background work, minutes rather than hours.",
-        "Cost and value assume that the device is busy all the time at the offline rate.",
-        "A verdict holds for this task and these examples; another task may lose more or less.",
-    ]
-    for _, sweep, options, missing in runs:
-        if missing:
-            cells = f"{missing} cells have" if missing > 1 else "1 cell has"
-            lines.append(f"{sweep['run']}: {cells} no readable result; run the sweep again.")
-        own = sweep["reader"]
-        changed = [n for n in ("reference", "quality_budget", "slo") if own[n] != options[n]]
-        if changed:
-            names = ", ".join(name.replace("_", " ") for name in changed)
-            lines.append(
-                f"{sweep['run']}: {names} of this table, not those that it was swept with."
-            )
-    for group in _without_difference(entries):
-        lines.append(
-            f"{group} has no result on the same examples, so its rows have no differences, no "
-            "verdicts."
-        )
-    if any(e.row["power_source"] == "estimated:cpu-time" for e in entries):
-        lines.append("Energy is an estimate from CPU time, not a measurement; it ranks nothing.")
-    budgets = {e.row["quality_budget"] for e in entries}
-    lines.append(
-        f"Verdicts: the quality budget is {share(min(budgets))} (points for shares, relative to "
-        "the reference otherwise), one-sided 95 %."
-    )
-    methods: dict[tuple[str, ...], set[str]] = defaultdict(set)
-    for e in entries:
-        methods[e.row["model"], e.row["task"], e.row["device"]].add(e.record.method_id)
-    for (model, task, device), ids in methods.items():
-        if len(ids) > 1:
-            lines.append(
-                f"{model}, {task} on {device} was measured by more than one method (see "
-                "method_id): compare only rows of the same method."
-            )
-    return tuple(lines)
-
-
-def _without_difference(entries: list[Entry]) -> tuple[str, ...]:
-    """Where rows of quality have no reference to be compared with."""
-    return _unique(
-        f"{e.row['model']}, {e.row['task']} on {e.row['device']}: the reference "
-        f"{e.reader['reference']}"
-        for e in entries
-        if e.quality is not None
-        and e.row["quality_delta"] is None
-        and e.row["format"] != e.reader["reference"]
-    )
 
 
 def _cautions(entries: list[Entry]) -> dict[str, str]:

@@ -1,0 +1,88 @@
+"""What the numbers of a table do not say, one sentence each."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import TYPE_CHECKING, Any
+
+from precision_explorer.units import share
+
+if TYPE_CHECKING:
+    from precision_explorer.table.build import Entry
+    from precision_explorer.table.context import Run
+
+_ALWAYS = [
+    "Requests came one at a time or all at once, on an otherwise idle machine: no arrivals by "
+    "their own clock, no queue, no background work, minutes rather than hours.",
+    "Cost and value assume that the device is busy all the time at the offline rate.",
+    "A verdict holds for this task and these examples; another task may lose more or less.",
+]
+
+
+def caveats(runs: list[Run], entries: list[Entry]) -> tuple[str, ...]:
+    """Those that hold for every table, then those of its runs, its rows and its methods."""
+    lines = [*_ALWAYS]
+    for _, sweep, options, missing in runs:
+        lines += _of_run(sweep, options, missing)
+    lines += _of_rows(entries)
+    budgets = {e.row["quality_budget"] for e in entries}
+    lines.append(
+        f"Verdicts: the quality budget is {share(min(budgets))} (points for shares, relative to "
+        "the reference otherwise), one-sided 95 %."
+    )
+    return (*lines, *_of_methods(entries))
+
+
+def _of_run(sweep: dict[str, Any], options: dict[str, Any], missing: int) -> list[str]:
+    lines = []
+    if missing:
+        cells = f"{missing} cells have" if missing > 1 else "1 cell has"
+        lines.append(f"{sweep['run']}: {cells} no readable result; run the sweep again.")
+    own = sweep["reader"]
+    changed = [n for n in ("reference", "quality_budget", "slo") if own[n] != options[n]]
+    if changed:
+        names = ", ".join(name.replace("_", " ") for name in changed)
+        lines.append(f"{sweep['run']}: {names} of this table, not those that it was swept with.")
+    return lines
+
+
+def _of_rows(entries: list[Entry]) -> list[str]:
+    lines = []
+    busy = [e.row["format"] for e in entries if "machine-busy" in e.row["cautions"].split(";")]
+    if busy:
+        lines.append(
+            f"Other processes were at work while {', '.join(dict.fromkeys(busy))} were timed: "
+            "don't rely on the speed and cost of these rows; measure again on an idle machine."
+        )
+    lines += [
+        f"{group} has no result on the same examples, so its rows have no differences, no verdicts."
+        for group in _without_difference(entries)
+    ]
+    if any(e.row["power_source"] == "estimated:cpu-time" for e in entries):
+        lines.append("Energy is an estimate from CPU time, not a measurement; it ranks nothing.")
+    return lines
+
+
+def _without_difference(entries: list[Entry]) -> list[str]:
+    """Where rows of quality have no reference to be compared with."""
+    found = (
+        f"{e.row['model']}, {e.row['task']} on {e.row['device']}: the reference "
+        f"{e.reader['reference']}"
+        for e in entries
+        if e.quality is not None
+        and e.row["quality_delta"] is None
+        and e.row["format"] != e.reader["reference"]
+    )
+    return list(dict.fromkeys(found))
+
+
+def _of_methods(entries: list[Entry]) -> list[str]:
+    methods: dict[tuple[str, ...], set[str]] = defaultdict(set)
+    for e in entries:
+        methods[e.row["model"], e.row["task"], e.row["device"]].add(e.record.method_id)
+    return [
+        f"{model}, {task} on {device} was measured by more than one method (see method_id): "
+        "compare only rows of the same method."
+        for (model, task, device), ids in methods.items()
+        if len(ids) > 1
+    ]
