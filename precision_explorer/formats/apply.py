@@ -49,7 +49,14 @@ def set_matmul_precision(format_id: str) -> None:
 
 @handler("fp32", "tf32", "bf16", "fp16")
 def _cast(model: nn.Module, plan: Layout, recipe: dict[str, Any]) -> None:
-    model.to(compute_dtype(recipe))
+    """Loading in the dtype is the format. Only a model loaded in another one is cast, and only its
+    parameters: transformers keeps in float32 what must stay wide, such as rotary frequencies."""
+    dtype = compute_dtype(recipe)
+    found = [p for p in model.parameters() if p.is_floating_point()]
+    if any(p.dtype == dtype for p in found):
+        return
+    for parameter in found:
+        parameter.data = parameter.data.to(dtype)
 
 
 def _torchao(model: nn.Module, plan: Layout, config: Any) -> None:
@@ -186,7 +193,7 @@ def _first_reason(left: list[LeftBehind]) -> str:
 
 
 def _cautions(before: Layout, applied: AppliedFormat) -> list[Caution]:
-    surprising = [layer for layer in applied.left_behind if layer.name in before.targets]
+    surprising = [layer for layer in applied.left_behind if layer.name not in before.heads]
     if not surprising:
         return []
     names = ", ".join(layer.name for layer in surprising[:5])

@@ -8,62 +8,129 @@ timed dry run in `dryrun`, after its check against saturation.
 
 from __future__ import annotations
 
+import os
+from functools import cache
 from typing import Any
 
 import torch
 from torch import nn
 
+from precision_explorer.hardware.cpu import parse_cpuinfo, read_cpuinfo
+
 # A row of zeros has no scale; the smallest positive normal keeps its quotient 0 and finite.
 _TINY = torch.finfo(torch.float32).tiny
+_LEVELS = 127
 
 
-def quantize_rows(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """(out, in) float weight to int8 of the same shape and (out,) float32 scales."""
-    weight = weight.detach().float()
-    scale = weight.abs().amax(dim=1).clamp_min(_TINY) / 127.0
-    return (weight / scale[:, None]).round().clamp(-127, 127).to(torch.int8), scale
+def quantize_rows(weight: torch.Tensor, bits: int = 8) -> tuple[torch.Tensor, torch.Tensor]:
+    """(out, in) float weight to int8 of the same shape, of which `bits` are used, and (out,)
+    float32 scales."""
+    weight, levels = weight.detach().float(), 2 ** (bits - 1) - 1
+    scale = weight.abs().amax(dim=1).clamp_min(_TINY) / levels
+    return (weight / scale[:, None]).round().clamp(-levels, levels).to(torch.int8), scale
 
 
-class PackedInt8Linear(nn.Module):
-    """torch's prepacked quantized GEMM (FBGEMM or oneDNN), made to scale per token.
+class _PackedLinear(nn.Module):
+    """A GEMM of unsigned 8-bit activations and prepacked int8 weights.
 
-    The operator quantizes its whole input with one scale. Each row is divided by its own largest
-    magnitude first and the result multiplied by it, so that the one scale is each row's own and
-    an answer does not depend on what else is in the batch.
+    Each row is divided by its own largest magnitude and quantized with one fixed scale and zero
+    point, and the result is multiplied back, so that an answer does not depend on what else is in
+    the batch (torch's `linear_dynamic` would take the range of the whole input).
 
-    `reduce_range` keeps activations to 7 bits: without VNNI, pairs of u8 x s8 products are added
-    in 16 bits, where 2 x 255 x 127 would saturate and 2 x 127 x 127 does not.
+    `bits` 7 keeps weights below 64: without VNNI, pairs of u8 x s8 products are added in 16 bits,
+    where 2 x 255 x 127 would saturate and 2 x 255 x 63 does not. Activations, whose outliers need
+    the range more, keep 8 bits (nll of SmolLM2 4.089 in fp32, 4.143 so, 4.219 the other way).
     """
 
-    def __init__(self, linear: nn.Linear, engine: str, reduce_range: bool) -> None:
+    def __init__(self, linear: nn.Linear) -> None:
         super().__init__()
         self.in_features, self.out_features = linear.in_features, linear.out_features
-        self.engine, self.reduce_range = engine, reduce_range
-        values, scale = quantize_rows(linear.weight)
-        packed = torch._make_per_channel_quantized_tensor(
-            values, scale.double(), torch.zeros(self.out_features, dtype=torch.long), 0
-        )
-        torch.backends.quantized.engine = engine
-        self._packed: Any = torch.ops.quantized.linear_prepack(packed, None)
         self.bias = linear.bias
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        peak = x.abs().amax(dim=-1, keepdim=True).clamp_min(_TINY)
-        y = torch.ops.quantized.linear_dynamic(x / peak, self._packed, self.reduce_range)
-        y = y.mul_(peak)
+        rows = x.reshape(-1, self.in_features).float()
+        peak = rows.abs().amax(dim=-1, keepdim=True).clamp_min(_TINY)
+        y = self.product(rows / peak).mul_(peak)
+        y = y.to(x.dtype).reshape(*x.shape[:-1], self.out_features)
         return y if self.bias is None else y.add_(self.bias)
 
+    def product(self, unit: torch.Tensor) -> torch.Tensor:
+        """`unit`, rows within -1 to 1, times the weight, in float32."""
+        raise NotImplementedError
+
+
+class FbgemmLinear(_PackedLinear):
+    """FBGEMM, torch's own int8 GEMM of x86."""
+
+    def __init__(self, linear: nn.Linear, bits: int) -> None:
+        super().__init__(linear)
+        values, scale = quantize_rows(linear.weight, bits)
+        weight = torch._make_per_channel_quantized_tensor(
+            values, scale.double(), torch.zeros(self.out_features, dtype=torch.long), 0
+        )
+        torch.backends.quantized.engine = "fbgemm"
+        self._packed: Any = torch.ops.quantized.linear_prepack(weight, None)
+
+    def product(self, unit: torch.Tensor) -> torch.Tensor:
+        """`unit` times the weight; it is quantized and the result scaled inside the operator."""
+        return torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32(
+            unit, 1.0 / _LEVELS, _LEVELS + 1, self._packed
+        )
+
     def stored(self) -> dict[str, tuple[int, int]]:
-        """{dtype: (elements, bytes)} of the packed weight: int8 values, and for each output row a
-        float32 scale, an int32 zero point and an int32 column offset (FBGEMM's PackedLinearWeight).
-        """
-        weight = torch.ops.quantized.linear_unpack(self._packed)[0]
-        values, rows = weight.int_repr(), weight.shape[0]
+        """{dtype: (elements, bytes)} of the packed weight: int8 values in whole blocks, and for
+        each output row a float32 scale, an int32 zero point and an int32 column offset."""
+        outer, inner = _fbgemm_block()
+        rows, columns = self.out_features, self.in_features
+        padded = -(-rows // outer) * outer * (-(-columns // inner) * inner)
         return {
-            "int8": (values.numel(), values.numel()),
+            "int8": (rows * columns, padded),
             "float32": (rows, 4 * rows),
             "int32": (2 * rows, 8 * rows),
         }
+
+
+@cache
+def _cpu_flags() -> frozenset[str]:
+    return frozenset(parse_cpuinfo(read_cpuinfo()).flags)
+
+
+def _fbgemm_block() -> tuple[int, int]:
+    """(output, input) sizes of the blocks that FBGEMM packs whole: NCB and KCB of its
+    PackingTraits for 32-bit sums, by the instructions that it finds or is allowed."""
+    flags = _cpu_flags()
+    allowed = os.environ.get("FBGEMM_ENABLE_INSTRUCTIONS", "").upper()
+    if "avx512f" not in flags or allowed == "AVX2":
+        return 8, 512
+    if "avx512_vnni" not in flags or allowed == "AVX512":
+        return 32, 256
+    return 48, 512
+
+
+class OnednnLinear(_PackedLinear):
+    """oneDNN's int8 GEMM, which uses AMX where there is one."""
+
+    def __init__(self, linear: nn.Linear, bits: int) -> None:
+        super().__init__(linear)
+        values, scale = quantize_rows(linear.weight, bits)
+        self._packed = torch.ops.onednn.qlinear_prepack(values, None)
+        self.register_buffer("scale", scale)
+        self.register_buffer("zero", torch.zeros(self.out_features, dtype=torch.int32))
+
+    def product(self, unit: torch.Tensor) -> torch.Tensor:
+        """`unit` times the weight."""
+        middle = _LEVELS + 1
+        values = unit.mul_(_LEVELS).round_().add_(middle).to(torch.uint8)
+        y = torch.ops.onednn.qlinear_pointwise(
+            values, 1.0, middle, self._packed, self.scale, self.zero,
+            None, 1.0, 0, torch.float32, "none", [], "",
+        )  # fmt: skip
+        return y.div_(_LEVELS)
+
+    def stored(self) -> dict[str, tuple[int, int]]:
+        """{dtype: (elements, bytes)} of the packed weight; scales are ordinary buffers."""
+        elements = self.out_features * self.in_features
+        return {"int8": (elements, torch.ops.mkldnn._nbytes(self._packed))}
 
 
 class IntMatmulLinear(nn.Module):
@@ -104,8 +171,13 @@ CUDA_KERNELS: tuple[str, ...] = ("int-mm", "torchao")
 
 
 def int8_linear(linear: nn.Linear, kernel: str) -> nn.Module:
-    """The replacement of `linear` by `kernel` (not ``torchao``, which rewrites in place)."""
+    """The replacement of `linear` by `kernel` (not ``torchao``, which rewrites in place); `linear`
+    itself where the kernel can't multiply its sizes."""
     if kernel == "int-mm":
+        sizes = (linear.in_features, linear.out_features)
+        # cuBLASLt's int8 GEMM takes multiples of 8 only (torch._int_mm's own check).
+        if linear.weight.is_cuda and any(size % 8 for size in sizes):
+            return linear
         return IntMatmulLinear(linear)
-    engine = kernel.split("-")[0]
-    return PackedInt8Linear(linear, engine, reduce_range=kernel.endswith("7bit"))
+    bits = 7 if kernel.endswith("7bit") else 8
+    return (FbgemmLinear if kernel.startswith("fbgemm") else OnednnLinear)(linear, bits)

@@ -83,7 +83,7 @@ def _int8(format_id: str, facts: DeviceFacts, answer: dict[str, Any]) -> tuple[s
     if native:
         return "native", detail
     # Without VNNI the u8 x s8 products are still made and added in integer units (vpmaddubsw).
-    if kernel.startswith("fbgemm") and "avx2" in facts.cpu_flags:
+    if kernel.startswith(("fbgemm", "onednn")) and "avx2" in facts.cpu_flags:
         return "native", f"{detail}, but AVX2 multiplies int8 in integer units, in more steps"
     return "emulated", detail
 

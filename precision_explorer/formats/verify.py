@@ -35,17 +35,30 @@ def linear_layers(model: nn.Module) -> dict[str, nn.Module]:
     }
 
 
+def _stacks(module: nn.Module) -> dict[str, torch.Tensor]:
+    """Parameters of `module` that hold a linear layer's weight several times over, as mixtures of
+    experts do: three sizes, and no convolution."""
+    if isinstance(module, nn.modules.conv._ConvNd):
+        return {}
+    return {
+        name: weight
+        for name, weight in module._parameters.items()
+        if weight is not None and weight.dim() == 3 and min(weight.shape) > 1
+    }
+
+
 @dataclass(frozen=True)
 class Layout:
     """The linear layers of a model as loaded: what could be converted, and what is kept and why.
 
     A head tied to the embedding counts as embedding, so it is in neither. `elements` maps the name
-    of every counted layer to its number of weight elements.
+    of every counted layer to its number of weight elements; `heads` are those kept by custom.
     """
 
     targets: tuple[str, ...]
     kept: dict[str, str]
     elements: dict[str, int]
+    heads: tuple[str, ...]
 
     @property
     def linear_elements(self) -> int:
@@ -61,26 +74,44 @@ def layout(model: nn.Module) -> Layout:
     """
     embeddings = getattr(model, "get_input_embeddings", lambda: None)()
     tied = getattr(embeddings, "weight", None)
-    head = getattr(model, "get_output_embeddings", lambda: None)()
-    labels = getattr(getattr(model, "config", None), "num_labels", None)
-    is_classifier = type(model).__name__.endswith("ForSequenceClassification")
     layers = linear_layers(model)
+    heads = _heads(model, layers)
     targets, kept, elements = [], {}, {}
-    last = list(layers)[-1] if layers else None
     for name, module in layers.items():
-        weight = module.weight
-        if weight is tied:
+        if module.weight is tied:
             continue
-        elements[name] = weight.numel()
-        if module is head:
-            kept[name] = "output head, kept in the compute type as is the custom"
-        elif is_classifier and name == last and getattr(module, "out_features", None) == labels:
-            kept[name] = "classification head, kept in the compute type as is the custom"
+        elements[name] = module.weight.numel()
+        if name in heads:
+            kept[name] = f"{heads[name]}, kept in the compute type as is the custom"
         elif not isinstance(module, nn.Linear):
             kept[name] = f"{type(module).__name__} is a kind of layer that no handler converts"
         else:
             targets.append(name)
-    return Layout(tuple(targets), kept, elements)
+    for name, module in model.named_modules():
+        for parameter, weight in _stacks(module).items():
+            full = f"{name}.{parameter}" if name else parameter
+            elements[full] = weight.numel()
+            kept[full] = (
+                "weights stacked in one tensor, as experts are, are converted by no handler"
+            )
+    return Layout(tuple(targets), kept, elements, tuple(h for h in heads if h in kept))
+
+
+def _heads(model: nn.Module, layers: dict[str, nn.Module]) -> dict[str, str]:
+    """The layers that make the model's answer, each with what it is."""
+    output = getattr(model, "get_output_embeddings", lambda: None)()
+    heads = {name: "output head" for name, module in layers.items() if module is output}
+    if type(model).__name__.endswith("ForSequenceClassification"):
+        # The head's order among the modules is not fixed: XLM-Roberta makes it before the body.
+        body = getattr(model, "base_model_prefix", "") + "."
+        labels = getattr(getattr(model, "config", None), "num_labels", None)
+        outer = [
+            name
+            for name, module in layers.items()
+            if not name.startswith(body) and getattr(module, "out_features", None) == labels
+        ]
+        heads |= dict.fromkeys(outer[-1:], "classification head")
+    return heads
 
 
 @dataclass
@@ -131,6 +162,9 @@ def census(model: nn.Module) -> Census:
                     continue
                 seen.add(key)
                 result.add(_name(plain.dtype), plain.numel(), key[1])
+        for parameter, stack in _stacks(module).items():
+            full = f"{name}.{parameter}" if name else parameter
+            result.held_in[full] = _name(stack.dtype)
         weight = module._parameters.get("weight")
         if weight is None:
             weight = module._buffers.get("weight_int8")

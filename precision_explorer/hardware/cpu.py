@@ -40,7 +40,7 @@ _ONEDNN_REMOVES = {
     "AVX512_CORE_FP16": frozenset(_AMX),
     "AVX512_CORE_AMX": frozenset({"amx_fp16"}),
 }
-CAPS = ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA")
+CAPS = ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "FBGEMM_ENABLE_INSTRUCTIONS")
 
 # Arm's part numbers: the kernel gives no model name there (Arm, "MIDR_EL1" of each core's manual).
 _ARM_PARTS = {

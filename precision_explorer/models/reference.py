@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import re
-import struct
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,8 @@ DEMO = Path(__file__).parent / "demo"
 FETCHABLE = ("smollm2-135m",)
 # What a model folder says of itself beyond the libraries' own files.
 NOTES_FILE = "precision-explorer.json"
+# The format's own limit (safetensors, "Format").
+_MAX_HEADER = 100_000_000
 _HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*(/[\w.-]+)?$")
 _HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
 _HEADS = {
@@ -63,20 +66,19 @@ class ModelRef:
 
 def _elements(path: Path) -> int:
     with path.open("rb") as file:
-        (size,) = struct.unpack("<Q", file.read(8))
-        if size > 100_000_000:
+        size = int.from_bytes(file.read(8), "little")
+        if size > _MAX_HEADER:
             raise ModelError(
                 f"{path.name} is no safetensors file (its header would be {size} bytes)"
             )
-        header = json.loads(file.read(size))
-    total = 0
-    for name, tensor in header.items():
-        if name != "__metadata__":
-            count = 1
-            for length in tensor["shape"]:
-                count *= length
-            total += count
-    return total
+        header = file.read(size)
+    try:
+        if len(header) < size:
+            raise ValueError("the header is cut")
+        shapes = [v["shape"] for name, v in json.loads(header).items() if name != "__metadata__"]
+        return sum(math.prod(shape) for shape in shapes)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ModelError(f"{path.name} is no whole safetensors file; get it again") from error
 
 
 def resolve(name: str, revision: str | None = None, trust_remote_code: bool = False) -> ModelRef:
@@ -104,11 +106,21 @@ def resolve(name: str, revision: str | None = None, trust_remote_code: bool = Fa
 
 def _local(name: str, path: Path, trust_remote_code: bool) -> ModelRef:
     config = _config(name, path)
-    notes = path / NOTES_FILE
-    found = json.loads(notes.read_text(encoding="utf8"))["cautions"] if notes.is_file() else []
-    cautions = tuple(Caution.model_validate(c) for c in found)
+    cautions = _cautions(path / NOTES_FILE)
     revision = "files:" + _files_hash(path, trust_remote_code)
     return _reference(name, path, revision, config, cautions)
+
+
+def _cautions(notes: Path) -> tuple[Caution, ...]:
+    if not notes.is_file():
+        return ()
+    try:
+        found = json.loads(notes.read_text(encoding="utf8"))["cautions"]
+        return tuple(Caution.model_validate(c) for c in found)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ModelError(
+            f"{notes} is no note on a model (an object with a list `cautions`); mend or remove it"
+        ) from error
 
 
 def _reference(
@@ -190,7 +202,9 @@ def _file_hash(path: Path, known: dict[str, str]) -> str:
             while block := file.read(1 << 20):
                 digest.update(block)
     value = digest.hexdigest()
-    if stat.st_size > 1 << 20:
+    # A file written just now may be written again within one tick of the file system's clock.
+    settled = time.time_ns() - max(stat.st_mtime_ns, stat.st_ctime_ns) > 2_000_000_000
+    if stat.st_size > 1 << 20 and settled:
         known[key] = value
         _remember(known)
     return value

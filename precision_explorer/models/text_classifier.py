@@ -31,7 +31,7 @@ class TextClassifier:
         self.examples, self.label_ids = examples, label_ids
         self.max_length = min(card["max_length"], _position_limit(model, tokenizer))
         self.names = {int(k): str(v) for k, v in model.config.id2label.items()}
-        self.pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
+        self.pad = _pad_token(model, tokenizer)
 
     def _encode(self, texts: list[str]) -> list[list[int]]:
         return self.tokenizer(texts, truncation=True, max_length=self.max_length)["input_ids"]
@@ -105,4 +105,21 @@ class TextClassifier:
 def _position_limit(model: nn.Module, tokenizer: Any) -> int:
     """The smaller of what model and tokenizer declare (the tokenizer's "none" is a huge number)."""
     positions = getattr(model.config, "max_position_embeddings", None) or 1 << 30
+    for name, module in model.named_modules():
+        offset = getattr(module, "padding_idx", None)
+        if name.endswith("position_embeddings") and offset is not None:
+            # Roberta and its kin count positions from behind the padding's.
+            positions -= offset + 1
+            break
     return int(min(positions, tokenizer.model_max_length or 1 << 30))
+
+
+def _pad_token(model: nn.Module, tokenizer: Any) -> int:
+    """The token to pad with: the model's own, by which decoders find a text's last token and
+    Roberta counts positions. A model that names none is told the tokenizer's."""
+    config = model.config.get_text_config()
+    if config.pad_token_id is None:
+        config.pad_token_id = next(
+            (t for t in (tokenizer.pad_token_id, tokenizer.eos_token_id) if t is not None), 0
+        )
+    return int(config.pad_token_id)

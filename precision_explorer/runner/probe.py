@@ -59,7 +59,7 @@ def _cache_path(
 ) -> Path:
     stack = {n: versions.get(n) for n in ("torch", "torchao", "bitsandbytes", "transformers")}
     key = canonical_hash(
-        [__version__, facts.model_dump(mode="json"), formats, stack, threads, "dry run 2"]
+        [__version__, facts.model_dump(mode="json"), formats, stack, threads, "dry run 3"]
     )
     return cache_dir() / "probe" / f"{key}.json"
 

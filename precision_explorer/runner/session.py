@@ -32,6 +32,7 @@ from precision_explorer.models.loading import load, prepare
 from precision_explorer.models.text_classifier import TextClassifier
 from precision_explorer.records import canonical_hash
 from precision_explorer.records.record import Load, Quality
+from precision_explorer.runner.guard import limit_memory
 from precision_explorer.tasks import scores
 from precision_explorer.units import bytes_
 from precision_explorer.workload import Workload
@@ -57,6 +58,8 @@ class Session:
             Path(request["path"]), request["kind"], request["trust_remote_code"]
         )
         import_s = time.perf_counter() - start
+        # After the imports, which are not the model's.
+        limit_memory(request["memory_limit"])
         self.memory = self._memory()
         self.memory.baseline()
         self.memory.begin()

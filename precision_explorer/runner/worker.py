@@ -17,7 +17,6 @@ from typing import Any
 from precision_explorer.runner.guard import (
     die_with_parent,
     error_answer,
-    limit_memory,
     redirect_output,
 )
 from precision_explorer.runner.protocol import reply
@@ -44,7 +43,6 @@ def main(connection: Connection) -> None:
             if operation == "probe":
                 answer, arrow = _probe(request), b""
             elif operation == "load":
-                limit_memory(request["memory_limit"])
                 from precision_explorer.runner.session import Session
 
                 session = Session(request, _progress(connection))

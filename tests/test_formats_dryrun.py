@@ -1,0 +1,149 @@
+"""The tiny dry runs: what they answer, and that no failure of a library gets past them."""
+
+import json
+import math
+
+import pytest
+import torch
+
+from precision_explorer.formats import DEFAULT_FORMATS, apply, decide, dryrun
+from precision_explorer.formats.support import candidates
+from precision_explorer.hardware import device_facts
+
+FACTS = device_facts("cpu")
+TRIED = candidates(FACTS, list(DEFAULT_FORMATS))
+
+
+@pytest.fixture(scope="module")
+def answers():
+    """Of all default formats that the facts allow, once."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    found = dryrun.dry_run("cpu", TRIED)
+    torch.set_num_threads(threads)
+    return found
+
+
+@pytest.fixture
+def small(monkeypatch):
+    monkeypatch.setattr(dryrun, "_SHAPES", ((4, 32, 16),))
+    monkeypatch.setattr(dryrun, "_compute_rate", lambda dtype, device: 1.0)
+
+
+def test_every_format_that_the_facts_allow_is_answered(answers):
+    assert list(answers) == TRIED
+    assert "tf32" not in answers
+    for format_id in ("fp32", "bf16", "fp16", "int8-weight-only", "fp8-weight-only"):
+        assert answers[format_id]["ok"], answers[format_id]
+
+
+def test_answers_travel_as_json(answers):
+    assert json.loads(json.dumps(answers, allow_nan=False)) == answers
+
+
+def test_each_right_answer_has_its_recipe_error_and_times(answers):
+    for format_id, answer in answers.items():
+        if not answer["ok"]:
+            assert answer["why"], format_id
+            continue
+        assert set(answer["recipe"]) == {"kernel", "library", "compute_dtype"}
+        assert answer["kernel"] == answer["recipe"]["kernel"]
+        assert 0 < answer["error"] <= dryrun.WRONG
+        assert len(answer["seconds"]) == len(dryrun._SHAPES)
+        assert all(0 < s < 60 for s in answer["seconds"])
+    expected = {"bf16": "bfloat16", "fp16": "float16"}
+    for format_id, answer in answers.items():
+        dtype = expected.get(format_id, "float32")
+        assert not answer["ok"] or answer["recipe"]["compute_dtype"] == dtype
+
+
+def test_errors_are_of_the_formats_size(answers):
+    assert answers["fp32"]["error"] < 1e-5
+    assert 1e-4 < answers["fp16"]["error"] < 1e-3
+    assert 1e-3 < answers["bf16"]["error"] < 1e-2
+    assert 3e-3 < answers["int8-weight-only"]["error"] < 0.02
+    assert 0.015 < answers["fp8-weight-only"]["error"] < 0.04
+
+
+def test_16_bit_formats_are_timed_against_fp32(answers):
+    for format_id in ("bf16", "fp16"):
+        assert 1e-4 < answers[format_id]["speed_ratio"] < 1e3
+
+
+def test_int8_dynamic_names_the_kernel_chosen_and_all_that_were_tried(answers):
+    answer = answers["int8-dynamic"]
+    assert [c["kernel"] for c in answer["candidates"]] == list(dryrun.CPU_KERNELS)
+    assert answer["ok"], answer
+    chosen = dryrun.best_kernel(answer["candidates"])
+    assert answer["recipe"] == chosen["recipe"]
+    assert answer["recipe"]["library"] == ("torchao" if answer["kernel"] == "torchao" else "torch")
+
+
+def test_decisions_carry_the_recipe_of_the_dry_run(answers):
+    for format_id, answer in answers.items():
+        found = decide(format_id, FACTS, answer)
+        assert found.supported is answer["ok"]
+        assert not found.supported or found.recipe == answer["recipe"]
+
+
+def test_the_switch_for_tf32_is_off_afterwards(answers):
+    assert torch.get_float32_matmul_precision() == "highest"
+
+
+def poisoned(value):
+    def handler(model, plan, recipe):
+        with torch.no_grad():
+            model.body.weight[0, 0] = value
+
+    return handler
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_nan_and_infinity_are_wrong_and_still_json(monkeypatch, small, value):
+    monkeypatch.setitem(apply._HANDLERS, "fp32", poisoned(value))
+    answer = dryrun.dry_run("cpu", ["fp32"])["fp32"]
+    assert answer["ok"] is False
+    assert "NaN or infinity" in answer["why"]
+    assert json.loads(json.dumps(answer, allow_nan=False)) == answer
+    assert decide("fp32", FACTS, answer).execution == "unsupported"
+
+
+def test_an_error_that_is_no_number_is_infinite():
+    exact = torch.ones(2, dtype=torch.float64)
+    assert dryrun._error(torch.tensor([1.0, math.nan]), exact) == math.inf
+    assert dryrun._error(torch.ones(2), exact) == 0
+
+
+def test_a_wrong_result_is_refused_with_its_error(monkeypatch, small):
+    monkeypatch.setitem(apply._HANDLERS, "fp32", poisoned(40.0))
+    answer = dryrun.dry_run("cpu", ["fp32"])["fp32"]
+    assert not answer["ok"]
+    assert answer["error"] > dryrun.WRONG
+    assert answer["why"].startswith("wrong results: relative error")
+
+
+@pytest.mark.parametrize(
+    ("failure", "why"),
+    [
+        (ImportError("no such library\nlong explanation"), "ImportError: no such library"),
+        (AssertionError(), "AssertionError: no message"),
+        (RuntimeError("x" * 999), "RuntimeError: " + "x" * 200),
+    ],
+)
+def test_a_library_that_fails_is_told_in_one_line(monkeypatch, small, failure, why):
+    def failing(model, plan, recipe):
+        raise failure
+
+    monkeypatch.setitem(apply._HANDLERS, "bf16", failing)
+    answers = dryrun.dry_run("cpu", ["fp32", "bf16"])
+    assert answers["fp32"]["ok"]
+    assert not answers["bf16"]["ok"]
+    assert answers["bf16"]["why"] == why
+    assert "speed_ratio" not in answers["bf16"]
+
+
+def test_a_library_that_converts_nothing_fails_the_dry_run(monkeypatch, small):
+    monkeypatch.setitem(apply._HANDLERS, "int8-llm", lambda model, plan, recipe: None)
+    answer = dryrun.dry_run("cpu", ["int8-llm"])["int8-llm"]
+    assert not answer["ok"]
+    assert answer["why"].startswith("FormatNotApplied: int8-llm converted none")
