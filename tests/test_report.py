@@ -433,7 +433,7 @@ def test_one_row_is_no_contest(output: Any) -> None:
 
 def test_front_names_its_members_and_the_reference(output: Any) -> None:
     text = output(table(row("fp32"), compared("bf16", pareto="no", pareto_probability=0.0)))
-    assert f"On it, by {OBJECTIVES}: fp32." in text
+    assert f"On the front, by {OBJECTIVES}: fp32." in text
     assert "fp32, the reference, is on the front." in text
     assert "as another format is as good in each of these and better in one: bf16." in text
     assert "Not certain" not in text
@@ -524,13 +524,16 @@ def test_every_group_is_told_apart(output: Any) -> None:
         *sentiment.rows,
         *perplexity_rows(),
         tasks=(*sentiment.context.tasks, ARTICLES),
-        objectives=(f"tiny, sentiment: {OBJECTIVES}", "tiny, articles: quality"),
+        objectives=(
+            f"tiny, sentiment, Test CPU, m1: {OBJECTIVES}",
+            "tiny, articles, Test CPU, m1: quality",
+        ),
     )
     text = output(both)
     assert "tiny on sentiment" in text
     assert "tiny on articles" in text
-    assert f"On it, by {OBJECTIVES}: fp32 and int8-dynamic." in text
-    assert "On it, by quality: fp32, int8-llm and bf16." in text
+    assert f"On the front, by {OBJECTIVES}: fp32 and int8-dynamic." in text
+    assert "On the front, by quality: fp32, int8-llm and bf16." in text
 
 
 def test_devices_are_not_compared_with_each_other(output: Any) -> None:

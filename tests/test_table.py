@@ -12,6 +12,7 @@ import pytest
 
 from precision_explorer.errors import StoreError, UsageError
 from precision_explorer.records import Cell
+from precision_explorer.report.groups import groups
 from precision_explorer.stats import interval, mcnemar_exact, needed_n, tango, wilson
 from precision_explorer.store import RunFolder
 from precision_explorer.table import COLUMNS, CONTRACT_COLUMNS, Table, build
@@ -899,3 +900,15 @@ def test_two_tasks_are_no_two_methods_of_one_thing(tmp_path):
     table = build([make_run(tmp_path / "r", cells)])
     assert len(table.context.method_ids) == 2
     assert not any("more than one method" in line for line in table.context.caveats)
+
+
+def test_each_group_keeps_its_own_objectives_on_the_way_to_the_report(tmp_path):
+    other = {"task": make_cell().task.model_dump() | {"name": "other"}}
+    cells = [
+        ok("fp32", classified(REF_WRONG), energy=NVML),
+        ok("fp32", classified(REF_WRONG), cell=other, energy=ESTIMATED),
+    ]
+    first, second = groups(build([make_run(tmp_path / "r", cells)]))
+    assert "energy per request" in first.objectives
+    assert second.objectives
+    assert "energy per request" not in second.objectives

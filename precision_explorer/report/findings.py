@@ -52,7 +52,7 @@ def _front(group: Group) -> str:
         return "There is none: no objective was measured for every format."
     on = [r for r in rows if r["pareto"] == "yes"]
     by = f", by {group.objectives}" if group.objectives else ""
-    text = f"On it{by}: {_names(group, on)}."
+    text = f"On the front{by}: {_names(group, on)}."
     references = [r for r in rows if group.is_reference(r)]
     if references:
         there = "on the front" if any(r in on for r in references) else "not on the front"

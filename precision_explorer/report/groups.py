@@ -117,5 +117,6 @@ def _objectives(context: Context, row: Row) -> str:
     """The table says them once when all groups agree, else once per group with its name before."""
     if len(context.objectives) == 1:
         return context.objectives[0]
-    start = f"{row['model']}, {row['task']}: "
+    key = [row[name] for name in ("model", "task", "device", "method_id")]
+    start = f"{', '.join(key)}: "
     return next((o.removeprefix(start) for o in context.objectives if o.startswith(start)), "")
