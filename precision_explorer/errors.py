@@ -1,8 +1,7 @@
 """The error tree. Each message is one line: what is wrong, then what to do.
 
-``PrecisionExplorerError.exit_code`` is what the command line exits with (DESIGN: 1 wrong use,
-3 some cells failed, 5 a question answered no, 130 interrupted). The core raises; only ``cli``
-prints and exits.
+``PrecisionExplorerError.exit_code`` is what the command line exits with (docs/commands.md).
+The core raises; only ``cli`` prints and exits.
 """
 
 from __future__ import annotations

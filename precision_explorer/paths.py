@@ -6,7 +6,10 @@ Both are found anew at each call, so that a changed environment counts. Nothing 
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
+
+from precision_explorer.errors import UsageError
 
 _APP = "precision-explorer"
 
@@ -35,3 +38,20 @@ def data_dir() -> Path:
     RuntimeError (from ``Path.home``) where none is set and the user has no home folder.
     """
     return _folder("PRECISION_EXPLORER_DATA", "XDG_DATA_HOME", ".local/share")
+
+
+def expand_user(text: str | Path) -> Path:
+    """`text` as a path, ``~`` for the user's home folder; UsageError where it can't be one."""
+    try:
+        path = Path(text).expanduser()
+        path.exists()  # A null byte, or a name that is too long, is found out here.
+    except (RuntimeError, ValueError, OSError) as error:
+        shown = str(text).replace("\0", "?")[:80]
+        raise UsageError(f"'{shown}' is no path that can be used ({error}); correct it") from error
+    return path
+
+
+def without_paths(text: str) -> str:
+    """`text` with each absolute path cut to its last two names: records are passed on, and paths
+    name people and machines."""
+    return re.sub(r"(?<![\w.:/])(?:/[^\s/'\":,]+)+(?=/[^\s/'\":,]+/[^\s/'\":,]+)", "...", text)

@@ -12,8 +12,8 @@ fi
 stamp="$venv/.installed-${1:-core}"
 wanted="$(cat pyproject.toml constraints.txt | sha256sum)"
 if [ ! -f "$stamp" ] || [ "$(cat "$stamp")" != "$wanted" ]; then
-    # torch first and by its exact version: a range would take the newest build, which for many
-    # platforms brings gigabytes of CUDA packages.
+    # torch first, by its exact version alone, so that pip takes a build of it that lies at hand (a CPU
+    # build, say) and the rest is solved around it.
     torch="$(grep '^torch==' constraints.txt)"
     "$venv/bin/python" -m pip install -q "$torch" -c constraints.txt
     "$venv/bin/python" -m pip install -q -e ".$extra" -c constraints.txt

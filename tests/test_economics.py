@@ -23,7 +23,10 @@ def test_formulas_by_hand():
     # 3.60 dollars an hour is 0.001 a second; 10 requests a second cost 0.0001 each.
     assert cost_per_1k(3.6, 10.0) == pytest.approx(0.1)
     assert requests_per_joule(500, 250.0) == pytest.approx(2.0)
-    assert rate_within_slo(10.0, [0.1, 0.2, 0.2001, 0.5], 0.2) == pytest.approx(5.0)
+    half = parse_slo("p50=200ms")
+    assert rate_within_slo(10.0, [0.1, 0.2, 0.2001, 0.5], half) == pytest.approx(5.0)
+    assert rate_within_slo(10.0, [0.1, 0.3, 0.2001, 0.5], half) == 0.0
+    assert rate_within_slo(10.0, [0.1, 0.2, 0.2001, 0.5], parse_slo("p90=200ms")) == 0.0
     assert rate_within_slo(10.0, [0.1, 9.0], None) == 10.0
     # 0.9 x 10 useful results a second for 0.001 dollars a second.
     assert value_per_usd(0.9, 10.0, 3.6) == pytest.approx(9000.0)
@@ -47,9 +50,9 @@ def test_missing_stays_missing():
     assert cost_per_1k(1.0, None) is None
     assert requests_per_joule(None, 1.0) is None
     assert requests_per_joule(5, None) is None
-    assert rate_within_slo(None, [0.1], 0.2) is None
-    assert rate_within_slo(1.0, None, 0.2) is None
-    assert rate_within_slo(1.0, [], 0.2) is None
+    assert rate_within_slo(None, [0.1], parse_slo("p50=200ms")) is None
+    assert rate_within_slo(1.0, None, parse_slo("p50=200ms")) is None
+    assert rate_within_slo(1.0, [], parse_slo("p50=200ms")) is None
     assert value_per_usd(None, 1.0, 1.0) is None
     assert value_per_usd(0.5, None, 1.0) is None
     assert value_per_usd(0.5, 1.0, None) is None

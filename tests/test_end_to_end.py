@@ -11,7 +11,7 @@ import torch
 
 from precision_explorer.formats.catalog import DEFAULT_FORMATS
 from precision_explorer.plan.spec import make_spec
-from precision_explorer.runner.manager import WorkerHandle, start_context
+from precision_explorer.runner.manager import WorkerGone, WorkerHandle, start_context
 from precision_explorer.runner.sweep import prepare_sweep, run_sweep
 from precision_explorer.store import read_run
 from precision_explorer.table import CONTRACT_COLUMNS, build
@@ -123,12 +123,13 @@ def test_no_file_of_a_run_names_the_machine_or_the_user(demo):
             assert sys.prefix not in text, path
 
 
-def test_a_worker_starts_without_having_touched_cuda():
-    worker = WorkerHandle(start_context(), lambda event: None)
-    try:
-        assert worker.cuda_touched is False
-    finally:
-        worker.close()
+def test_a_worker_whose_server_touched_cuda_is_refused(monkeypatch):
+    """The real server has not (else no sweep here would run); one that had is not used."""
+    hello = ({"type": "hello", "cuda_touched": True}, b"")
+    monkeypatch.setattr(WorkerHandle, "_receive", lambda self, deadline: hello)
+    with pytest.raises(WorkerGone) as refused:
+        WorkerHandle(start_context(), lambda event: None)
+    assert refused.value.answer["kind"] == "CudaTouched"
 
 
 def test_the_second_plan_asks_no_device(demo, monkeypatch):

@@ -82,6 +82,14 @@ def test_the_log_of_a_failed_cell_is_in_its_record(tmp_path, sweep):
     assert "no such thing" in records["bf16"].error.log_tail
 
 
+def test_a_failed_record_names_no_folder_of_the_machine(tmp_path, sweep):
+    records, folder, _ = sweep(**troubled(tmp_path, "exception"))
+    text = folder.record_path(records["bf16"].cell_id).read_text()
+    assert "Traceback" in text
+    for place in (str(tmp_path), sys.prefix, str(Path.home()) + "/"):
+        assert place not in text
+
+
 def test_a_worker_that_floods_its_output_still_answers(tmp_path, sweep):
     records, folder, _ = sweep(**troubled(tmp_path, "flood"))
     assert records["bf16"].status == "ok"

@@ -10,6 +10,7 @@ import torch
 import transformers
 from torch import nn
 
+from precision_explorer import units
 from precision_explorer.errors import FormatNotApplied
 from precision_explorer.formats import apply, kernels
 from precision_explorer.formats.apply import apply_format, set_matmul_precision
@@ -251,7 +252,7 @@ def test_a_library_that_skips_layers_silently_is_told_on(monkeypatch, format_id)
     assert caution.id == "partly-converted"
     assert "bert.encoder.layer.0.attention.self.key" in caution.message
     assert f"and {len(surprising) - 5} more" in caution.message
-    assert f"{found.converted_share:.1%}" in caution.message
+    assert units.share(found.converted_share) in caution.message
 
 
 @pytest.mark.parametrize("format_id", ["int8-weight-only", "int8-llm", "bf16", "fp8-weight-only"])

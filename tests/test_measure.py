@@ -2,6 +2,7 @@
 
 import gc
 import multiprocessing
+import os
 import statistics
 import subprocess
 import sys
@@ -459,7 +460,12 @@ def test_cuda_peaks_are_above_the_baseline():
 
 
 def stat_file(path, user, idle, iowait=0):
-    path.write_text(f"cpu  {user} 0 0 {idle} {iowait} 0 0 0 0 0\ncpu0 1 1 1 1 1 1 1 1 1 1\n")
+    """/proc/stat with one usable core (the first of ours) and one that is another's."""
+    own = min(os.sched_getaffinity(0))
+    path.write_text(
+        f"cpu  9 9 9 9 9 9 9 9 9 9\ncpu{own} {user} 0 0 {idle} {iowait} 0 0 0 0 0\n"
+        f"cpu777 {7 * user} 0 0 0 0 0 0 0 0 0\nintr 1 2 3\n"
+    )
     return path
 
 

@@ -9,7 +9,7 @@ from time import time_ns
 
 import pytest
 
-from precision_explorer.errors import ModelError
+from precision_explorer.errors import ModelError, UsageError
 from precision_explorer.models import FETCHABLE, check_head, has_head, reference, resolve
 from precision_explorer.models.reference import DEMO, NOTES_FILE
 
@@ -57,9 +57,9 @@ def test_the_demo_is_a_classifier_with_its_labels():
     assert found.identity.name == "demo"
     assert found.identity.revision.startswith("files:")
     assert found.cautions == ()
-    assert found.stored_bytes == (DEMO / "model.safetensors").stat().st_size
     # The file holds a header and four bytes for each value.
-    assert 4 * found.elements < found.stored_bytes < 4 * found.elements + 20_000
+    size = (DEMO / "model.safetensors").stat().st_size
+    assert 4 * found.elements < size < 4 * found.elements + 20_000
 
 
 def test_a_folder_is_a_model(tmp_path):
@@ -120,7 +120,7 @@ def test_a_header_that_claims_to_be_huge_is_not_read(tmp_path):
     path = folder(tmp_path / "m")
     (path / "model.safetensors").write_bytes(struct.pack("<Q", 1 << 62) + b"{}")
     with pytest.raises(ModelError, match="no safetensors file"):
-        _ = resolve(str(path)).elements
+        resolve(str(path))
 
 
 @pytest.mark.parametrize(
@@ -138,7 +138,7 @@ def test_a_damaged_weight_file_is_refused_in_one_line(tmp_path, content):
     path = folder(tmp_path / "m")
     (path / "model.safetensors").write_bytes(content)
     with pytest.raises(ModelError, match=r"model\.safetensors") as caught:
-        _ = resolve(str(path)).elements
+        resolve(str(path))
     assert "\n" not in str(caught.value)
 
 
@@ -370,3 +370,44 @@ def test_a_model_that_names_no_architecture_has_no_head(tmp_path, config):
     found = resolve(str(folder(tmp_path / "m", config)))
     with pytest.raises(ModelError, match="none named"):
         check_head(found, "text-classification")
+
+
+def test_a_local_model_is_called_by_its_folder_s_name_however_it_was_typed(tmp_path, monkeypatch):
+    folder = tmp_path / "my-model"
+    shutil.copytree(DEMO, folder)
+    monkeypatch.chdir(tmp_path)
+    found = [resolve(name) for name in ("my-model", "./my-model", str(folder), "my-model/")]
+    assert {ref.name for ref in found} == {"my-model"}
+    assert len({ref.identity for ref in found}) == 1
+
+
+def test_a_model_that_is_quantized_already_is_refused(tmp_path):
+    folder = tmp_path / "m"
+    shutil.copytree(DEMO, folder)
+    config = json.loads((folder / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": "fp8"}
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ModelError, match="quantized already"):
+        resolve(str(folder))
+
+
+def test_a_revision_of_a_local_model_is_refused():
+    with pytest.raises(ModelError, match="--revision is for hub models"):
+        resolve("demo", revision="main")
+
+
+def test_labels_that_are_no_mapping_are_refused(tmp_path):
+    folder = tmp_path / "m"
+    shutil.copytree(DEMO, folder)
+    config = json.loads((folder / "config.json").read_text())
+    config["id2label"] = ["negative", "positive"]
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ModelError, match="no mapping of ids to names"):
+        _ = resolve(str(folder)).id2label
+
+
+@pytest.mark.parametrize("name", ["~nosuchuser/x", "a\0b"], ids=["no user", "null byte"])
+def test_a_path_that_can_not_be_one_is_one_line(name):
+    with pytest.raises(UsageError) as caught:
+        resolve(name)
+    assert "\n" not in str(caught.value)

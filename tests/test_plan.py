@@ -331,7 +331,9 @@ VERSIONS = {
 def reference(name: str = "demo", head: str = "BertForSequenceClassification") -> ModelRef:
     config = {"architectures": [head], "id2label": {"0": "negative", "1": "positive"}}
     cautions = (Caution(id="was-4bit", message="Its weights were rounded to 4 bits."),)
-    return ModelRef(name, Path("/none"), ModelIdentity(name=name, revision="r"), config, cautions)
+    return ModelRef(
+        name, Path("/none"), ModelIdentity(name=name, revision=f"r-{name}"), config, cautions, 1
+    )
 
 
 def task(name: str = "sentiment", labels: tuple[str, ...] = ("positive", "negative")) -> Any:
@@ -454,6 +456,24 @@ def test_what_makes_another_method(options, changes, same):
 def test_what_a_reader_decides_makes_no_other_cell():
     options = {"price_per_hour": 3, "slo": "p99=1s", "quality_budget": "5%", "out": "x"}
     assert [c.cell_id for c in planned(options).cells] == [c.cell_id for c in planned().cells]
+
+
+def test_a_variable_that_changes_numbers_makes_another_cell_and_what_the_tool_sets_does_not(
+    monkeypatch,
+):
+    for name in ("ONEDNN_DEFAULT_FPMATH_MODE", "OMP_NUM_THREADS"):
+        monkeypatch.delenv(name, raising=False)
+    before = planned().cells[0].cell_id
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    assert planned().cells[0].cell_id == before
+    monkeypatch.setenv("ONEDNN_DEFAULT_FPMATH_MODE", "BF16")
+    assert planned().cells[0].cell_id != before
+
+
+def test_the_tool_s_own_version_makes_another_cell():
+    ours = {"precision-explorer": "0.1.0"}
+    first = planned(versions=VERSIONS | ours).cells[0].cell_id
+    assert first != planned(versions=VERSIONS | {"precision-explorer": "0.2.0"}).cells[0].cell_id
 
 
 def test_a_task_named_twice_gives_its_cells_once():

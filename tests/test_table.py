@@ -722,12 +722,60 @@ def test_without_a_price_the_sheet_s_is_taken_for_the_threads_used(tmp_path):
 
 
 def test_requests_within_the_slo_count(small_run):
-    rows = rows_of(build([small_run], {"slo": "p99=10ms"}))
-    # 10 of 40 latencies are at most 10 ms, 20 of the halved ones.
-    assert rows["fp32"]["value_per_usd"] == pytest.approx(800_000 / 4)
-    assert rows["int8-dynamic"]["value_per_usd"] == pytest.approx(1_550_000 / 2)
-    # The cost is of all requests.
-    assert rows["fp32"]["cost_per_1k_requests_usd"] == pytest.approx(0.001)
+    """Batches of 8 take 80 ms and those of 1 half a second: the rate of 8 counts from 80 ms on, the
+    half as high one of 1 never before it."""
+    for slo, factor in (("p99=1s", 1.0), ("p99=80ms", 1.0), ("p99=79ms", 0.0)):
+        rows = rows_of(build([small_run], {"slo": slo}))
+        assert rows["fp32"]["value_per_usd"] == pytest.approx(800_000 * factor)
+        # The cost is of all requests.
+        assert rows["fp32"]["cost_per_1k_requests_usd"] == pytest.approx(0.001)
+
+
+def test_the_best_batch_size_within_the_slo_counts_and_its_percentile(tmp_path):
+    record, rows = ok("fp32", classified(REF_WRONG), quality=1.0)
+    sizes = record.measurements.throughput.by_batch_size
+    sizes["1"].batch_s = [0.010, 0.010, 0.010, 0.030]
+    sizes["8"].batch_s = [0.080] * 4
+    run = make_run(tmp_path / "r", [(record, rows)])
+
+    def value(slo: str) -> float:
+        return rows_of(build([run], {"slo": slo}))["fp32"]["value_per_usd"]
+
+    assert value("p99=80ms") == pytest.approx(1_000_000)
+    assert value("p99=40ms") == pytest.approx(500_000)  # Batches of 1, all of them.
+    assert value("p50=20ms") == pytest.approx(375_000)  # Three of four of them.
+    assert value("p90=20ms") == 0
+
+
+def test_each_run_is_compared_with_its_own_reference(tmp_path):
+    """Two runs of one method on one device: neither reference is judged by the other."""
+    first = make_run(
+        tmp_path / "a",
+        [ok("fp32", classified(REF_WRONG)), ok("bf16", classified(REF_WRONG))],
+    )
+    libraries = {"libraries": {"torch": "2.14.0"}}
+    second = make_run(
+        tmp_path / "b",
+        [
+            ok("fp32", classified({0, 1, 2, 3, 4}), cell=libraries),
+            ok("bf16", classified({0, 1, 2, 3, 4}), cell=libraries),
+        ],
+    )
+    rows = build([first, second]).rows
+    assert [row["verdict"] is None for row in rows] == [True, False, True, False]
+    assert [row["quality_delta"] for row in rows] == [None, 0.0, None, 0.0]
+
+
+def test_efficiency_is_given_gross_and_above_idle_with_its_boundary(tmp_path):
+    energy = NVML | {"idle_power_w": 2.0, "boundary": "GPU: the whole board"}
+    run = make_run(tmp_path / "r", [ok("fp32", classified(REF_WRONG), energy=energy)])
+    (row,) = build([run]).rows
+    gross = energy["energy_j"]
+    above = gross - 2.0 * energy["window_s"]
+    assert row["requests_per_joule"] == pytest.approx(energy["requests"] / gross)
+    assert row["requests_per_joule_above_idle"] == pytest.approx(energy["requests"] / above)
+    assert row["energy_boundary"] == energy["boundary"]
+    assert row["output_tokens_per_joule"] is None
 
 
 def test_the_reader_s_budget_makes_the_verdict(small_run):
@@ -868,7 +916,7 @@ def test_the_context_says_what_a_reader_must_know(small_run):
     assert any("at most 16 rows and 1,024 padded tokens" in line for line in context.method)
     assert any("at least 30 requests and 3.00 s" in line for line in context.method)
     (price,) = context.prices
-    assert price.startswith("Some CPU: $0.36 per hour")
+    assert price.startswith("Some CPU: $0.3600 per hour")
     assert any("1.0 %" in line and "one-sided 95 %" in line for line in context.caveats)
 
 

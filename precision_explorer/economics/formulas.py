@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from precision_explorer.economics.slo import Slo
 from precision_explorer.errors import UsageError
 
 _HOURS_PER_YEAR = 8760
@@ -34,17 +35,19 @@ def requests_per_joule(requests: float | None, energy_j: float | None) -> float 
 
 
 def rate_within_slo(
-    rate: float | None, latencies: Sequence[float] | np.ndarray | None, limit_s: float | None
+    rate: float | None, seconds: Sequence[float] | np.ndarray | None, slo: Slo | None
 ) -> float | None:
-    """Requests per second that meet the limit: rate x share of `latencies` (seconds) <= `limit_s`.
+    """Requests per second that meet `slo` at a rate at which requests take `seconds`: rate x share
+    within the limit if that share is at least the objective's percentile, else 0.
 
-    Without a limit (None) every request counts. None when there is a limit but no latency.
+    Without an objective every request counts. None without a rate, or without seconds to judge.
     """
-    if rate is None or limit_s is None:
+    if rate is None or slo is None:
         return rate
-    if latencies is None or len(latencies) == 0:
+    if seconds is None or len(seconds) == 0:
         return None
-    return rate * float(np.mean(np.asarray(latencies, dtype=float) <= limit_s))
+    share = float(np.mean(np.asarray(seconds, dtype=float) <= slo.limit_s))
+    return rate * share if share >= slo.quantile else 0.0
 
 
 def value_per_usd(

@@ -12,7 +12,7 @@ QUANTILES = {"p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99, "p999": 0.999}
 
 @dataclass(frozen=True)
 class Slo:
-    """The `quantile` of the request latency must be at most `limit_s` seconds."""
+    """At least the share `quantile` of the requests must take at most `limit_s` seconds."""
 
     quantile: float
     limit_s: float

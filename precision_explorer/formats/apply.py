@@ -19,6 +19,7 @@ from precision_explorer.formats.catalog import CATALOG
 from precision_explorer.formats.kernels import int8_linear
 from precision_explorer.formats.verify import Layout, census, layout, left_behind
 from precision_explorer.records import AppliedFormat, Caution, LeftBehind
+from precision_explorer.units import share
 
 Handler = Callable[[nn.Module, Layout, dict[str, Any]], None]
 _HANDLERS: dict[str, Handler] = {}
@@ -160,7 +161,7 @@ def apply_format(
         _HANDLERS[format_id](model, before, recipe)
     after = census(model)
     converted: int | None = None
-    share: float | None = None
+    held: float | None = None
     left: list[LeftBehind] = []
     if spec.storage is not None:
         converted, left = left_behind(before, after, spec.storage, recipe["compute_dtype"])
@@ -169,7 +170,7 @@ def apply_format(
                 f"{format_id} converted none of the model's {len(before.elements)} linear layers; "
                 f"the first left behind: {_first_reason(left)}; run it without this format"
             )
-        share = converted / before.linear_elements
+        held = converted / before.linear_elements
     applied = AppliedFormat(
         format=format_id,
         execution=execution,  # type: ignore[arg-type]
@@ -179,7 +180,7 @@ def apply_format(
         compute_dtype=recipe["compute_dtype"],
         linear_elements=before.linear_elements,
         converted_elements=converted,
-        converted_share=share,
+        converted_share=held,
         weight_bytes=after.weight_bytes,
         elements_by_dtype=after.elements_by_dtype,
         bytes_by_dtype=after.bytes_by_dtype,
@@ -201,7 +202,7 @@ def _cautions(before: Layout, applied: AppliedFormat) -> list[Caution]:
     return [
         Caution(
             id="partly-converted",
-            message=f"{applied.format} holds {applied.converted_share:.1%} of the linear weights; "
-            f"the library left {names}{more} as they were; read the row as a mixture",
+            message=f"{applied.format} holds {share(applied.converted_share)} of the linear "
+            f"weights; the library left {names}{more} as they were; read the row as a mixture",
         )
     ]

@@ -60,7 +60,7 @@ def _cast(format_id: str, facts: DeviceFacts, answer: dict[str, Any]) -> tuple[s
         return "native", "float32 arithmetic"
     if format_id == "tf32":
         return "native", tf32_native(facts)[1]
-    native, reason = (bf16_native if format_id == "bf16" else fp16_native)(facts)
+    native, reason = {"bf16": bf16_native, "fp16": fp16_native}[format_id](facts)
     ratio = answer.get("speed_ratio")
     measured = f"; measured {ratio:.2g} x fp32's matmul rate here" if ratio else ""
     if native and ratio is not None and ratio < _USED:

@@ -63,11 +63,14 @@ def library_versions(names: Iterable[str] = LIBRARIES) -> dict[str, str]:
     return versions
 
 
-def relevant_variables(variables: Mapping[str, str] | None = None) -> dict[str, str]:
+def relevant_variables(
+    variables: Mapping[str, str] | None = None, without: Iterable[str] = ()
+) -> dict[str, str]:
     """Variables of `VARIABLES` that are set. A long value, or one with a path in it, is not kept:
     records are passed on, and paths name people and machines."""
     variables = os.environ if variables is None else variables
-    found = sorted(n for n in variables if any(fnmatch.fnmatchcase(n, p) for p in VARIABLES))
+    left = set(variables) - set(without)
+    found = sorted(n for n in left if any(fnmatch.fnmatchcase(n, p) for p in VARIABLES))
     return {name: _kept(variables[name]) for name in found}
 
 

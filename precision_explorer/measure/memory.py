@@ -146,7 +146,7 @@ class CudaPeakMemory:
     """The same for a CUDA device by torch's allocator: `end` is the peak of allocated bytes above
     those before the load. `extras` adds what the allocator had reserved, and the whole process by
     NVML (`process_bytes`; context and libraries included, read at the end: the allocator keeps
-    what it reserved, so the end is the peak)."""
+    what it reserved, so the end is the peak unless a batch that did not fit emptied its cache)."""
 
     method = CUDA
 

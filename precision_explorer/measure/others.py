@@ -14,10 +14,12 @@ _FIELDS = 8
 
 
 class OtherWork:
-    """`begin`, work, `end` -> share of all cores' time that others took, stolen time included.
+    """`begin`, work, `end` -> share of the usable cores' time that others took, stolen time
+    included.
 
-    None where the system does not tell (no /proc/stat). Seconds this process used, all threads, are
-    its own; what its children use counts as others'.
+    Usable cores: those of this process's affinity mask. None where the system does not tell (no
+    /proc/stat). Seconds this process used, all threads, are its own; what its children use counts
+    as others'.
     """
 
     def __init__(self, stat: Path = _STAT) -> None:
@@ -25,24 +27,24 @@ class OtherWork:
         self._before: tuple[float, float, float] | None = None
 
     def _read(self) -> tuple[float, float, float] | None:
-        """(seconds that all cores had, seconds they were busy, seconds of this process)."""
+        """(seconds that the cores had, seconds they were busy, seconds of this process)."""
         try:
-            line = self._stat.read_text(encoding="ascii").splitlines()[0]
-            ticks = [int(value) for value in line.split()[1 : _FIELDS + 1]]
+            names = {f"cpu{core}" for core in os.sched_getaffinity(0)}
+            lines = [line.split() for line in self._stat.read_text(encoding="ascii").splitlines()]
+            cores = [[int(v) for v in p[1 : _FIELDS + 1]] for p in lines if p and p[0] in names]
             second = os.sysconf("SC_CLK_TCK")
+            there = sum(map(sum, cores)) / second
+            idle = sum(core[i] for core in cores for i in _IDLE) / second
         except (OSError, ValueError, IndexError, AttributeError):
             return None
-        if len(ticks) <= max(_IDLE):
-            return None
-        idle = sum(ticks[i] for i in _IDLE)
-        return sum(ticks) / second, (sum(ticks) - idle) / second, time.process_time()
+        return (there, there - idle, time.process_time()) if cores else None
 
     def begin(self) -> None:
         """Note the counters now."""
         self._before = self._read()
 
     def end(self) -> float | None:
-        """Share in [0, 1] of all cores' time since `begin` that was neither idle nor ours."""
+        """Share in [0, 1] of the cores' time since `begin` that was neither idle nor ours."""
         after, before = self._read(), self._before
         if after is None or before is None:
             return None

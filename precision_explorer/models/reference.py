@@ -6,6 +6,7 @@ starts.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import math
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from precision_explorer.errors import ModelError, unknown_name
-from precision_explorer.paths import cache_dir, data_dir
+from precision_explorer.paths import cache_dir, data_dir, expand_user
 from precision_explorer.records import Caution, ModelIdentity, canonical_hash
 
 DEMO = Path(__file__).parent / "demo"
@@ -44,24 +45,25 @@ class ModelRef:
     identity: ModelIdentity
     config: dict[str, Any]
     cautions: tuple[Caution, ...]
-
-    @property
-    def stored_bytes(self) -> int:
-        """Bytes of the safetensors files' tensors, as stored."""
-        return sum(f.stat().st_size for f in self.path.glob("*.safetensors"))
-
-    @property
-    def elements(self) -> int:
-        """Number of values in the safetensors files, from their headers alone."""
-        return sum(_elements(f) for f in self.path.glob("*.safetensors"))
+    elements: int
+    """Number of values in the safetensors files, from their headers alone."""
 
     @property
     def id2label(self) -> dict[int, str]:
-        """Label ids to names; transformers' defaults where the config names none."""
+        """Label ids to names; transformers' defaults where the config names none.
+
+        Raises ModelError where the config's labels are no mapping of whole numbers.
+        """
         named = self.config.get("id2label")
-        if named:
-            return {int(k): str(v) for k, v in named.items()}
-        return {i: f"LABEL_{i}" for i in range(int(self.config.get("num_labels", 2)))}
+        try:
+            if named:
+                return {int(k): str(v) for k, v in named.items()}
+            return {i: f"LABEL_{i}" for i in range(int(self.config.get("num_labels", 2)))}
+        except (ValueError, TypeError, AttributeError) as error:
+            raise ModelError(
+                f"the labels in {self.name}'s config.json are no mapping of ids to names; "
+                'write id2label as {"0": "negative", ...}'
+            ) from error
 
 
 def _elements(path: Path) -> int:
@@ -87,21 +89,32 @@ def resolve(name: str, revision: str | None = None, trust_remote_code: bool = Fa
     Raises ModelError in one line when there is no such model, when it holds no safetensors, or
     when the hub can't be reached.
     """
-    if name == "demo":
-        return _local(name, DEMO, trust_remote_code)
-    if name in FETCHABLE:
-        folder = data_dir() / "models" / name
-        if not (folder / "config.json").is_file():
-            raise ModelError(f"{name} is not here yet; get it by: precision-explorer fetch {name}")
-        return _local(name, folder, trust_remote_code)
-    path = Path(name).expanduser()
-    if path.is_dir():
-        return _local(name, path, trust_remote_code)
+    folder = _local_folder(name)
+    if folder is not None:
+        if revision is not None:
+            raise ModelError(f"--revision is for hub models, and {name} is local; leave it out")
+        # Records are passed on, so of a path only its last name is kept; the hashes pin the model.
+        known = name == "demo" or name in FETCHABLE
+        return _local(name if known else folder.resolve().name, folder, trust_remote_code)
+    path = expand_user(name)
     if path.is_file():
         raise ModelError(f"{name} is a file; give the model's folder (config.json, *.safetensors)")
     if name.startswith((".", "/", "~")) or name.count("/") > 1 or not _HUB_ID.match(name):
         raise ModelError(f"model folder {name} does not exist; check the path")
     return _from_hub(name, revision, trust_remote_code)
+
+
+def _local_folder(name: str) -> Path | None:
+    """The folder that `name` stands for; None if it is none (it may be a hub id)."""
+    if name == "demo":
+        return DEMO
+    if name in FETCHABLE:
+        folder = data_dir() / "models" / name
+        if not (folder / "config.json").is_file():
+            raise ModelError(f"{name} is not here yet; get it by: precision-explorer fetch {name}")
+        return folder
+    path = expand_user(name)
+    return path if path.is_dir() else None
 
 
 def _local(name: str, path: Path, trust_remote_code: bool) -> ModelRef:
@@ -129,7 +142,8 @@ def _reference(
     identity = ModelIdentity(
         name=name, revision=revision, cautions=tuple(caution.id for caution in cautions)
     )
-    return ModelRef(name, path, identity, config, cautions)
+    elements = sum(_elements(file) for file in path.glob("*.safetensors"))
+    return ModelRef(name, path, identity, config, cautions, elements)
 
 
 def _config(name: str, path: Path) -> dict[str, Any]:
@@ -146,6 +160,11 @@ def _config(name: str, path: Path) -> dict[str, Any]:
         raise ModelError(f"{name}/config.json is no JSON; fetch the model again") from error
     if not isinstance(config, dict):
         raise ModelError(f"{name}/config.json holds no object; fetch the model again")
+    if config.get("quantization_config"):
+        raise ModelError(
+            f"{name} is quantized already (quantization_config in its config.json), so no other "
+            "format of it can be measured; give the model that it was made from"
+        )
     return config
 
 
@@ -184,7 +203,7 @@ def _known_hashes() -> dict[str, str]:
     try:
         known = json.loads((cache_dir() / "file-hashes.json").read_text(encoding="utf8"))
         return known if isinstance(known, dict) else {}
-    except (OSError, ValueError):
+    except (OSError, ValueError, RuntimeError):
         return {}
 
 
@@ -211,14 +230,13 @@ def _file_hash(path: Path, known: dict[str, str]) -> str:
 
 
 def _remember(known: dict[str, str]) -> None:
-    target = cache_dir() / "file-hashes.json"
-    try:
+    # A cache that can't be written costs time, nothing else.
+    with contextlib.suppress(OSError, RuntimeError):
+        target = cache_dir() / "file-hashes.json"
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary = target.with_suffix(f".tmp{os.getpid()}")
         temporary.write_text(json.dumps(known), encoding="utf8")
         temporary.replace(target)
-    except OSError:
-        pass  # A cache that can't be written costs time, nothing else.
 
 
 def _architectures(ref: ModelRef) -> list[str]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from precision_explorer.formats import Support
 from precision_explorer.formats.catalog import CATALOG
-from precision_explorer.hardware import DeviceFacts
+from precision_explorer.hardware import DeviceFacts, relevant_variables
 from precision_explorer.models import ModelRef, check_head
 from precision_explorer.plan.spec import SweepSpec
 from precision_explorer.records import Caution, Cell
@@ -23,11 +23,13 @@ RULES: dict[str, Any] = {
     "percentile": "linear interpolation up to the median, nearest rank above it; printed where n "
     "supports it at 95 %",
 }
-# Padded tokens and items of one quality batch, by kind of device: larger gains nothing on two
-# cores, and on an accelerator stays far below the memory of the smallest.
+# Set by the manager for every worker, from options that are in the identity already.
+OWN_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
+# Padded tokens and items of one quality batch, by kind of device. Larger gains nothing on 2 cores;
+# on an accelerator a language model's logits bound it: 16,384 x 50,000 words x 2 bytes are 1.6 GB.
 _BATCH_PLAN = {"cpu": (1024, 16), "cuda": (16384, 64)}
 _RELEVANT = {
-    "torch": ("torch", "transformers", "tokenizers"),
+    "torch": ("torch", "transformers", "tokenizers", "precision-explorer"),
     "torchao": ("torchao",),
     "bitsandbytes": ("bitsandbytes",),
 }
@@ -164,4 +166,5 @@ def _cell(
         seed=spec.seed,
         trust_remote_code=spec.trust_remote_code,
         libraries=relevant_libraries(support.format, support.recipe, versions),
+        variables=relevant_variables(without=OWN_VARIABLES),
     )

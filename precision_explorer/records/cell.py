@@ -64,18 +64,23 @@ class Cell(_Frozen):
     seed: int
     trust_remote_code: bool = False
     libraries: dict[str, str]
+    variables: dict[str, str] = {}
+    """Environment variables that change numbers or speed, those apart that the tool sets itself."""
 
     @property
     def cell_id(self) -> str:
         """16 hex digits, the hash of the whole identity."""
-        return canonical_hash(self.model_dump(mode="json"))
+        document = self.model_dump(mode="json")
+        document["model"].pop("name")  # A folder that was moved holds the same model.
+        return canonical_hash(document)
 
     def method(self) -> dict[str, Any]:
         """What two results must share to be comparable: not the format, device or libraries, not
         the number of examples reached, nor anything that a reader decides later."""
         return {
             "version": 1,
-            "model": self.model.model_dump(mode="json", include={"name", "revision"}),
+            # Not the name, which is the folder's: the revision pins the weights.
+            "model": self.model.revision,
             "task": self.task.model_dump(mode="json", exclude={"item_ids_hash", "n"}),
             "workload": self.workload,
             "batch_plan": self.batch_plan,

@@ -27,7 +27,7 @@ METRICS: dict[str, MetricInfo] = {
         MetricInfo("macro_f1", "share", True, True, False, "scikit-learn f1_score, average=macro"),
         MetricInfo(
             "accuracy_norm", "share", True, True, True,
-            "lm-evaluation-harness acc_norm: log-likelihood per byte of the choice",
+            "log-likelihood per byte of the choice; lm-evaluation-harness acc_norm if in ASCII",
         ),
         MetricInfo(
             "bits_per_byte", "bits", False, False, False,

@@ -162,7 +162,7 @@ class Measurements(_Data):
     memory: Memory | None = None
     energy: Energy | None = None
     other_work_share: float | None = None
-    """Share of all cores' time that other processes took during the timed part."""
+    """Share of the usable cores' time that other processes took during the timed part."""
 
 
 class ErrorInfo(_Data):

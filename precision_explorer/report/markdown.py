@@ -43,7 +43,10 @@ def to_markdown(table: Table) -> str:
 def _context(content: Content) -> list[str]:
     command = content.reproduce
     shown = f"`{command}`" if _PLAIN.fullmatch(command) else escape(command)
-    again = f"{shown} makes this page again from the records of the run."
+    again = (
+        f"{shown}, called where the run's folder lies and with the options of this table, makes "
+        "this page again from the records."
+    )
     facts = [_fact(fact) for fact in [*content.compared, content.price, *content.method]]
     return [
         *_titled("## Context", [*facts, f"**Again:** {again}"]),

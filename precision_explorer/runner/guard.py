@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import errno
 import gc
 import os
 import signal
@@ -13,14 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from precision_explorer.errors import DoesNotFit, InvalidNumerics, PrecisionExplorerError
-
-_OUT_OF_MEMORY = (
-    "can't allocate memory",
-    "cannot allocate memory",
-    "not enough memory",
-    "out of memory",
-    "defaultcpuallocator",
-)
+from precision_explorer.measure.throughput import is_out_of_memory
 
 
 def die_with_parent() -> None:
@@ -58,16 +50,9 @@ def error_answer(error: BaseException, phase: str) -> dict[str, Any]:
     gc.collect()
     text = (str(error).strip() or repr(error)).splitlines()[0][:500]
     kind = type(error).__name__
-    low = str(error).lower()
     if isinstance(error, InvalidNumerics):
         return _answer("invalid_numerics", kind, text, phase)
-    out_of_memory = (
-        isinstance(error, (MemoryError, DoesNotFit))
-        or kind == "OutOfMemoryError"
-        or (isinstance(error, OSError) and error.errno == errno.ENOMEM)
-        or any(word in low for word in _OUT_OF_MEMORY)
-    )
-    if out_of_memory:
+    if is_out_of_memory(error):
         advice = "use a smaller model or format, more memory, or raise --memory-limit"
         message = text if isinstance(error, DoesNotFit) else f"out of memory ({text}); {advice}"
         return _answer("out_of_memory", kind, message, phase)

@@ -71,9 +71,9 @@ def _cautions(
         found.append(Caution(id="latency-budget", message=text))
     if (parts.get("other_work_share") or 0.0) > _DISTURBED:
         text = (
-            f"other processes took more than {share(_DISTURBED, 0)} of all cores' time during the "
-            "timed part: latency, throughput and cost are worse than on an idle machine; measure "
-            "again on one"
+            f"other processes took more than {share(_DISTURBED, 0)} of the usable cores' time "
+            "during the timed part: latency, throughput and cost are worse than on an idle "
+            "machine; measure again on one"
         )
         found.append(Caution(id="machine-busy", message=text))
     quality = parts.get("quality") or {}

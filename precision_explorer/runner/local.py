@@ -9,6 +9,7 @@ from multiprocessing.context import BaseContext
 from typing import Any
 
 from precision_explorer.hardware import DeviceFacts
+from precision_explorer.paths import without_paths
 from precision_explorer.plan import Plan, PlannedCell, SweepSpec
 from precision_explorer.records import Attempt, CellRecord, Environment
 from precision_explorer.runner.join import failed_record, ok_record, skipped_record, utc_now
@@ -176,6 +177,7 @@ class Executor:
     ) -> None:
         attempts = self._attempts(planned)
         tail = self._log_tail(planned)
+        error = error | {"message": without_paths(error["message"])}
         record = failed_record(planned, error, answers, tail, self.environment, started, attempts)
         self._store(record)
         self.folder.set_aside_parts(planned.cell_id)
@@ -187,7 +189,7 @@ class Executor:
             content = self.folder.log_path(planned.cell_id).read_bytes()
         except OSError:
             return ""
-        return content[-_LOG_TAIL_BYTES:].decode("utf8", "replace")
+        return without_paths(content[-_LOG_TAIL_BYTES:].decode("utf8", "replace"))
 
     # -- requests ----------------------------------------------------------------------------
 
@@ -233,6 +235,6 @@ def _sessions(cells: list[PlannedCell]) -> Iterator[list[PlannedCell]]:
     groups: dict[tuple[str, ...], list[PlannedCell]] = {}
     for planned in cells:
         head = "classifier" if planned.task.card.kind == "text-classification" else "causal"
-        key = (planned.ref.name, head, planned.cell.format, planned.cell.runtime)
+        key = (str(planned.ref.path), head, planned.cell.format, planned.cell.runtime)
         groups.setdefault(key, []).append(planned)
     yield from groups.values()

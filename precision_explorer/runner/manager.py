@@ -16,6 +16,7 @@ from multiprocessing.context import BaseContext
 from pathlib import Path
 from typing import Any
 
+from precision_explorer.plan.expand import OWN_VARIABLES
 from precision_explorer.runner.guard import signal_name
 from precision_explorer.runner.protocol import receive
 
@@ -25,7 +26,7 @@ _GRACE_S = 5.0
 
 @dataclass(frozen=True)
 class Event:
-    """Something a progress display may show. `name`: worker, progress, cell, skip, note."""
+    """Something a progress display may show. `name`: worker, start, progress, cell, skip, note."""
 
     name: str
     data: dict[str, Any]
@@ -59,7 +60,7 @@ def prepare_environment(threads: int) -> None:
     os.environ["TRANSFORMERS_VERBOSITY"] = "error"
     os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
     os.environ["TQDM_DISABLE"] = "1"
-    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+    for name in OWN_VARIABLES:
         os.environ[name] = str(threads)
 
 
@@ -98,7 +99,14 @@ class WorkerHandle:
         theirs.close()
         hello, _ = self._receive(deadline=time.monotonic() + 120)
         self.ready_s = time.monotonic() - started
-        self.cuda_touched = hello["cuda_touched"]
+        if hello["cuda_touched"]:
+            self.kill()
+            raise WorkerGone(
+                "failed",
+                "CudaTouched",
+                "importing the libraries initialised CUDA before the worker was forked, so CUDA "
+                "can't work in it; report this with the versions of torch and transformers",
+            )
         self.busy_s = 0.0
         """Seconds that the worker itself spent on what it answered."""
         on_event(Event("worker", {"pid": self.process.pid, "ready_s": self.ready_s}))

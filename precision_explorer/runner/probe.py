@@ -15,7 +15,7 @@ from precision_explorer.formats import Support, decide
 from precision_explorer.formats.catalog import DEFAULT_FORMATS
 from precision_explorer.formats.support import candidates
 from precision_explorer.hardware import DeviceFacts
-from precision_explorer.paths import cache_dir
+from precision_explorer.paths import cache_dir, without_paths
 from precision_explorer.records import canonical_hash
 from precision_explorer.runner.manager import (
     Event,
@@ -27,7 +27,9 @@ from precision_explorer.runner.manager import (
 )
 from precision_explorer.store.atomic import write_json
 
-_TIME_LIMIT_S = 300.0
+# For one format, the timing of all its kernels included.
+_TIME_LIMIT_S = 120.0
+_CHECK = "check the installation by: python -c 'import torch, transformers'"
 
 
 def probe(
@@ -47,11 +49,16 @@ def probe(
     if answer is None:
         on_event(Event("note", {"text": "asking the device what it can do (once, then cached)"}))
         answer = _ask(facts, wanted, threads, on_event)
-        if "device_error" not in answer:
+        if "device_error" not in answer and not _any_gone(answer):
             _store(path, answer)
     if "device_error" in answer:
         raise UsageError(f"{facts.device}: {answer['device_error']}")
     return {f: decide(f, facts, answer["formats"].get(f)) for f in formats}
+
+
+def _any_gone(answer: dict[str, Any]) -> bool:
+    """Whether a worker died of a format: that may have been chance, so it is asked again."""
+    return any(found.get("gone") for found in answer["formats"].values())
 
 
 def _cache_path(
@@ -81,26 +88,52 @@ def _store(path: Path, answer: dict[str, Any]) -> None:
 
 
 def _ask(facts: DeviceFacts, formats: list[str], threads: int, on_event: OnEvent) -> dict[str, Any]:
+    """The dry run of one format after the other. One that kills or hangs its worker is recorded so,
+    and a new worker goes on with the rest."""
+    answers: dict[str, Any] = {}
+    worker = None
     with tempfile.TemporaryDirectory(prefix="precision-explorer-") as folder:
-        log = Path(folder) / "probe.log"
         request = {
             "op": "probe",
             "device": facts.device,
-            "formats": formats,
             "threads": threads,
-            "log": str(log),
+            "log": str(Path(folder) / "probe.log"),
         }
-        worker = None
         try:
-            worker = WorkerHandle(start_context(), on_event)
-            return worker.ask(request, time.monotonic() + _TIME_LIMIT_S)[0]
-        except (WorkerError, WorkerGone, EOFError) as error:
-            tail = log.read_text(errors="replace").strip().splitlines()[-1:] if log.exists() else []
-            why = tail[0] if tail else "no output"
-            raise UsageError(
-                f"the probe of {facts.device} failed: {error or 'its worker did not start'} "
-                f"({why}); check the installation by: python -c 'import torch, transformers'"
-            ) from error
+            for format_id in formats:
+                worker = worker or _start(facts, on_event)
+                answer = _ask_one(worker, request | {"formats": [format_id]})
+                if "device_error" in answer:
+                    return answer
+                answers |= answer["formats"]
+                # A dead worker answers nothing more, and a CUDA error stays with its process.
+                if answers[format_id].get("gone") or (
+                    facts.kind == "cuda" and not answers[format_id]["ok"]
+                ):
+                    worker.close()
+                    worker = None
         finally:
             if worker is not None:
                 worker.close()
+    if not any(answer["ok"] for answer in answers.values()):
+        why = next(iter(answers.values()))["why"]
+        raise UsageError(f"no format runs on {facts.device}: {why}; {_CHECK}")
+    return {"formats": answers}
+
+
+def _start(facts: DeviceFacts, on_event: OnEvent) -> WorkerHandle:
+    try:
+        return WorkerHandle(start_context(), on_event)
+    except (WorkerGone, EOFError) as error:
+        why = str(error) or "its worker did not start"
+        raise UsageError(f"the probe of {facts.device} failed: {why}; {_CHECK}") from error
+
+
+def _ask_one(worker: WorkerHandle, request: dict[str, Any]) -> dict[str, Any]:
+    """The worker's answer; `gone` where there was none."""
+    try:
+        return worker.ask(request, time.monotonic() + _TIME_LIMIT_S)[0]
+    except (WorkerError, WorkerGone) as error:
+        why = without_paths(f"{error}".partition("; see")[0])
+        (format_id,) = request["formats"]
+        return {"formats": {format_id: {"ok": False, "why": why, "gone": True}}}

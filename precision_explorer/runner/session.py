@@ -49,6 +49,8 @@ class Session:
         self.facts = DeviceFacts.model_validate(request["facts"])
         torch.set_num_threads(request["threads"])
         torch.manual_seed(request["seed"])
+        if self.device != "cpu":
+            torch.cuda.set_device(self.device)
         start = time.perf_counter()
         for package in CATALOG[request["format"]].packages:
             importlib.import_module(package)
@@ -79,7 +81,7 @@ class Session:
         if self.device == "cpu":
             import psutil
 
-            there = psutil.virtual_memory().available
+            there = min(psutil.virtual_memory().available, self.facts.memory_bytes)
         else:
             there = torch.cuda.mem_get_info(self.device)[0]
         limit = self.request["memory_limit"]

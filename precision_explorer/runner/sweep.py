@@ -18,6 +18,7 @@ from precision_explorer.hardware import (
     resolve_device,
 )
 from precision_explorer.models import ModelRef, has_head, resolve
+from precision_explorer.paths import expand_user
 from precision_explorer.plan import Plan, SweepSpec, expand
 from precision_explorer.plan.spec import READER_FIELDS
 from precision_explorer.records import Environment
@@ -110,7 +111,7 @@ def run_folder(prepared: Prepared) -> RunFolder:
     """``--out``, or ``results/<name>`` with a name that is the same for the same spec."""
     spec = prepared.spec
     if spec.out:
-        return RunFolder(Path(spec.out).expanduser())
+        return RunFolder(expand_user(spec.out))
     models = "+".join(_safe(ref.name) for ref in prepared.refs)
     tasks = "+".join(_safe(task.card.name) for task in prepared.tasks)
     # Cut before the hash, which keeps apart what the words no longer do.
@@ -129,6 +130,10 @@ def _safe(name: str) -> str:
 def sweep_document(prepared: Prepared, run: str) -> dict[str, Any]:
     """sweep.json: spec, plan with skips, environment, method, and the context of the tables."""
     spec = prepared.spec.model_dump(mode="json", exclude={"out"})
+    # Names in place of paths: the folder is passed on.
+    spec["model"] = [ref.name for ref in prepared.refs]
+    spec["task"] = [task.card.name for task in prepared.tasks]
+    spec["workload"] = prepared.workload.name
     return {
         "schema_version": 1,
         "run": run,
@@ -171,7 +176,9 @@ def run_sweep(prepared: Prepared, on_event: OnEvent) -> tuple[RunFolder, Tally]:
     folder = run_folder(prepared)
     folder.open()
     try:
-        folder.write_sweep(sweep_document(prepared, folder.name))
+        document = sweep_document(prepared, folder.name)
+        _note_replaced(folder.read_sweep_or_none(), document, on_event)
+        folder.write_sweep(document)
         executor = Executor(
             prepared.spec,
             prepared.plan,
@@ -187,6 +194,20 @@ def run_sweep(prepared: Prepared, on_event: OnEvent) -> tuple[RunFolder, Tally]:
     finally:
         folder.close()
     return folder, tally
+
+
+def _note_replaced(
+    before: dict[str, Any] | None, document: dict[str, Any], on_event: OnEvent
+) -> None:
+    """Say so when the folder holds cells that this sweep's tables will no longer show."""
+    cells = {c["cell_id"] for c in document["plan"]["cells"]}
+    earlier = {c["cell_id"] for c in (before or {}).get("plan", {}).get("cells", [])}
+    if earlier - cells:
+        text = (
+            f"{document['run']} held another sweep: its {len(earlier - cells)} other cells stay in "
+            "cells/, but the tables show this sweep's; use another --out to keep both"
+        )
+        on_event(Event("note", {"text": text}))
 
 
 __all__ = [

@@ -82,7 +82,10 @@ def _probe(request: dict[str, Any]) -> dict[str, Any]:
     torch.set_num_threads(request["threads"])
     device = request["device"]
     if device.startswith("cuda") and not torch.cuda.is_available():
-        return {"device_error": "the installed torch has no CUDA; install a CUDA build of torch"}
+        text = "the installed torch has no CUDA; install a CUDA build of torch, or use --device cpu"
+        return {"device_error": text}
+    if device.startswith("cuda"):
+        torch.cuda.set_device(device)
     return {"formats": dry_run(device, request["formats"])}
 
 

@@ -1,4 +1,4 @@
-"""`RunFolder`: sweep.json, parts, cells, samples, logs, manifest (DESIGN section 7)."""
+"""`RunFolder`: sweep.json, parts, cells, samples, logs, manifest (docs/results-folder.md)."""
 
 from __future__ import annotations
 

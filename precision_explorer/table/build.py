@@ -49,6 +49,7 @@ class Entry:
     row: dict[str, Any] = field(default_factory=lambda: dict.fromkeys(COLUMNS))
     quality: Quality | None = None
     latencies: np.ndarray = field(default_factory=lambda: np.array([]))
+    output_tokens: list[int | None] = field(default_factory=list)
     price: Price | None = None
     slo: Slo | None = None
 
@@ -144,6 +145,8 @@ def _latency(entry: Entry) -> None:
     kept = [i for i, window in enumerate(rows["window"]) if window == "measure"]
     values = np.array([rows["latency_s"][i] for i in kept])
     entry.latencies = values
+    made = rows.get("output_tokens") or []
+    entry.output_tokens = [made[i] for i in kept] if made else []
     row = entry.row
     row.update({name: percentile(values, q) for name, q in _PERCENTILES})
     row.update(latency_n=len(values), cold_first_s=latency.cold_first_s)
@@ -173,12 +176,19 @@ def _energy(entry: Entry) -> None:
     energy = entry.record.measurements.energy
     if energy is None:
         return
-    row = entry.row
-    row["power_source"] = energy.source
-    if energy.energy_j is not None and energy.window_s and energy.requests:
-        row["power_w"] = energy.energy_j / energy.window_s
-        row["energy_per_request_j"] = energy.energy_j / energy.requests
-        row["requests_per_joule"] = requests_per_joule(energy.requests, energy.energy_j)
+    row, joules, window_s = entry.row, energy.energy_j, energy.window_s
+    row.update(power_source=energy.source, energy_boundary=energy.boundary)
+    if joules is None or not window_s or not energy.requests:
+        return
+    row["power_w"] = joules / window_s
+    row["energy_per_request_j"] = joules / energy.requests
+    row["requests_per_joule"] = requests_per_joule(energy.requests, joules)
+    if energy.idle_power_w is not None:
+        above_idle = joules - energy.idle_power_w * window_s
+        row["requests_per_joule_above_idle"] = requests_per_joule(energy.requests, above_idle)
+    tokens = [t for t in entry.output_tokens if t is not None]
+    if tokens and len(tokens) == len(entry.output_tokens):
+        row["output_tokens_per_joule"] = requests_per_joule(sum(tokens), joules)
 
 
 def _quality(entry: Entry) -> None:
@@ -218,14 +228,10 @@ def _across_rows(entries: list[Entry]) -> dict[str, str]:
 
 
 def _against_reference(group: list[Entry]) -> None:
-    reference = {
-        e.record.cell.runtime: e
-        for e in group
-        if e.record.cell.format == e.reader["reference"] and e.quality
-    }
+    references = [e for e in group if _is_reference(e) and e.quality]
     for entry in group:
-        base = reference.get(entry.record.cell.runtime)
-        if base is None or base is entry or entry.quality is None or base.quality is None:
+        base = _reference_of(entry, references)
+        if base is None or entry.quality is None or base.quality is None or _is_reference(entry):
             continue
         budget = entry.reader["quality_budget"]
         seed = entry.record.cell.seed
@@ -235,6 +241,20 @@ def _against_reference(group: list[Entry]) -> None:
         if found.get("verdict") == "cannot-tell" and needed:
             text = f"about {needed:,} examples would tell within the quality budget"
             entry.row["verdict_note"] = text
+
+
+def _is_reference(entry: Entry) -> bool:
+    return bool(entry.record.cell.format == entry.reader["reference"])
+
+
+def _reference_of(entry: Entry, references: list[Entry]) -> Entry | None:
+    """The reference of the entry's runtime: of its own run, else of another that asked the same
+    examples."""
+    cell = entry.record.cell
+    fit = [r for r in references if r.record.cell.runtime == cell.runtime]
+    own = [r for r in fit if r.folder is entry.folder]
+    same = [r for r in fit if r.record.cell.task.item_ids_hash == cell.task.item_ids_hash]
+    return next(iter([*own, *same]), None)
 
 
 def _economics(entry: Entry) -> None:
@@ -253,13 +273,11 @@ def _economics(entry: Entry) -> None:
     if price is None:
         return
     entry.price = price
-    rate = row["throughput_per_s"]
-    limit = entry.slo.limit_s if entry.slo else None
-    within = rate_within_slo(rate, entry.latencies, limit)
+    within = _best_within_slo(entry)
     row.update(
         price_per_hour_usd=price.per_hour_usd,
         price_source=f"{price.source} ({price.date})",
-        cost_per_1k_requests_usd=cost_per_1k(price.per_hour_usd, rate),
+        cost_per_1k_requests_usd=cost_per_1k(price.per_hour_usd, row["throughput_per_s"]),
     )
     quality = entry.quality
     if quality and quality.is_share:
@@ -268,3 +286,14 @@ def _economics(entry: Entry) -> None:
         # The reference, which has no verdict, loses nothing against itself.
         verdict = "within" if row["format"] == reader["reference"] else row["verdict"]
         row["value_per_usd"] = requests_per_usd(verdict, within, price.per_hour_usd)
+
+
+def _best_within_slo(entry: Entry) -> float | None:
+    """The highest rate within the objective over the batch sizes tried; a request takes as long as
+    its batch."""
+    throughput = entry.record.measurements.throughput
+    if throughput is None:
+        return None
+    sizes = throughput.by_batch_size.values()
+    rates = [rate_within_slo(s.requests_per_s, s.batch_s, entry.slo) for s in sizes]
+    return max((r for r in rates if r is not None), default=None)

@@ -8,7 +8,7 @@ from precision_explorer.records import metric_info
 from precision_explorer.store import RunFolder
 from precision_explorer.table.caveats import caveats
 from precision_explorer.table.data import Context, ModelContext, TaskContext
-from precision_explorer.units import bytes_, seconds
+from precision_explorer.units import bytes_, seconds, significant
 
 if TYPE_CHECKING:
     from precision_explorer.table.build import Entry
@@ -94,8 +94,8 @@ def _prices(entries: list[Entry]) -> tuple[str, ...]:
         price = entry.price
         if price is not None:
             lines.append(
-                f"{entry.row['device']}: ${price.per_hour_usd:.4g} per hour ({price.basis}; "
-                f"{price.source}, {price.date})"
+                f"{entry.row['device']}: ${significant(price.per_hour_usd, 4)} per hour "
+                f"({price.basis}; {price.source}, {price.date})"
             )
     return _unique(lines)
 

@@ -24,6 +24,7 @@ EXTRA_COLUMNS: tuple[str, ...] = (
     "verdict_note", "cold_first_s", "load_s", "kernel", "compute_dtype", "reason", "model_revision",
     "task_version", "quality_budget", "price_per_hour_usd", "price_source", "stack",
     "manifest_root", "quality_budget_unit",
+    "requests_per_joule_above_idle", "output_tokens_per_joule", "energy_boundary",
 )  # fmt: skip
 COLUMNS = CONTRACT_COLUMNS + EXTRA_COLUMNS
 

@@ -68,7 +68,7 @@ class DataSource(_Part):
 
 
 class TaskCard(_Part):
-    """A task card (DESIGN section 8). `columns` maps roles to the data's column names.
+    """A task card (docs/tasks.md). `columns` maps roles to the data's column names.
 
     `prompt` and `choices` count for multiple-choice only. There, `columns` may hold further names
     beside the roles, if the prompt uses them as ``{name}``; the prompt may use the data's own

@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from precision_explorer.errors import UsageError, near_names, unknown_name
+from precision_explorer.paths import expand_user
 
 SCENARIOS = ("single-stream",)
 _LATER = ("server", "bursty", "replay", "offline")
@@ -80,7 +81,7 @@ def load_workload(name_or_path: str | Path | None) -> Workload:
     text = str(name_or_path)
     if text in PRESETS:
         return PRESETS[text]
-    path = Path(name_or_path).expanduser()
+    path = expand_user(name_or_path)
     if path.suffix.lower() in (".yaml", ".yml") or len(path.parts) > 1 or path.is_file():
         return _from_file(path)
     message = _unknown("workload", text, tuple(PRESETS))
