@@ -1,6 +1,7 @@
 """Every command, option, format, column, status and caution stands in the docs, and nothing that
 the docs name as one is gone."""
 
+import csv
 import re
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from precision_explorer.formats.catalog import CATALOG
 from precision_explorer.formats.kernels import CPU_KERNELS, CUDA_KERNELS
 from precision_explorer.plan.spec import load_spec
 from precision_explorer.records import METRICS, STATUSES
-from precision_explorer.table import COLUMNS
+from precision_explorer.table import COLUMNS, build
 from precision_explorer.tasks import KINDS, bundled_cards, load_card
 from precision_explorer.workload import Workload
 
@@ -132,3 +133,24 @@ def test_links_between_pages_lead_somewhere():
         for target in re.findall(r"\]\(([^)#]+)", text):
             if "://" not in target:
                 assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_the_readme_s_table_is_that_of_the_stored_run():
+    stored = (ROOT / "results" / "demo-sentiment-cpu" / "tradeoffs.md").read_text()
+    shown = [line for line in README.splitlines() if line.startswith("|")]
+    assert len(shown) > 10
+    for line in shown:
+        assert line in stored.splitlines(), line
+
+
+def test_the_stored_run_is_read_and_makes_its_table_again():
+    """Figures alike up to rounding, since sums differ in their last digits between machines."""
+    folder = ROOT / "results" / "demo-sentiment-cpu"
+    with (folder / "tradeoffs.csv").open(newline="") as file:
+        stored = list(csv.DictReader(file))
+    rows = build([folder]).rows
+    assert [row["format"] for row in rows] == [row["format"] for row in stored]
+    for row, old in zip(rows, stored, strict=True):
+        for name in ("quality", "quality_delta_ci_low", "latency_p99_s", "value_per_usd"):
+            value = float(old[name]) if old[name] else None
+            assert row[name] == (value if value is None else pytest.approx(value, rel=1e-6))

@@ -22,6 +22,8 @@ from precision_explorer.runner.protocol import receive
 
 PRELOAD = "precision_explorer.runner.preload"
 _GRACE_S = 5.0
+# Longer than the imports take on a slow disk.
+_START_S = 120.0
 
 
 @dataclass(frozen=True)
@@ -97,7 +99,7 @@ class WorkerHandle:
         self.process = context.Process(target=main, args=(theirs,), daemon=True)  # type: ignore[attr-defined]
         self.process.start()
         theirs.close()
-        hello, _ = self._receive(deadline=time.monotonic() + 120)
+        hello = self._hello()
         self.ready_s = time.monotonic() - started
         if hello["cuda_touched"]:
             self.kill()
@@ -110,6 +112,13 @@ class WorkerHandle:
         self.busy_s = 0.0
         """Seconds that the worker itself spent on what it answered."""
         on_event(Event("worker", {"pid": self.process.pid, "ready_s": self.ready_s}))
+
+    def _hello(self) -> dict[str, Any]:
+        try:
+            hello, _ = self._receive(deadline=time.monotonic() + _START_S)
+            return {"cuda_touched": hello["cuda_touched"]}
+        except (EOFError, OSError, ValueError, KeyError) as error:
+            raise self._gone(error) from error
 
     def ask(self, request: dict[str, Any], deadline: float) -> tuple[dict[str, Any], bytes]:
         """Send a request and wait for its answer, forwarding progress.
@@ -128,8 +137,8 @@ class WorkerHandle:
                     raise WorkerError(header)
                 self.busy_s += header["seconds"]
                 return header["answer"], arrow
-        except (EOFError, OSError, ValueError) as error:
-            raise self._gone() from error
+        except (EOFError, OSError, ValueError, KeyError) as error:
+            raise self._gone(error) from error
 
     def _receive(self, deadline: float) -> tuple[dict[str, Any], bytes]:
         connection: Connection = self.connection
@@ -146,11 +155,13 @@ class WorkerHandle:
             return receive(connection)
         raise EOFError
 
-    def _gone(self) -> WorkerGone:
+    def _gone(self, cause: Exception) -> WorkerGone:
         self.process.join(_GRACE_S)
-        if self.process.exitcode is None:
-            self.kill()
         code = self.process.exitcode
+        if code is None:
+            self.kill()
+            text = f"the worker's answer could not be read ({type(cause).__name__}: {cause})"
+            return WorkerGone("failed", "WorkerBroken", f"{text}; see the cell's log")
         name = signal_name(code)
         if name == "SIGKILL" and _vm_oom_kills() > self._oom_kills:
             return WorkerGone(

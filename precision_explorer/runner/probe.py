@@ -74,8 +74,9 @@ def _cache_path(
 def _cached(path: Path) -> dict[str, Any] | None:
     try:
         answer = json.loads(path.read_text(encoding="utf8"))
-        return answer if isinstance(answer, dict) and "formats" in answer else None
-    except (OSError, ValueError):
+        whole = all(isinstance(found["ok"], bool) for found in answer["formats"].values())
+        return answer if whole else None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError):
         return None
 
 

@@ -123,7 +123,7 @@ def run_folder(prepared: Prepared) -> RunFolder:
 def _safe(name: str) -> str:
     """A piece of a file name from a name that may be a path or a hub id; never a path."""
     last = name.rstrip("/").split("/")[-1]
-    kept = "".join(c if c.isalnum() or c in "-_" else "-" for c in last.lower())
+    kept = "".join(c if (c.isascii() and c.isalnum()) or c in "-_" else "-" for c in last.lower())
     return kept.strip("-")[:40] or "model"
 
 

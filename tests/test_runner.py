@@ -1,0 +1,1208 @@
+"""The runner's own rules: resuming, joining parts to records, bounds on memory, lost workers, the
+probe's cache, the names of runs; and the progress that the command line makes of its events."""
+
+from __future__ import annotations
+
+import errno
+import io
+import json
+import multiprocessing
+import os
+import re
+import resource
+import signal
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pyarrow as pa
+import pytest
+import yaml
+from rich.console import Console
+
+from precision_explorer.cli import progress as progress_module
+from precision_explorer.cli.progress import _Live, _Plain, progress
+from precision_explorer.errors import DoesNotFit, InvalidNumerics, StoreError, UsageError
+from precision_explorer.formats import Support
+from precision_explorer.hardware import DeviceFacts
+from precision_explorer.hardware.fakes import FakeClock
+from precision_explorer.models import resolve
+from precision_explorer.models.reference import DEMO
+from precision_explorer.plan import PlannedCell
+from precision_explorer.plan.spec import make_spec
+from precision_explorer.records import Attempt, Caution, Environment
+from precision_explorer.runner import guard, manager, protocol, sweep
+from precision_explorer.runner import probe as probe_module
+from precision_explorer.runner.join import (
+    failed_record,
+    measurements,
+    ok_record,
+    skipped_record,
+)
+from precision_explorer.runner.manager import (
+    Event,
+    WorkerError,
+    WorkerGone,
+    WorkerHandle,
+    start_context,
+)
+from precision_explorer.runner.probe import probe
+from precision_explorer.runner.sweep import (
+    Prepared,
+    default_task,
+    prepare_sweep,
+    run_folder,
+    run_sweep,
+    sweep_document,
+)
+from tests import trouble
+from tests.test_records import FULL, make_cell
+
+
+def nothing(event: Event) -> None:
+    pass
+
+
+def options(folder: Path, workload: Path) -> dict[str, Any]:
+    """A sweep of two formats that takes moments."""
+    return {
+        "task": ("sentiment",),
+        "formats": ("fp32", "bf16"),
+        "device": "cpu",
+        "limit": 6,
+        "workload": str(workload),
+        "out": str(folder / "run"),
+        "batch_size": (1,),
+        "threads": 1,
+    }
+
+
+# -- resuming ---------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def resumed(tmp_path_factory, quick_workload) -> SimpleNamespace:
+    """A sweep interrupted where bf16's quality was stored and its timed part began, run again."""
+    given = options(tmp_path_factory.mktemp("resumed"), quick_workload)
+    formats: list[str] = []
+
+    def interrupt(event: Event) -> None:
+        if event.name == "start":
+            formats.append(event.data["format"])
+        begun = event.name == "progress" and event.data["phase"] == "latency"
+        if begun and formats[-1] == "bf16":
+            raise KeyboardInterrupt
+
+    prepared = prepare_sweep(make_spec(given), nothing)
+    cells = {planned.cell.format: planned.cell_id for planned in prepared.plan.cells}
+    with pytest.raises(KeyboardInterrupt):
+        run_sweep(prepared, interrupt)
+    folder = run_folder(prepared)
+    parts = folder.path / "parts" / cells["bf16"]
+    between = {p: p.read_bytes() for p in folder.path.rglob("*") if p.suffix in (".json", ".arrow")}
+    begun_before = folder.record_path(cells["bf16"]).exists()
+
+    events: list[Event] = []
+    again, tally = run_sweep(prepare_sweep(make_spec(given), nothing), events.append)
+    return SimpleNamespace(
+        folder=again,
+        cells=cells,
+        parts=parts,
+        between=between,
+        recorded_before=begun_before,
+        events=events,
+        tally=tally,
+        records={name: again.read_record(cell_id) for name, cell_id in cells.items()},
+    )
+
+
+def test_an_interrupt_in_the_timed_part_leaves_the_quality_part_and_no_record(resumed):
+    assert not resumed.recorded_before
+    assert {p.name for p in resumed.between if p.parent == resumed.parts} == {
+        "load.json",
+        "quality.json",
+        "quality.arrow",
+    }
+
+
+def test_a_stored_quality_part_is_used_again_and_not_measured_again(resumed):
+    for name in ("quality.json", "quality.arrow"):
+        assert (resumed.parts / name).read_bytes() == resumed.between[resumed.parts / name]
+    phases = {e.data["phase"] for e in resumed.events if e.name == "progress"}
+    assert "quality" not in phases
+    assert {"load", "latency", "offline"} <= phases
+    stored = json.loads((resumed.parts / "quality.json").read_text())["quality"]
+    assert resumed.records["bf16"].measurements.quality.model_dump() == stored
+    rows = pa.ipc.open_stream((resumed.parts / "quality.arrow").read_bytes()).read_all()
+    samples = resumed.folder.read_samples(resumed.cells["bf16"], "example")
+    assert samples["loss"] == rows.column("loss").to_pylist()
+
+
+def test_a_resumed_cell_carries_the_caution_and_the_others_do_not(resumed):
+    cautions = {
+        name: {caution.id for caution in record.cautions}
+        for name, record in resumed.records.items()
+    }
+    assert resumed.records["bf16"].status == "ok"
+    assert "resumed" in cautions["bf16"]
+    assert "resumed" not in cautions["fp32"]
+    assert resumed.records["bf16"].attempts == []
+
+
+def test_the_cells_that_were_finished_are_not_run_again(resumed):
+    path = resumed.folder.record_path(resumed.cells["fp32"])
+    assert path.read_bytes() == resumed.between[path]
+    assert [e.data["format"] for e in resumed.events if e.name == "start"] == ["bf16"]
+    assert (resumed.tally.ran, resumed.tally.reused, resumed.tally.failed) == (1, 1, 0)
+    reused = {e.data["format"]: e.data["reused"] for e in resumed.events if e.name == "cell"}
+    assert reused == {"fp32": True, "bf16": False}
+
+
+def test_an_interrupted_sweep_lets_go_of_its_folder(tmp_path, quick_workload, monkeypatch):
+    class Interrupted:
+        def __init__(self, *arguments: Any) -> None:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("precision_explorer.runner.local.WorkerHandle", Interrupted)
+    prepared = prepare_sweep(make_spec(options(tmp_path, quick_workload)), nothing)
+    # Kept here, so that its lock does not end for want of an owner.
+    first, second = run_folder(prepared), run_folder(prepared)
+    monkeypatch.setattr(sweep, "run_folder", lambda prepared: first)
+    with pytest.raises(KeyboardInterrupt):
+        run_sweep(prepared, nothing)
+    assert first.manifest_root()
+    second.open()
+    with pytest.raises(StoreError):
+        first.open()
+    second.close()
+
+
+# -- parts to records -------------------------------------------------------------------------
+
+LOAD: dict[str, Any] = {
+    "applied": FULL["applied"],
+    "cautions": [],
+    "load": FULL["measurements"]["load"],
+    "memory": {"method": "uss", "baseline_bytes": 1000, "load_peak_bytes": 900},
+    "threads": 1,
+}
+QUALITY: dict[str, Any] = {
+    "quality": FULL["measurements"]["quality"] | {"cut_examples": 0},
+    "peak_bytes": 500,
+}
+BLOCK: dict[str, Any] = {
+    "latency": {
+        "cold_first_s": 0.5,
+        "warmup_requests": 1,
+        "requests": 30,
+        "window_s": 3.0,
+        "stopped_by": "rules",
+        "phases": {"forward_s": 0.1},
+    },
+    "throughput": {
+        "by_batch_size": {"1": {"requests_per_s": 10.0, "batches": 2, "batch_s": [0.1, 0.1]}},
+        "best_batch_size": 1,
+    },
+    "energy": {"source": "measured:nvml", "boundary": "GPU board", "energy_j": 3.0},
+    "other_work_share": 0.01,
+    "peak_bytes": 400,
+}
+ENVIRONMENT = Environment(
+    python="3.11",
+    platform="Linux",
+    device_name="Some CPU",
+    device={},
+    cpu_model="Some CPU",
+    cores=2,
+    memory_bytes=8_000_000_000,
+    threads=1,
+    libraries={},
+)
+STARTED = "2026-01-02T03:04:05Z"
+
+
+def planned_cell(*cautions: Caution, skip: str | None = None) -> PlannedCell:
+    unused: Any = None
+    return PlannedCell(
+        cell=make_cell(),
+        ref=unused,
+        task=unused,
+        support=unused,
+        label_ids=None,
+        skip=skip,
+        cautions=cautions,
+    )
+
+
+def joined(
+    load: dict | None = None,
+    quality: dict | None = None,
+    block: dict | None = None,
+    resumed: bool = False,
+    model_cautions: tuple[Caution, ...] = (),
+) -> Any:
+    """The record of a cell whose parts are those above with some fields changed."""
+    answers = {
+        "load": LOAD | (load or {}),
+        "quality": QUALITY | (quality or {}),
+        "block-0": BLOCK | (block or {}),
+    }
+    return ok_record(planned_cell(*model_cautions), answers, ENVIRONMENT, STARTED, [], resumed)
+
+
+def messages(record: Any) -> dict[str, str]:
+    found = {caution.id: caution.message for caution in record.cautions}
+    assert len(found) == len(record.cautions)
+    assert not any("\n" in message for message in found.values())
+    return found
+
+
+def test_a_cell_of_which_nothing_odd_is_known_has_no_caution():
+    record = joined()
+    assert record.cautions == []
+    assert (record.status, record.error, record.skip_reason) == ("ok", None, None)
+    assert record.cell_id == make_cell().cell_id
+    assert record.method_id == make_cell().method_id
+    assert record.applied.kernel == "torch"
+    assert record.started_at == STARTED
+    assert record.environment == ENVIRONMENT
+
+
+def test_the_parts_of_a_cell_are_its_measurements():
+    measured = joined().measurements
+    assert measured.load.model_dump(exclude={"compile_s"}) == LOAD["load"]
+    assert measured.quality.model_dump() == QUALITY["quality"]
+    assert measured.latency.requests == 30
+    assert measured.throughput.by_batch_size["1"].batch_s == [0.1, 0.1]
+    assert measured.energy.energy_j == 3.0
+    assert measured.other_work_share == 0.01
+    assert measured.memory.load_peak_bytes == 900
+
+
+def test_earlier_attempts_are_kept():
+    attempt = Attempt(status="timeout", started_at=STARTED)
+    answers = {"load": LOAD, "quality": QUALITY, "block-0": BLOCK}
+    record = ok_record(planned_cell(), answers, ENVIRONMENT, STARTED, [attempt], False)
+    assert record.attempts == [attempt]
+
+
+@pytest.mark.parametrize("source", ["estimated:cpu-time", "measured:rapl", "unavailable"])
+def test_energy_that_was_estimated_is_called_so(source):
+    boundary = "cores' busy time x rated power"
+    found = messages(joined(block={"energy": {"source": source, "boundary": boundary}}))
+    assert ("energy-estimated" in found) == source.startswith("estimated")
+    if found:
+        assert boundary in found["energy-estimated"]
+
+
+def test_a_latency_window_that_the_budget_ended_is_called_so():
+    found = messages(
+        joined(block={"latency": BLOCK["latency"] | {"stopped_by": "budget", "requests": 7}})
+    )
+    assert set(found) == {"latency-budget"}
+    assert "7 requests" in found["latency-budget"]
+
+
+def test_inputs_that_were_cut_are_counted():
+    found = messages(joined(quality={"quality": QUALITY["quality"] | {"cut_examples": 3}}))
+    assert set(found) == {"inputs-cut"}
+    assert "3 of 40" in found["inputs-cut"]
+
+
+@pytest.mark.parametrize(
+    ("share", "busy"), [(0.06, True), (0.9, True), (0.05, False), (0.04, False), (None, False)]
+)
+def test_work_of_others_above_a_twentieth_makes_the_machine_busy(share, busy):
+    found = messages(joined(block={"other_work_share": share}))
+    assert set(found) == ({"machine-busy"} if busy else set())
+    assert not busy or "5 %" in found["machine-busy"]
+
+
+def test_a_resumed_cell_says_that_two_processes_measured_it():
+    assert set(messages(joined(resumed=True))) == {"resumed"}
+
+
+def test_cautions_of_the_model_and_of_the_format_travel_into_the_record():
+    model = Caution(id="was-4bit", message="The weights were rounded to 4 bits before.")
+    layer = {"id": "left-behind", "message": "One layer was not converted."}
+    record = joined(load={"cautions": [layer]}, model_cautions=(model,))
+    assert record.cautions == [model, Caution.model_validate(layer)]
+    failed = failed_record(planned_cell(model), ERROR, {}, "", ENVIRONMENT, STARTED, [])
+    assert failed.cautions == [model]
+    skipped = skipped_record(planned_cell(model, skip="no such unit"), ENVIRONMENT, STARTED)
+    assert skipped.cautions == [model]
+    assert (skipped.status, skipped.skip_reason) == ("skipped", "no such unit")
+
+
+@pytest.mark.parametrize(("in_quality", "in_block"), [(500, 400), (400, 500), (None, 500)])
+def test_the_serving_peak_is_the_larger_of_the_two_windows(in_quality, in_block):
+    peaks = {name: {"peak_bytes": n} for name, n in (("q", in_quality), ("b", in_block))}
+    for kind, more in (("reserved_peak_bytes", 1000), ("process_peak_bytes", 2000)):
+        peaks["q"][kind] = None if in_quality is None else in_quality + more
+        peaks["b"][kind] = in_block + more
+    memory = joined(quality=peaks["q"], block=peaks["b"]).measurements.memory
+    assert memory.serving_peak_bytes == 500
+    assert memory.reserved_peak_bytes == 1500
+    assert memory.process_peak_bytes == 2500
+    assert (memory.baseline_bytes, memory.load_peak_bytes) == (1000, 900)
+
+
+def test_peaks_that_the_device_does_not_have_stay_none():
+    memory = joined().measurements.memory
+    assert memory.serving_peak_bytes == 500
+    assert memory.reserved_peak_bytes is memory.process_peak_bytes is None
+
+
+def test_parts_that_are_missing_stay_none():
+    assert measurements(None, None, None) == {}
+    loaded = measurements(LOAD, None, None)
+    assert set(loaded) == {"load", "memory"}
+    assert "serving_peak_bytes" not in loaded["memory"]
+    assert set(measurements(None, QUALITY, None)) == {"quality"}
+    assert measurements(LOAD, None, BLOCK)["memory"]["serving_peak_bytes"] == 400
+    assert LOAD["memory"].keys() == {"method", "baseline_bytes", "load_peak_bytes"}
+
+
+ERROR = {"status": "timeout", "kind": "Timeout", "message": "too long; raise it", "signal": None}
+
+
+def test_a_failed_record_keeps_what_was_measured_before():
+    cut = QUALITY | {"quality": QUALITY["quality"] | {"cut_examples": 3}}
+    attempt = Attempt(status="failed", started_at=STARTED)
+    record = failed_record(
+        planned_cell(),
+        ERROR,
+        {"load": LOAD, "quality": cut},
+        "last words",
+        ENVIRONMENT,
+        STARTED,
+        [attempt],
+    )
+    measured = record.measurements
+    assert measured.quality.model_dump() == cut["quality"]
+    assert measured.memory.serving_peak_bytes == 500
+    assert measured.latency is measured.throughput is measured.energy is None
+    assert measured.other_work_share is None
+    assert record.applied.format == "fp32"
+    assert record.attempts == [attempt]
+    assert set(messages(record)) == {"inputs-cut"}
+
+
+def test_a_failed_record_holds_the_error_whole():
+    error = {
+        "status": "failed",
+        "kind": "KeyError",
+        "message": "KeyError: what; see the log",
+        "phase": "quality",
+        "signal": "SIGSEGV",
+    }
+    record = failed_record(planned_cell(), error, {}, "last words", ENVIRONMENT, STARTED, [])
+    assert record.status == "failed"
+    assert record.error.model_dump() == {
+        "kind": "KeyError",
+        "message": "KeyError: what; see the log",
+        "phase": "quality",
+        "signal": "SIGSEGV",
+        "log_tail": "last words",
+    }
+    assert record.applied is None
+    assert set(record.measurements.model_dump().values()) == {None}
+    lost = failed_record(planned_cell(), ERROR, {}, "", ENVIRONMENT, STARTED, [])
+    assert (lost.status, lost.error.phase, lost.error.signal) == ("timeout", None, None)
+
+
+# -- bounds and names of errors ---------------------------------------------------------------
+
+
+def test_a_format_that_passes_the_memory_limit_is_out_of_memory(
+    tmp_path, quick_workload, monkeypatch
+):
+    """The limit is the process's: what the model's own code takes counts, and fp32 is unharmed."""
+    # torch.empty touches no page: only an allocator that is bounded refuses it.
+    statement = "torch.empty(2_000_000_000, dtype=torch.uint8)"
+    monkeypatch.setitem(trouble.STATEMENTS, "greed", statement)
+    model = trouble.troubled_model(tmp_path / "greedy", "greed")
+    given = {"model": (str(model),), "trust_remote_code": True, "memory_limit": "1GB"}
+    spec = make_spec(options(tmp_path, quick_workload) | given)
+    prepared = prepare_sweep(spec, nothing)
+    folder, tally = run_sweep(prepared, nothing)
+    records = {c.cell.format: folder.read_record(c.cell_id) for c in prepared.plan.cells}
+    assert records["fp32"].status == "ok"
+    bad = records["bf16"]
+    assert (bad.status, bad.error.phase, tally.failed) == ("out_of_memory", "quality", 1)
+    assert "--memory-limit" in bad.error.message
+    assert "\n" not in bad.error.message
+
+
+def data_bytes() -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmData:"))
+
+
+def test_the_limit_counts_from_what_the_process_has_taken(monkeypatch):
+    limits = []
+    monkeypatch.setattr(resource, "setrlimit", lambda *given: limits.append(given))
+    monkeypatch.setattr(resource, "getrlimit", lambda which: (5, 77))
+    guard.limit_memory(None)
+    assert limits == []
+    guard.limit_memory(1_000_000_000)
+    ((which, (soft, hard)),) = limits
+    assert (which, hard) == (resource.RLIMIT_DATA, 77)
+    assert soft == pytest.approx(data_bytes() + 1_000_000_000, rel=0.05)
+
+
+@pytest.mark.parametrize("trouble_in_it", [OSError("no such file"), ValueError("above the hard")])
+def test_a_limit_that_can_t_be_set_stops_nothing(monkeypatch, trouble_in_it):
+    def refuse(*arguments: Any) -> None:
+        raise trouble_in_it
+
+    monkeypatch.setattr(resource, "setrlimit", refuse)
+    guard.limit_memory(1_000_000_000)
+
+
+class OutOfMemoryError(RuntimeError):
+    """Named as torch's own, which says little when a driver refuses."""
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        OSError(errno.ENOMEM, "no room"),
+        OutOfMemoryError("CUDA says no"),
+        RuntimeError("[enforce fail at alloc.cpp:1] DefaultCPUAllocator: can't allocate memory"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        RuntimeError("CUDA out of memory. Tried to allocate 2 GiB\nand a hint\nof three lines"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_what_says_that_memory_did_not_suffice_is_out_of_memory(error):
+    answer = guard.error_answer(error, "block")
+    assert (answer["status"], answer["kind"]) == ("out_of_memory", type(error).__name__)
+    assert (answer["type"], answer["phase"]) == ("error", "block")
+    assert "--memory-limit" in answer["message"]
+    assert "smaller model" in answer["message"]
+    assert "\n" not in answer["message"]
+
+
+def test_a_model_that_was_found_not_to_fit_keeps_its_own_advice():
+    text = "the weights take 2 GB; use a smaller model"
+    answer = guard.error_answer(DoesNotFit(text), "load")
+    assert (answer["status"], answer["message"]) == ("out_of_memory", text)
+
+
+def test_numbers_that_are_none_are_invalid_numerics():
+    text = "3 of 8 examples gave NaN, which is not out of memory; use a wider format"
+    answer = guard.error_answer(InvalidNumerics(text), "quality")
+    assert (answer["status"], answer["kind"]) == ("invalid_numerics", "InvalidNumerics")
+    assert answer["message"] == text
+
+
+@pytest.mark.parametrize(
+    ("error", "shown"),
+    [
+        (KeyError("what"), "KeyError: 'what'"),
+        (OSError(errno.ENOENT, "not there"), "FileNotFoundError: [Errno 2] not there"),
+        (ValueError("first\nsecond"), "ValueError: first"),
+        (AssertionError(), "AssertionError: AssertionError()"),
+        (SystemExit(3), "SystemExit: 3"),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_an_ordinary_error_has_failed_and_points_to_the_log(error, shown):
+    answer = guard.error_answer(error, "load")
+    assert answer["status"] == "failed"
+    assert answer["kind"] == type(error).__name__
+    assert answer["message"].startswith(f"{shown}; ")
+    assert "log" in answer["message"]
+    assert "\n" not in answer["message"]
+
+
+def test_an_error_of_the_program_s_own_says_what_to_do_and_nothing_else():
+    answer = guard.error_answer(UsageError("wrong; do it so"), "load")
+    assert (answer["status"], answer["message"]) == ("failed", "wrong; do it so")
+
+
+def test_a_message_without_end_is_cut():
+    message = guard.error_answer(ValueError("x" * 100_000), "load")["message"]
+    assert 500 <= len(message) < 700
+
+
+@pytest.mark.parametrize(
+    ("code", "name"),
+    [
+        (-9, "SIGKILL"),
+        (-11, "SIGSEGV"),
+        (-250, "signal 250"),
+        (0, None),
+        (3, None),
+        (None, None),
+    ],
+)
+def test_an_exit_code_below_zero_is_a_signal(code, name):
+    assert guard.signal_name(code) == name
+
+
+# -- workers ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("methods", "method", "preloaded"),
+    [
+        (["fork", "spawn", "forkserver"], "forkserver", [[manager.PRELOAD]]),
+        (["spawn"], "spawn", []),
+        (["fork", "spawn"], "spawn", []),
+    ],
+)
+def test_workers_are_spawned_where_there_is_no_fork_server(monkeypatch, methods, method, preloaded):
+    given: list[list[str]] = []
+    base = multiprocessing.context.BaseContext
+    monkeypatch.setattr(base, "set_forkserver_preload", lambda self, names: given.append(names))
+    monkeypatch.setattr(multiprocessing, "get_all_start_methods", lambda: methods)
+    assert start_context().get_start_method() == method
+    assert given == preloaded
+
+
+@pytest.mark.parametrize(
+    ("text", "kills"),
+    [("nr_free_pages 7\noom_kill 3\nswap_ra 1\n", 3), ("nr_free_pages 7\n", 0), (None, 0)],
+)
+def test_the_kernel_s_count_of_kills_for_memory_is_read(tmp_path, monkeypatch, text, kills):
+    file = tmp_path / "vmstat"
+    if text is not None:
+        file.write_text(text)
+    asked = []
+    monkeypatch.setattr(manager, "Path", lambda name: asked.append(name) or file)
+    assert manager._vm_oom_kills() == kills
+    assert asked == ["/proc/vmstat"]
+
+
+@pytest.fixture
+def worker(monkeypatch):
+    """A real worker that is gone at the end whatever became of it."""
+    monkeypatch.setattr(manager, "_GRACE_S", 1.0)
+    handle = WorkerHandle(start_context(), nothing)
+    yield handle
+    handle.kill()
+
+
+def ask_nothing(worker: WorkerHandle, folder: Path) -> Any:
+    """A request that takes no time and whose worker then waits for the next."""
+    request = {"op": "probe", "device": "cpu", "formats": [], "threads": 1}
+    return worker.ask(request | {"log": str(folder / "log")}, time.monotonic() + 60)
+
+
+@pytest.mark.parametrize(
+    ("ended_by", "counted", "status", "kind"),
+    [
+        (signal.SIGKILL, 1, "out_of_memory", "OomKilled"),
+        (signal.SIGKILL, 0, "failed", "WorkerCrashed"),
+        (signal.SIGTERM, 1, "failed", "WorkerCrashed"),
+    ],
+)
+def test_a_kill_while_the_kernel_counted_one_for_memory_is_out_of_memory(
+    tmp_path, monkeypatch, ended_by, counted, status, kind
+):
+    kills = [7]
+    monkeypatch.setattr(manager, "_vm_oom_kills", lambda: kills[0])
+    worker = WorkerHandle(start_context(), nothing)
+    kills[0] += counted
+    os.kill(worker.process.pid, ended_by)
+    with pytest.raises(WorkerGone) as caught:
+        ask_nothing(worker, tmp_path)
+    answer = caught.value.answer
+    assert (answer["status"], answer["kind"]) == (status, kind)
+    assert answer["signal"] == ended_by.name
+    assert "\n" not in answer["message"]
+    assert ("--memory-limit" in answer["message"]) == (status == "out_of_memory")
+    worker.close()
+
+
+def test_a_worker_that_answers_rubbish_is_ended(tmp_path, monkeypatch, worker):
+    def rubbish(connection: Any) -> Any:
+        protocol.receive(connection)
+        raise ValueError("no JSON")
+
+    monkeypatch.setattr(manager, "_GRACE_S", 0.2)
+    monkeypatch.setattr(manager, "receive", rubbish)
+    with pytest.raises(WorkerGone) as caught:
+        ask_nothing(worker, tmp_path)
+    assert (caught.value.answer["status"], caught.value.answer["kind"]) == (
+        "failed",
+        "WorkerBroken",
+    )
+    assert not worker.process.is_alive()
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[1]", b"3", b"\xff\xfe", b'"text"'])
+def test_what_is_no_json_object_is_refused_on_the_wire(content):
+    ours, theirs = multiprocessing.Pipe()
+    theirs.send_bytes(content)
+    with pytest.raises(ValueError):
+        protocol.receive(ours)
+
+
+def test_a_header_and_its_rows_arrive_as_they_were_sent():
+    ours, theirs = multiprocessing.Pipe()
+    protocol.reply(theirs, {"type": "answer"}, b"rows")
+    protocol.reply(theirs, {"type": "progress"})
+    assert protocol.receive(ours) == ({"type": "answer", "arrow_bytes": 4}, b"rows")
+    assert protocol.receive(ours) == ({"type": "progress", "arrow_bytes": 0}, b"")
+    theirs.close()
+    with pytest.raises(EOFError):
+        protocol.receive(ours)
+
+
+def test_an_error_in_a_worker_is_its_answer_and_its_end(tmp_path, worker):
+    with pytest.raises(WorkerError) as caught:
+        worker.ask({"op": "probe", "log": str(tmp_path / "log")}, time.monotonic() + 60)
+    assert (caught.value.answer["kind"], caught.value.answer["phase"]) == ("KeyError", "probe")
+    worker.process.join(10)
+    assert worker.process.exitcode == 0
+
+
+def test_a_worker_that_is_asked_to_end_does(tmp_path, worker):
+    assert ask_nothing(worker, tmp_path) == ({"formats": {}}, b"")
+    worker.close()
+    assert worker.process.exitcode == 0
+    assert worker.connection.closed
+
+
+class FakeProcess:
+    """A process that ends when it is asked to, or only when it is killed."""
+
+    def __init__(self, obeys: bool) -> None:
+        self.obeys, self.exitcode, self.killed = obeys, None, False
+
+    def join(self, timeout: float) -> None:
+        assert timeout > 0
+        if self.exitcode is None and self.obeys:
+            self.exitcode = 0
+
+    def kill(self) -> None:
+        self.killed, self.exitcode = True, -9
+
+
+class FakeConnection:
+    """A pipe that keeps what is sent, or whose other end is gone."""
+
+    def __init__(self, broken: bool) -> None:
+        self.broken, self.sent, self.closed = broken, [], False
+
+    def send(self, message: Any) -> None:
+        if self.broken:
+            raise BrokenPipeError
+        self.sent.append(message)
+
+    def close(self) -> None:
+        self.closed = True
+
+
+@pytest.mark.parametrize("broken", [False, True])
+@pytest.mark.parametrize("obeys", [False, True])
+def test_close_kills_a_worker_only_if_it_does_not_end(obeys, broken):
+    handle: Any = object.__new__(WorkerHandle)
+    handle.process, handle.connection = FakeProcess(obeys), FakeConnection(broken)
+    handle.close()
+    assert handle.process.killed is not obeys
+    assert handle.connection.closed
+    assert handle.connection.sent == ([] if broken else [{"op": "close"}])
+
+
+# -- the probe --------------------------------------------------------------------------------
+
+FACTS = DeviceFacts(
+    kind="cpu", device="cpu", name="Some CPU", cpu_model="Some CPU", cores=2, memory_bytes=8 << 30
+)
+VERSIONS = {"torch": "2.13.0", "transformers": "5.24.0", "torchao": "0.17", "bitsandbytes": "0.49"}
+RECIPE = {"kernel": "torch", "library": "torch", "compute_dtype": "float32"}
+
+
+class Device:
+    """In place of the probe's worker. It runs every format but those in `lost`, whose error ends
+    the worker; `notes` counts how often it had to be asked rather than the cache."""
+
+    def __init__(self) -> None:
+        self.error: str | None = None
+        self.lost: dict[str, Exception] = {}
+        self.start: Exception | None = None
+        self.notes: list[str] = []
+        self.open = self.started = 0
+
+    def __call__(self, context: Any, on_event: Any) -> Device:
+        if self.start is not None:
+            raise self.start
+        self.open += 1
+        self.started += 1
+        return self
+
+    def ask(self, request: dict[str, Any], deadline: float) -> tuple[Any, bytes]:
+        assert self.open == 1
+        assert (request["device"], request["op"]) == ("cpu", "probe")
+        if self.error is not None:
+            return {"device_error": self.error}, b""
+        for name in request["formats"]:
+            if name in self.lost:
+                raise self.lost[name]
+        answers = {name: self.answer(name) for name in request["formats"]}
+        return {"formats": answers}, b""
+
+    def answer(self, name: str) -> dict[str, Any]:
+        if name in ("fp32", "bf16"):
+            return {"ok": True, "recipe": RECIPE}
+        return {"ok": False, "why": f"no {name} here"}
+
+    def close(self) -> None:
+        self.open -= 1
+
+    def probe(self, **changes: Any) -> dict[str, Support]:
+        def on_event(event: Event) -> None:
+            self.notes.append(event.name)
+
+        given = {"facts": FACTS, "formats": ["fp32", "bf16"], "versions": VERSIONS, "threads": 1}
+        try:
+            return probe(on_event=on_event, **(given | changes))
+        finally:
+            assert self.open == 0
+
+
+@pytest.fixture
+def device(tmp_path, monkeypatch) -> Device:
+    fake = Device()
+    monkeypatch.setenv("PRECISION_EXPLORER_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(probe_module, "WorkerHandle", fake)
+    monkeypatch.setattr(probe_module, "start_context", lambda: None)
+    return fake
+
+
+def cached(folder: Path) -> list[Path]:
+    return [path for path in (folder / "cache").rglob("*") if path.is_file()]
+
+
+def test_a_device_is_asked_once_and_the_answer_is_read_again(tmp_path, device):
+    first = device.probe()
+    assert {name: support.supported for name, support in first.items()} == {
+        "fp32": True,
+        "bf16": True,
+    }
+    assert first["fp32"].execution == "native"
+    assert first["fp32"].recipe == RECIPE
+    assert device.notes == ["note"]
+    assert len(cached(tmp_path)) == 1
+    started = device.started
+    assert device.probe() == first
+    assert device.notes == ["note"]
+    assert device.started == started
+
+
+def test_a_format_that_was_not_asked_for_yet_is_in_the_stored_answer(device):
+    device.probe()
+    assert device.probe(formats=["int8-dynamic"])["int8-dynamic"].reason.endswith(
+        "no int8-dynamic here"
+    )
+    assert device.notes == ["note"]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"threads": 2},
+        {"versions": VERSIONS | {"torchao": "0.18"}},
+        {"facts": FACTS.model_copy(update={"cpu_flags": ("avx2",)})},
+    ],
+    ids=lambda changes: next(iter(changes)),
+)
+def test_another_device_stack_or_number_of_threads_is_asked_anew(device, changes):
+    for _ in range(2):
+        device.probe()
+        device.probe(**changes)
+        assert len(device.notes) == 2
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"{}", b"null", b"\xff\xfe\x00"])
+def test_a_damaged_answer_in_the_cache_is_asked_for_again(tmp_path, device, content):
+    first = device.probe()
+    (path,) = cached(tmp_path)
+    whole = path.read_bytes()
+    path.write_bytes(content)
+    for _ in range(2):
+        assert device.probe() == first
+        assert len(device.notes) == 2
+        assert path.read_bytes() == whole
+
+
+def test_a_device_that_can_t_be_used_is_wrong_use_and_is_not_remembered(tmp_path, device):
+    device.error = "the installed torch has no CUDA; install another"
+    for times in (1, 2):
+        with pytest.raises(UsageError, match="cpu: the installed torch has no CUDA"):
+            device.probe()
+        assert len(device.notes) == times
+    assert cached(tmp_path) == []
+    device.error = None
+    assert device.probe()["fp32"].supported
+
+
+def test_a_cache_that_can_t_be_written_does_not_matter(tmp_path, device, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("PRECISION_EXPLORER_CACHE", str(tmp_path / "file" / "cache"))
+    first = device.probe()
+    assert first["fp32"].supported
+    assert device.probe() == first
+    assert len(device.notes) == 2
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        WorkerError({"message": "OSError: no library"}),
+        WorkerGone("failed", "WorkerCrashed", "the worker was ended by SIGSEGV"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_a_format_that_ends_the_probe_s_worker_spares_the_others_and_is_asked_again(
+    tmp_path, device, error
+):
+    device.lost = {"bf16": error}
+    found = device.probe()
+    assert found["fp32"].supported
+    assert not found["bf16"].supported
+    assert str(error) in found["bf16"].reason
+    assert device.started == 2
+    assert cached(tmp_path) == []
+    device.lost = {}
+    assert device.probe()["bf16"].supported
+    assert len(cached(tmp_path)) == 1
+
+
+@pytest.mark.parametrize(
+    "error",
+    [WorkerGone("timeout", "Timeout", "no answer within the time limit"), EOFError()],
+    ids=lambda error: type(error).__name__,
+)
+def test_a_probe_whose_worker_does_not_start_is_wrong_use(tmp_path, device, error):
+    device.start = error
+    with pytest.raises(UsageError) as caught:
+        device.probe()
+    message = str(caught.value)
+    assert "\n" not in message
+    assert (str(error) or "did not start") in message
+    assert "import torch" in message
+    assert cached(tmp_path) == []
+
+
+def test_a_device_on_which_no_format_runs_is_wrong_use(tmp_path, device, monkeypatch):
+    monkeypatch.setattr(device, "answer", lambda name: {"ok": False, "why": f"no {name}"})
+    with pytest.raises(UsageError, match="no fp32"):
+        device.probe()
+    assert cached(tmp_path) == []
+
+
+# -- progress ---------------------------------------------------------------------------------
+
+LABELS = {"model": "demo", "task": "sentiment", "format": "bf16"}
+EVENTS = [
+    Event("note", {"text": "asking the device"}),
+    Event("worker", {"pid": 1, "ready_s": 0.1}),
+    Event("start", LABELS),
+    Event("progress", {"phase": "quality", "done": 1, "total": 2}),
+    Event("cell", LABELS | {"status": "ok", "reused": False}),
+    Event("cell", LABELS | {"status": "ok", "reused": True}),
+    Event("cell", LABELS | {"status": "timeout", "reused": False, "message": "too long"}),
+    Event("skip", LABELS | {"reason": "no unit for it"}),
+]
+LINES = {
+    "note": ["asking the device"],
+    "start": ["demo sentiment bf16: start"],
+    "cell": [
+        "demo sentiment bf16: ok",
+        "demo sentiment bf16: already there",
+        "demo sentiment bf16: timeout (too long)",
+    ],
+    "skip": ["demo sentiment bf16: skipped (no unit for it)"],
+}
+
+
+@pytest.fixture
+def clock(monkeypatch) -> FakeClock:
+    clock = FakeClock(1000.0)
+    monkeypatch.setattr(progress_module, "time", SimpleNamespace(monotonic=clock))
+    return clock
+
+
+def test_plain_progress_is_a_dated_line_for_each_thing_that_happened(capsys, clock):
+    show = _Plain()
+    for event in EVENTS:
+        clock.sleep(65)
+        show(event)
+    out, err = capsys.readouterr()
+    assert out == ""
+    texts = [line for name in ("note", "start", "cell", "skip") for line in LINES[name]]
+    times = ["1:05", "3:15", "5:25", "6:30", "7:35", "8:40"]
+    assert err.splitlines() == [f"[{t}] {x}" for t, x in zip(times, texts, strict=True)]
+
+
+class Bar:
+    """A progress bar that keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.text = io.StringIO()
+        self.console = Console(file=self.text, width=200)
+        self.shown: dict[str, Any] = {}
+
+    def add_task(self, description: str, **fields: Any) -> int:
+        self.shown = {"description": description} | fields
+        return 7
+
+    def update(self, task: int, **fields: Any) -> None:
+        assert task == 7
+        self.shown |= fields
+
+
+@pytest.fixture
+def live(clock) -> SimpleNamespace:
+    bar = Bar()
+    show = _Live(bar)
+
+    def step(phase: str, done: int, total: int, after: float = 0.0) -> dict[str, Any]:
+        clock.sleep(after)
+        show(Event("progress", {"phase": phase, "done": done, "total": total}))
+        return dict(bar.shown)
+
+    return SimpleNamespace(bar=bar, show=show, step=step)
+
+
+def test_live_progress_shows_cell_phase_rate_and_time_left(live):
+    live.show(Event("start", LABELS))
+    assert live.bar.shown["description"] == "demo sentiment bf16: start"
+    shown = live.step("quality", 0, 30)
+    assert shown["description"] == "demo sentiment bf16: quality"
+    assert (shown["completed"], shown["total"], shown["rate"]) == (0, 30, "")
+    # Half a second is needed for a rate to say anything.
+    assert live.step("quality", 5, 30, after=0.4)["rate"] == ""
+    shown = live.step("quality", 10, 30, after=1.6)
+    assert (shown["completed"], shown["total"]) == (10, 30)
+    assert shown["rate"] == "5.00 examples/s, 4.00 s left"
+
+
+def test_live_progress_times_each_phase_from_its_own_beginning(live):
+    live.show(Event("start", LABELS))
+    live.step("load", 0, 1)
+    live.step("quality", 0, 30, after=100.0)
+    assert live.step("quality", 20, 30, after=2.0)["rate"] == "10.0 examples/s, 1.00 s left"
+    live.show(Event("start", LABELS | {"format": "fp16"}))
+    assert live.bar.shown["rate"] == ""
+    assert live.bar.shown["total"] is None
+    assert live.bar.shown["description"] == "demo sentiment fp16: start"
+
+
+def test_live_progress_of_a_step_that_has_no_parts_has_no_rate(live):
+    live.step("latency", 0, 1)
+    shown = live.step("latency", 1, 1, after=5.0)
+    assert (shown["total"], shown["rate"]) == (None, "")
+    live.step("quality", 0, 30)
+    assert live.step("quality", 0, 30, after=5.0)["rate"] == ""
+
+
+def test_what_happened_stands_above_the_live_line(live):
+    for event in EVENTS:
+        live.show(event)
+    lines = live.bar.text.getvalue().splitlines()
+    assert lines == [*LINES["note"], *LINES["cell"], *LINES["skip"]]
+
+
+def test_a_name_in_brackets_is_shown_as_it_is(live):
+    live.show(Event("skip", LABELS | {"model": "[red]m[/red]", "reason": "no [unit]"}))
+    assert live.bar.text.getvalue() == "[red]m[/red] sentiment bf16: skipped (no [unit])\n"
+
+
+class Stream(io.StringIO):
+    """stderr as a terminal or none."""
+
+    def __init__(self, terminal: bool) -> None:
+        super().__init__()
+        self.terminal = terminal
+
+    def isatty(self) -> bool:
+        return self.terminal
+
+
+@pytest.mark.parametrize(("terminal", "kind"), [(False, _Plain), (True, _Live)])
+def test_progress_is_live_on_a_terminal_only(monkeypatch, terminal, kind):
+    stream = Stream(terminal)
+    monkeypatch.setenv("COLUMNS", "100")
+    monkeypatch.setattr(sys, "stderr", stream)
+    with progress() as show:
+        assert type(show) is kind
+        for event in EVENTS:
+            show(event)
+    for line in [*LINES["note"], *LINES["cell"], *LINES["skip"]]:
+        assert line in stream.getvalue()
+
+
+# -- a sweep's task, folder and document ------------------------------------------------------
+
+
+def model_folder(folder: Path, *architectures: str) -> Path:
+    """A model folder with the demo's labels and no weights, enough to plan with."""
+    folder.mkdir()
+    config = json.loads((DEMO / "config.json").read_text()) | {"architectures": architectures}
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "model.safetensors").write_bytes((2).to_bytes(8, "little") + b"{}")
+    return folder
+
+
+CLASSIFIER, CAUSAL = "BertForSequenceClassification", "LlamaForCausalLM"
+
+
+@pytest.mark.parametrize(
+    ("heads", "task"),
+    [
+        ((CLASSIFIER,), "sentiment"),
+        ((CLASSIFIER, "RobertaForSequenceClassification"), "sentiment"),
+        ((CAUSAL,), "sentiment-choice"),
+        ((CAUSAL, "GPT2LMHeadModel"), "sentiment-choice"),
+    ],
+)
+def test_a_sweep_without_a_task_takes_the_one_that_fits_the_heads(tmp_path, heads, task):
+    refs = [resolve(str(model_folder(tmp_path / head, head))) for head in heads]
+    assert default_task(refs) == task
+
+
+@pytest.mark.parametrize("heads", [(CLASSIFIER, CAUSAL), ("BertModel",), (CAUSAL, "BertModel")])
+def test_models_that_no_one_task_fits_need_a_task(tmp_path, heads):
+    refs = [resolve(str(model_folder(tmp_path / head, head))) for head in heads]
+    with pytest.raises(UsageError, match="--task"):
+        default_task(refs)
+
+
+def prepared_for(models: list[str], task: str = "sentiment", **given: Any) -> Prepared:
+    """What naming a run needs."""
+    unused: Any = None
+    return Prepared(
+        spec=make_spec({"model": models} | given),
+        refs=[SimpleNamespace(name=name) for name in models],  # type: ignore[misc]
+        tasks=[SimpleNamespace(card=SimpleNamespace(name=task))],  # type: ignore[list-item]
+        workload=unused,
+        facts=SimpleNamespace(device="cuda:0"),  # type: ignore[arg-type]
+        supports={},
+        environment=unused,
+        plan=unused,
+    )
+
+
+NAMES = [
+    "demo", "org/name", "/home/someone/models/Mine/", "..", "../..", "a b\tc\nd", "$(rm -r x);*?",
+    "x" * 300, "-", "C:\\models\\m", "~",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_run_s_folder_has_a_name_of_safe_characters_below_results(name):
+    path = run_folder(prepared_for([name])).path
+    assert path.parent == Path("results")
+    assert re.fullmatch(r"[a-z0-9_-]+-sentiment-cuda-0-[0-9a-f]{6}", path.name)
+    assert not path.name.startswith("-")
+    assert "someone" not in path.name
+
+
+def test_the_names_of_several_models_are_told_apart():
+    name = run_folder(prepared_for(["org/one", "two"])).path.name
+    assert name.startswith("one+two-sentiment-cuda-0-")
+
+
+MANY = [f"a-model-with-a-rather-long-name-{i}" for i in range(12)]
+
+
+@pytest.mark.parametrize("models", [["demo"], MANY])
+def test_the_same_spec_gives_the_same_folder(models):
+    path = run_folder(prepared_for(models)).path
+    assert path == run_folder(prepared_for(models)).path
+    assert len(path.name) <= 255
+    for later in ({"price_per_hour": 2.0}, {"slo": "p99=50ms"}, {"cell_timeout": 5.0}):
+        assert run_folder(prepared_for(models, **later)).path == path
+
+
+@pytest.mark.parametrize("models", [["demo"], MANY])
+def test_other_measuring_options_give_another_folder(models):
+    changes: list[dict[str, Any]] = [
+        {}, {"limit": 5}, {"seed": 1}, {"batch_size": (1,)}, {"formats": "fp32,bf16"},
+        {"threads": 3}, {"memory_limit": "1GB"}, {"workload": "other.yaml"},
+    ]  # fmt: skip
+    names = [run_folder(prepared_for(models, **change)).path.name for change in changes]
+    assert len(set(names)) == len(changes)
+    assert len({name[:-6] for name in names}) == 1
+
+
+def test_models_beyond_the_length_of_the_words_still_count():
+    names = [run_folder(prepared_for(models)).path.name for models in (MANY, MANY[:-1])]
+    assert names[0][:-6] == names[1][:-6]
+    assert names[0] != names[1]
+
+
+def test_out_is_the_folder_whatever_the_spec(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert run_folder(prepared_for(["demo"], out="some/where")).path == Path("some/where")
+    assert run_folder(prepared_for(["demo"], out="~/mine")).path == tmp_path / "mine"
+    assert run_folder(prepared_for(MANY, out="~/mine", seed=3)).path == tmp_path / "mine"
+
+
+def texts(document: Any) -> list[str]:
+    """Every key and every text in a document."""
+    if isinstance(document, dict):
+        return [*document, *(text for value in document.values() for text in texts(value))]
+    if isinstance(document, list):
+        return [text for value in document for text in texts(value)]
+    return [document] if isinstance(document, str) else []
+
+
+@pytest.fixture
+def by_path(tmp_path, quick_workload, monkeypatch) -> Prepared:
+    """A sweep whose model, task, workload and output folder were all given by absolute paths."""
+
+    def answer(facts: Any, formats: list[str], *rest: Any) -> dict[str, Support]:
+        return {name: Support(name, "native", "a unit for it", RECIPE) for name in formats}
+
+    monkeypatch.setattr(sweep, "probe", answer)
+    card = {
+        "name": "mine",
+        "version": 1,
+        "kind": "text-classification",
+        "data": {"path": "test.jsonl"},
+        "columns": {"text": "text", "label": "label"},
+        "metrics": ["accuracy"],
+    }
+    (tmp_path / "card").mkdir()
+    (tmp_path / "card" / "task.yaml").write_text(yaml.safe_dump(card))
+    (tmp_path / "card" / "test.jsonl").write_text('{"text": "fine", "label": "positive"}\n')
+    model = model_folder(tmp_path / "somewhere", CLASSIFIER)
+    given = {"model": (str(model),), "task": (str(tmp_path / "card"),)}
+    return prepare_sweep(make_spec(options(tmp_path, quick_workload) | given), nothing)
+
+
+def test_the_document_of_a_sweep_holds_no_path(tmp_path, by_path, quick_workload):
+    """Results are passed on: paths name people and machines."""
+    document = sweep_document(by_path, "run")
+    found = texts(document)
+    assert len(found) > 50
+    assert not [text for text in found if text.startswith(("/", "~"))]
+    for secret in (tmp_path, quick_workload.parent, sys.prefix, Path.home()):
+        assert not [text for text in found if f"{secret}/" in text]
+    assert "out" not in document["spec"]
+
+
+def test_the_document_of_a_sweep_says_what_is_measured_and_how(by_path):
+    document = json.loads(json.dumps(sweep_document(by_path, "run")))
+    assert (document["schema_version"], document["run"]) == (1, "run")
+    assert document["spec"]["formats"] == ["fp32", "bf16"]
+    assert document["reader"]["reference"] == "fp32"
+    cells = document["plan"]["cells"]
+    assert [(cell["format"], cell["skip"]) for cell in cells] == [("fp32", None), ("bf16", None)]
+    assert set(document["methods"]) == {c.cell.method_id for c in by_path.plan.cells}
+    (task,) = document["tasks"]
+    assert (task["name"], task["kind"], task["n"]) == ("mine", "text-classification", 1)
+    assert document["environment"]["threads"] == 1
+    same = replace(by_path, spec=by_path.spec.model_copy(update={"out": "/else/where"}))
+    assert sweep_document(same, "run") == sweep_document(by_path, "run")
