@@ -26,7 +26,7 @@ RANKS = {
     "runner": 5, "report": 5,
     "cli": 6,
     # The version and the program's own folders, which are no rooms: anyone may ask for them.
-    NAME: 0, "paths": 1,
+    NAME: 0, "paths": 1, "option_files": 1,
     # The entry point of ``python -m``.
     "__main__": 7,
 }  # fmt: skip

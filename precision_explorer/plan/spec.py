@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import (
     BaseModel,
     ConfigDict,
@@ -19,6 +18,7 @@ from pydantic import (
 from precision_explorer.economics import parse_slo
 from precision_explorer.errors import PrecisionExplorerError, UsageError, unknown_name
 from precision_explorer.formats.catalog import CATALOG, DEFAULT_FORMATS
+from precision_explorer.option_files import read_options
 from precision_explorer.records import canonical_hash
 from precision_explorer.units import parse_share, parse_size
 
@@ -26,7 +26,6 @@ RUNTIMES = ("eager",)
 EXECUTORS = ("local",)
 # Options that a reader decides later: they change tables, not what is measured.
 READER_FIELDS = frozenset({"price_per_hour", "slo", "quality_budget", "reference"})
-_SPEC_BYTES = 1_000_000
 # A longer wait than some 24 days is more milliseconds than poll() takes.
 _LONGEST_S = 1_000_000
 # pydantic's types of errors whose own words say nothing to one who writes options.
@@ -182,21 +181,7 @@ def make_spec(options: dict[str, Any]) -> SweepSpec:
 
 def load_spec(path: Path, overrides: dict[str, Any]) -> SweepSpec:
     """The spec in a YAML file, with `overrides` (the command line's) over it."""
-    try:
-        if path.stat().st_size > _SPEC_BYTES:
-            raise UsageError(f"{path} is larger than 1 MB; a spec file holds options only")
-        document = yaml.safe_load(path.read_text(encoding="utf8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"can't read the spec file {path}; check the path") from error
-    # ValueError: impossible dates; RecursionError: absurd nesting.
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        line = (str(error).splitlines() or ["bad syntax"])[0]
-        raise UsageError(f"{path} is no YAML ({line}); write lines such as 'limit: 300'") from error
-    if document is None:
-        document = {}
-    if not isinstance(document, dict):
-        raise UsageError(f"{path} is no YAML mapping of options; write lines such as 'limit: 300'")
-    options = {str(k).replace("-", "_"): v for k, v in document.items()}
+    options = read_options(path, "spec", "limit: 300")
     try:
         return make_spec(options | overrides)
     except PrecisionExplorerError as error:

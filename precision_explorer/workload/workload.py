@@ -8,11 +8,11 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from precision_explorer.errors import UsageError, near_names, unknown_name
+from precision_explorer.option_files import read_options
 from precision_explorer.paths import expand_user
 
 SCENARIOS = ("single-stream",)
 _LATER = ("server", "bursty", "replay", "offline")
-_FILE_BYTES = 1_000_000
 
 
 class Workload(BaseModel):
@@ -89,31 +89,12 @@ def load_workload(name_or_path: str | Path | None) -> Workload:
 
 
 def _from_file(path: Path) -> Workload:
-    values = {str(k).replace("-", "_"): v for k, v in _read_mapping(path).items()}
+    values = read_options(path, "workload", "min_requests: 30")
     values.setdefault("name", path.stem)
     try:
         return Workload.model_validate(values)
     except ValidationError as error:
         raise UsageError(f"{path}: {_one_line(error)}") from error
-
-
-def _read_mapping(path: Path) -> dict[Any, Any]:
-    import yaml
-
-    try:
-        if path.stat().st_size > _FILE_BYTES:
-            raise UsageError(f"{path} is larger than 1 MB; a workload file holds a few numbers")
-        document = yaml.safe_load(path.read_text(encoding="utf8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"can't read the workload file {path}; check the path") from error
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
-        line = (str(error).splitlines() or ["bad syntax"])[0]
-        raise UsageError(f"{path} is no YAML ({line}); write lines 'min_requests: 30'") from error
-    if document is None:
-        return {}
-    if not isinstance(document, dict):
-        raise UsageError(f"{path} is no YAML mapping; write lines such as 'min_requests: 30'")
-    return document
 
 
 def _one_line(error: ValidationError) -> str:
