@@ -44,10 +44,14 @@ def expand_user(text: str | Path) -> Path:
     """`text` as a path, ``~`` for the user's home folder; UsageError where it can't be one."""
     try:
         path = Path(text).expanduser()
-        path.exists()  # A null byte, or a name that is too long, is found out here.
-    except (RuntimeError, ValueError, OSError) as error:
+        path.lstat()  # What can't be a path at all is found out here.
+    except FileNotFoundError:
+        return path
+    except (RuntimeError, ValueError) as error:
         shown = str(text).replace("\0", "?")[:80]
         raise UsageError(f"'{shown}' is no path that can be used ({error}); correct it") from error
+    except OSError:
+        return path  # It may be one that can't be read: whoever opens it says why.
     return path
 
 
