@@ -146,6 +146,20 @@ def test_the_second_plan_asks_no_device(demo, monkeypatch):
     assert len(prepared.plan.to_run) >= 6
 
 
+def test_a_new_card_is_measured_once(tmp_path, quick_workload):
+    """The first run reads the data by a library, which sets variables of its own on the way; the
+    second finds them in the cache. Both must see the same cell."""
+    (tmp_path / "task.yaml").write_text(
+        "name: own\nversion: 1\nkind: text-classification\ndata: {path: own.csv}\n"
+        "columns: {text: text, label: label}\nmetrics: [accuracy]\n"
+    )
+    (tmp_path / "own.csv").write_text("text,label\ngood film,positive\nbad film,negative\n")
+    fixed = ("--formats", "fp32", "--device", "cpu", "--threads", 1, "--workload", quick_workload)
+    command = ("sweep", "--task", tmp_path, "--out", tmp_path / "run", *fixed)
+    assert "1 measured" in run(*command).stderr
+    assert "0 measured, 1 already there" in run(*command).stderr
+
+
 # -- a language model ---------------------------------------------------------------------------
 
 

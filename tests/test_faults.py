@@ -253,6 +253,8 @@ def test_an_interrupted_sweep_ends_and_says_so(tmp_path, quick_workload):
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        # A shell that runs the tests in the background has its children ignore the signal.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     deadline = time.monotonic() + 120
     while not list((folder / "cells").glob("*.json")):

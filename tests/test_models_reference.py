@@ -10,7 +10,14 @@ from time import time_ns
 import pytest
 
 from precision_explorer.errors import ModelError, UsageError
-from precision_explorer.models import FETCHABLE, check_head, has_head, reference, resolve
+from precision_explorer.models import (
+    FETCHABLE,
+    check_head,
+    check_tokenizer,
+    has_head,
+    reference,
+    resolve,
+)
 from precision_explorer.models.reference import DEMO, NOTES_FILE
 
 CONFIG = {"architectures": ["LlamaForCausalLM"], "vocab_size": 7}
@@ -411,3 +418,13 @@ def test_a_path_that_can_not_be_one_is_one_line(name):
     with pytest.raises(UsageError) as caught:
         resolve(name)
     assert "\n" not in str(caught.value)
+
+
+def test_a_model_without_a_tokenizer_is_refused(tmp_path):
+    folder = tmp_path / "m"
+    shutil.copytree(DEMO, folder)
+    check_tokenizer(resolve(str(folder)))
+    for file in folder.glob("tokenizer*"):
+        file.unlink()
+    with pytest.raises(ModelError, match="m holds no tokenizer"):
+        check_tokenizer(resolve(str(folder)))

@@ -696,3 +696,12 @@ def test_reading_wing_needs_no_torch() -> None:
         "sys.exit(any(m in sys.modules for m in ('torch', 'pandas')))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_no_winner_in_speed_or_money_is_named_where_other_work_disturbed_the_timing(output):
+    busy = compared("bf16", "within", latency_p50_s=0.001, cautions="machine-busy")
+    text = output(table(row("fp32"), busy))
+    assert "No lowest median latency is named, as other work disturbed the timing of bf16." in text
+    assert "No lowest cost per 1,000 requests is named" in text
+    assert "has the lowest median latency" not in text
+    assert "disturbed" in text

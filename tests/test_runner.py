@@ -1178,6 +1178,7 @@ def by_path(tmp_path, quick_workload, monkeypatch) -> Prepared:
     (tmp_path / "card" / "task.yaml").write_text(yaml.safe_dump(card))
     (tmp_path / "card" / "test.jsonl").write_text('{"text": "fine", "label": "positive"}\n')
     model = model_folder(tmp_path / "somewhere", CLASSIFIER)
+    (model / "tokenizer.json").write_text("{}")
     given = {"model": (str(model),), "task": (str(tmp_path / "card"),)}
     return prepare_sweep(make_spec(options(tmp_path, quick_workload) | given), nothing)
 

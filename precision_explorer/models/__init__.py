@@ -1,5 +1,12 @@
 """Models: references that pin what was run (no torch), and loading and adapters (torch)."""
 
-from precision_explorer.models.reference import FETCHABLE, ModelRef, check_head, has_head, resolve
+from precision_explorer.models.reference import (
+    FETCHABLE,
+    ModelRef,
+    check_head,
+    check_tokenizer,
+    has_head,
+    resolve,
+)
 
-__all__ = ["FETCHABLE", "ModelRef", "check_head", "has_head", "resolve"]
+__all__ = ["FETCHABLE", "ModelRef", "check_head", "check_tokenizer", "has_head", "resolve"]

@@ -27,6 +27,11 @@ FETCHABLE = ("smollm2-135m",)
 NOTES_FILE = "precision-explorer.json"
 # The format's own limit (safetensors, "Format").
 _MAX_HEADER = 100_000_000
+# Any of them lets transformers find the tokenizer.
+_TOKENIZER_FILES = (
+    "tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.txt", "vocab.json",
+    "spiece.model", "sentencepiece.bpe.model",
+)  # fmt: skip
 _HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*(/[\w.-]+)?$")
 _HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
 _HEADS = {
@@ -256,4 +261,13 @@ def check_head(ref: ModelRef, kind: str) -> None:
         raise ModelError(
             f"model {ref.name} has no head for {kind} (its architecture: {has}; "
             f"wanted: *{' or *'.join(_HEADS[kind])}); choose another model or task"
+        )
+
+
+def check_tokenizer(ref: ModelRef) -> None:
+    """ModelError unless the model's folder holds a tokenizer: transformers would otherwise make one
+    up in silence, and every score would be wrong."""
+    if not any((ref.path / file).is_file() for file in _TOKENIZER_FILES):
+        raise ModelError(
+            f"{ref.name} holds no tokenizer; save it there with tokenizer.save_pretrained(folder)"
         )

@@ -25,6 +25,8 @@ RULES: dict[str, Any] = {
 }
 # Set by the manager for every worker, from options that are in the identity already.
 OWN_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
+# scikit-learn sets them when it is imported, which the parent does on some runs and not on others.
+_SET_BY_IMPORTS = ("KMP_DUPLICATE_LIB_OK", "KMP_INIT_AT_FORK")
 # Padded tokens and items of one quality batch, by kind of device. Larger gains nothing on 2 cores;
 # on an accelerator a language model's logits bound it: 16,384 x 50,000 words x 2 bytes are 1.6 GB.
 _BATCH_PLAN = {"cpu": (1024, 16), "cuda": (16384, 64)}
@@ -166,5 +168,5 @@ def _cell(
         seed=spec.seed,
         trust_remote_code=spec.trust_remote_code,
         libraries=relevant_libraries(support.format, support.recipe, versions),
-        variables=relevant_variables(without=OWN_VARIABLES),
+        variables=relevant_variables(without=(*OWN_VARIABLES, *_SET_BY_IMPORTS)),
     )

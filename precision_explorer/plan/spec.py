@@ -131,6 +131,13 @@ class SweepSpec(BaseModel):
             raise ValueError("batch-size takes whole numbers of at least 1, as in 1,8")
         return tuple(sorted(set(value)))
 
+    @field_validator("memory_limit")
+    @classmethod
+    def _sensible_size(cls, value: int | None) -> int | None:
+        if value is not None and value < 1_000_000:
+            raise ValueError(f"memory-limit {value} bytes is too small; give a unit, as in 8GB")
+        return value
+
     @field_validator("price_per_hour")
     @classmethod
     def _price(cls, value: float | None) -> float | None:

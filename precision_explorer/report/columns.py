@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from precision_explorer.report.groups import Group, Row
+from precision_explorer.report.ranking import is_busy
 from precision_explorer.units import (
     MISSING,
     bytes_,
@@ -154,7 +155,7 @@ def _speed_columns(group: Group) -> list[_Column]:
     return [
         _Column("Latency p50", _plain("latency_p50_s", seconds)),
         _Column("p99", _plain("latency_p99_s", seconds)),
-        _Column("Series", _plain("steady", _word), numeric=False),
+        _Column("Series", lambda g, r: "disturbed" if is_busy(r) else _word(r["steady"]), False),
         *(tokens if group.generates else []),
         _Column("Throughput (batch)", _throughput),
         _Column("Weights", _plain("weight_bytes", bytes_)),

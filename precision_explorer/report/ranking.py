@@ -21,6 +21,8 @@ class Measure:
     ratio: Callable[[float, float], str]
     """(best, reference) in words."""
     higher: bool = False
+    timed: bool = True
+    """Whether other work on the machine moves it."""
 
 
 def _less(best: float, reference: float) -> str:
@@ -36,8 +38,8 @@ def _faster(best: float, reference: float) -> str:
 
 
 LATENCY = Measure("latency_p50_s", "median latency", "lowest", seconds, _faster)
-MEMORY = Measure("peak_memory_bytes", "peak memory", "lowest", bytes_, _less)
-WEIGHTS = Measure("weight_bytes", "weight memory", "lowest", bytes_, _less)
+MEMORY = Measure("peak_memory_bytes", "peak memory", "lowest", bytes_, _less, timed=False)
+WEIGHTS = Measure("weight_bytes", "weight memory", "lowest", bytes_, _less, timed=False)
 COST = Measure("cost_per_1k_requests_usd", "cost per 1,000 requests", "lowest", usd, _less)
 EFFICIENCY = Measure(
     "requests_per_joule", "number of requests per joule", "highest", significant, _times, True
@@ -55,12 +57,14 @@ class Ranking:
     best: list[Row]
     missing: list[Row]
     compared: int
+    disturbed: tuple[Row, ...] = ()
+    """Rows that were timed beside other work."""
 
     @property
     def winner(self) -> Row | None:
         """The one best row of at least two, every one of which has a value; else None."""
         decided = len(self.best) == 1 and self.compared > 1 and not self.missing
-        return self.best[0] if decided else None
+        return self.best[0] if decided and not self.disturbed else None
 
 
 def rank(rows: Sequence[Row], measure: Measure) -> Ranking:
@@ -72,9 +76,14 @@ def rank(rows: Sequence[Row], measure: Measure) -> Ranking:
         return Ranking([], missing, 0)
     pick = max if measure.higher else min
     best = measure.show(pick(r[measure.column] for r in having))
-    return Ranking(
-        [r for r in having if measure.show(r[measure.column]) == best], missing, len(having)
-    )
+    disturbed = tuple(r for r in having if measure.timed and is_busy(r))
+    shared = [r for r in having if measure.show(r[measure.column]) == best]
+    return Ranking(shared, missing, len(having), disturbed)
+
+
+def is_busy(row: Row) -> bool:
+    """Whether the row was timed beside other work on the machine."""
+    return "machine-busy" in (row["cautions"] or "").split(";")
 
 
 def outcome(group: Group, rows: Sequence[Row], measure: Measure) -> str:
@@ -89,6 +98,11 @@ def outcome(group: Group, rows: Sequence[Row], measure: Measure) -> str:
         return f"No {measure.superlative} {measure.noun} is named: {missing} lacks a value."
     if ranking.compared == 1:
         return f"Only {names} has a result ({measure.noun}: {text}); nothing to compare it with."
+    if ranking.disturbed:
+        return (
+            f"No {measure.superlative} {measure.noun} is named, as other work disturbed the timing "
+            f"of {listed([group.named(r) for r in ranking.disturbed])}."
+        )
     if ranking.winner is None:
         return f"No single winner: {names} share the {measure.superlative} {measure.noun}, {text}."
     return _won(group, ranking.winner, measure, text)

@@ -84,7 +84,10 @@ def _cautions(
         )
         found.append(Caution(id="inputs-cut", message=text))
     if resumed:
-        text = "quality and timing come from two processes: the sweep was interrupted in between"
+        text = (
+            "quality and timing come from two processes, as the sweep was interrupted in between; "
+            "peak memory is left empty, since it would not compare"
+        )
         found.append(Caution(id="resumed", message=text))
     return found
 
@@ -100,6 +103,9 @@ def ok_record(
     """The record of a cell whose load, quality and block all answered."""
     load, quality, block = answers["load"], answers["quality"], answers["block-0"]
     parts = measurements(load, quality, block)
+    if resumed:
+        # A process that did the timed part alone holds less than one that scored before it.
+        parts["memory"]["serving_peak_bytes"] = None
     return CellRecord(
         cell_id=planned.cell_id,
         status="ok",

@@ -17,7 +17,7 @@ from precision_explorer.hardware import (
     relevant_variables,
     resolve_device,
 )
-from precision_explorer.models import ModelRef, has_head, resolve
+from precision_explorer.models import ModelRef, check_tokenizer, has_head, resolve
 from precision_explorer.paths import expand_user
 from precision_explorer.plan import Plan, SweepSpec, expand
 from precision_explorer.plan.spec import READER_FIELDS
@@ -68,6 +68,8 @@ def prepare_sweep(spec: SweepSpec, on_event: OnEvent) -> Prepared:
     # Cards that are named are read before models, which may have to be fetched.
     tasks = [prepare(load_card(name), spec.limit, spec.seed) for name in spec.task]
     refs = [resolve(m, spec.revision, spec.trust_remote_code) for m in spec.model]
+    for ref in refs:
+        check_tokenizer(ref)
     tasks = tasks or [prepare(load_card(default_task(refs)), spec.limit, spec.seed)]
     facts = device_facts(device)
     threads = spec.threads or facts.cores

@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from precision_explorer.table.context import Run
 
 _ALWAYS = [
-    "Requests came one at a time or all at once, on an otherwise idle machine: no arrivals by "
-    "their own clock, no queue, no background work, minutes rather than hours.",
+    "Requests came one at a time or all at once: no arrivals by their own clock, no queue, no "
+    "background work of the test's own, minutes rather than hours.",
     "Cost and value assume that the device is busy all the time at the offline rate.",
     "A verdict holds for this task and these examples; another task may lose more or less.",
 ]
