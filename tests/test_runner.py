@@ -456,11 +456,15 @@ def test_the_limit_counts_from_what_the_process_has_taken(monkeypatch):
 
 @pytest.mark.parametrize("trouble_in_it", [OSError("no such file"), ValueError("above the hard")])
 def test_a_limit_that_can_t_be_set_stops_nothing(monkeypatch, trouble_in_it):
+    asked = []
+
     def refuse(*arguments: Any) -> None:
+        asked.append(arguments)
         raise trouble_in_it
 
     monkeypatch.setattr(resource, "setrlimit", refuse)
     guard.limit_memory(1_000_000_000)
+    assert len(asked) == 1
 
 
 class OutOfMemoryError(RuntimeError):
