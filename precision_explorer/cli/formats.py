@@ -17,7 +17,7 @@ def command(device: str) -> int:
 
     from precision_explorer.cli.progress import progress
     from precision_explorer.cli.show import console
-    from precision_explorer.formats import CATALOG
+    from precision_explorer.formats import spec_of
     from precision_explorer.runner.sweep import probe_device
 
     with progress() as on_event:
@@ -26,7 +26,7 @@ def command(device: str) -> int:
     for heading in ("format", "weights / activations", "execution", "why"):
         table.add_column(heading, overflow="fold")
     for name, support in supports.items():
-        spec = CATALOG[name]
+        spec = spec_of(name)
         kinds = f"{spec.weights} / {spec.activations}"
         table.add_row(name, kinds, support.execution, escape(support.reason))
     console().print(table)

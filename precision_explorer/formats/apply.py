@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from precision_explorer.errors import FormatNotApplied
-from precision_explorer.formats.catalog import CATALOG
+from precision_explorer.formats.catalog import spec_of
 from precision_explorer.formats.kernels import int8_linear
 from precision_explorer.formats.verify import Layout, census, layout, left_behind
 from precision_explorer.records import AppliedFormat, Caution, LeftBehind
@@ -154,7 +154,7 @@ def apply_format(
     Raises FormatNotApplied when not one weight element is held in the format (formats of
     arithmetic only apart), since the row's name would be untrue.
     """
-    spec = CATALOG[format_id]
+    spec = spec_of(format_id)
     before = layout(model)
     set_matmul_precision(format_id)
     with torch.no_grad():

@@ -11,16 +11,19 @@ class FormatSpec:
     """A format named by what its weights and activations are.
 
     `storage` is the dtype that a converted weight must be found in by `verify` (None: the format
-    changes arithmetic only). `packages` are imported before memory is measured.
+    changes arithmetic only). `arithmetic` is the number type in which converted layers' products
+    must be seen to be made; ``compute``: the recipe's compute type, to which stored weights are
+    widened. `packages` are imported before memory is measured.
     """
 
     id: str
     weights: str
     activations: str
     storage: str | None
+    arithmetic: str
     library: str
-    packages: tuple[str, ...]
     summary: str
+    packages: tuple[str, ...] = ()
 
     @property
     def quantizes(self) -> bool:
@@ -29,36 +32,59 @@ class FormatSpec:
 
 
 _CAST = "torch-cast"
+_TORCHAO = ("torchao.quantization",)
 
 CATALOG: dict[str, FormatSpec] = {
     f.id: f
     for f in [
-        FormatSpec("fp32", "float32", "float32", "float32", _CAST, (), "float32, TF32 off"),
         FormatSpec(
-            "tf32", "float32", "TF32 matmul", None, "torch", (),
-            "float32 weights, matmul inputs rounded to TF32's 10-bit mantissa",
-        ),
-        FormatSpec("bf16", "bfloat16", "bfloat16", "bfloat16", _CAST, (), "bfloat16"),
-        FormatSpec("fp16", "float16", "float16", "float16", _CAST, (), "IEEE half precision"),
-        FormatSpec(
-            "fp8-dynamic", "e4m3 per row", "e4m3 per row", "float8_e4m3fn", "torchao",
-            ("torchao.quantization",), "fp8 weights and activations, scales at run time",
+            "fp32", "float32", "float32",
+            storage="float32", arithmetic="float32", library=_CAST,
+            summary="float32, TF32 off",
         ),
         FormatSpec(
-            "fp8-weight-only", "e4m3 per row", "16- or 32-bit", "float8_e4m3fn", "torchao",
-            ("torchao.quantization",), "fp8 weights widened before each matmul: saves storage",
+            "tf32", "float32", "TF32 matmul",
+            storage=None, arithmetic="tf32", library="torch",
+            summary="float32 weights, matmul inputs rounded to TF32's 10-bit mantissa",
         ),
         FormatSpec(
-            "int8-llm", "int8 + outliers", "int8 + outliers", "int8", "bitsandbytes",
-            ("bitsandbytes",), "LLM.int8(): int8 matmul, outlier columns in 16 or 32 bits",
+            "bf16", "bfloat16", "bfloat16",
+            storage="bfloat16", arithmetic="bfloat16", library=_CAST,
+            summary="bfloat16",
         ),
         FormatSpec(
-            "int8-weight-only", "int8 per channel", "16- or 32-bit", "int8", "torchao",
-            ("torchao.quantization",), "int8 weights widened before each matmul: saves storage",
+            "fp16", "float16", "float16",
+            storage="float16", arithmetic="float16", library=_CAST,
+            summary="IEEE half precision",
         ),
         FormatSpec(
-            "int8-dynamic", "int8 per channel", "int8 per token", "int8", "torch or torchao",
-            (), "int8 weights and activations, scales at run time, best sound kernel here",
+            "fp8-dynamic", "e4m3 per row", "e4m3 per row",
+            storage="float8_e4m3fn", arithmetic="float8_e4m3fn", library="torchao",
+            packages=_TORCHAO,
+            summary="fp8 weights and activations, scales at run time",
+        ),
+        FormatSpec(
+            "fp8-weight-only", "e4m3 per row", "16- or 32-bit",
+            storage="float8_e4m3fn", arithmetic="compute", library="torchao",
+            packages=_TORCHAO,
+            summary="fp8 weights widened before each matmul: saves storage",
+        ),
+        FormatSpec(
+            "int8-llm", "int8 + outliers", "int8 + outliers",
+            storage="int8", arithmetic="int8", library="bitsandbytes",
+            packages=("bitsandbytes",),
+            summary="LLM.int8(): int8 matmul, outlier columns in 16 or 32 bits",
+        ),
+        FormatSpec(
+            "int8-weight-only", "int8 per channel", "16- or 32-bit",
+            storage="int8", arithmetic="compute", library="torchao",
+            packages=_TORCHAO,
+            summary="int8 weights widened before each matmul: saves storage",
+        ),
+        FormatSpec(
+            "int8-dynamic", "int8 per channel", "int8 per token",
+            storage="int8", arithmetic="int8", library="torch or torchao",
+            summary="int8 weights and activations, scales at run time, best sound kernel here",
         ),
     ]
 }  # fmt: skip
@@ -68,3 +94,8 @@ DEFAULT_FORMATS: tuple[str, ...] = (
     "fp32", "tf32", "bf16", "fp16", "fp8-dynamic", "fp8-weight-only",
     "int8-llm", "int8-weight-only", "int8-dynamic",
 )  # fmt: skip
+
+
+def spec_of(format_id: str) -> FormatSpec:
+    """The spec of a format id. KeyError for an unknown one."""
+    return CATALOG[format_id]

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from precision_explorer.formats.apply import apply_format, set_matmul_precision
-from precision_explorer.formats.catalog import CATALOG
+from precision_explorer.formats.catalog import spec_of
 from precision_explorer.formats.kernels import CPU_KERNELS, CUDA_KERNELS
 
 # Rows x in x out of the timed shapes: a short prompt and a single token of a small model.
@@ -140,7 +140,7 @@ def _compute_rate(dtype: torch.dtype, device: str) -> float:
 def _default_recipe(format_id: str, device: str) -> dict[str, Any]:
     quantized = "float32" if device == "cpu" else "bfloat16"
     dtype = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32", "tf32": "float32"}
-    spec = CATALOG[format_id]
+    spec = spec_of(format_id)
     return {
         "kernel": "torch" if not spec.quantizes else spec.library,
         "library": "torch" if not spec.quantizes else spec.library,

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from precision_explorer.formats.catalog import CATALOG
+from precision_explorer.formats.catalog import spec_of
 from precision_explorer.hardware import (
     DeviceFacts,
     bf16_native,
@@ -94,7 +94,7 @@ def decide(format_id: str, facts: DeviceFacts, answer: dict[str, Any] | None) ->
     Without an answer (not probed) whatever the facts do not rule out is ``unsupported`` with the
     reason that it was not tried: a label is never given on faith.
     """
-    spec = CATALOG[format_id]
+    spec = spec_of(format_id)
     ruled_out = _unsupported_by_facts(format_id, facts)
     if ruled_out:
         return Support(format_id, "unsupported", ruled_out)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from precision_explorer.formats import Support
-from precision_explorer.formats.catalog import CATALOG
+from precision_explorer.formats.catalog import spec_of
 from precision_explorer.hardware import DeviceFacts, relevant_variables
 from precision_explorer.models import ModelRef, check_head
 from precision_explorer.plan.spec import SweepSpec
@@ -97,7 +97,7 @@ def batch_plan(kind: str) -> dict[str, Any]:
 
 def relevant_libraries(format_id: str, recipe: dict[str, Any], versions: dict[str, str]) -> dict:
     """The libraries whose version can change a cell's result."""
-    library = recipe.get("library", CATALOG[format_id].library)
+    library = recipe.get("library", spec_of(format_id).library)
     names = _RELEVANT["torch"] + _RELEVANT.get(library, ())
     return {name: versions[name] for name in names if name in versions}
 

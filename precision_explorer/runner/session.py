@@ -14,7 +14,7 @@ import torch
 
 from precision_explorer.errors import DoesNotFit, InvalidNumerics
 from precision_explorer.formats.apply import apply_format, compute_dtype, set_matmul_precision
-from precision_explorer.formats.catalog import CATALOG
+from precision_explorer.formats.catalog import spec_of
 from precision_explorer.hardware import DeviceFacts, nvml_process_bytes, open_sensor
 from precision_explorer.measure import (
     CudaPeakMemory,
@@ -52,7 +52,7 @@ class Session:
         if self.device != "cpu":
             torch.cuda.set_device(self.device)
         start = time.perf_counter()
-        for package in CATALOG[request["format"]].packages:
+        for package in spec_of(request["format"]).packages:
             importlib.import_module(package)
         if request["recipe"]["library"] == "torchao":
             importlib.import_module("torchao.quantization")
