@@ -1,8 +1,8 @@
 """The worker: one process per (model, format, runtime, device), a session that answers requests.
 
-Requests are dicts with ``op``: ``probe``, ``load``, ``quality``, ``block``, ``close``. Each is
-answered by one ``answer`` or ``error`` header; ``progress`` headers may come before it. An error
-ends the session: the manager starts another for the cells that are left.
+Requests are dicts with ``op``: ``probe``, ``job``, ``load``, ``quality``, ``block``, ``close``.
+Each is answered by one ``answer`` or ``error`` header; ``progress`` headers may come before it. An
+error ends the session: the manager starts another for the cells that are left.
 """
 
 from __future__ import annotations
@@ -42,6 +42,8 @@ def main(connection: Connection) -> None:
         try:
             if operation == "probe":
                 answer, arrow = _probe(request), b""
+            elif operation == "job":
+                answer, arrow = _job(request, _progress(connection))
             elif operation == "load":
                 from precision_explorer.runner.session import Session
 
@@ -87,6 +89,19 @@ def _probe(request: dict[str, Any]) -> dict[str, Any]:
     if device.startswith("cuda"):
         torch.cuda.set_device(device)
     return {"formats": dry_run(device, request["formats"])}
+
+
+def _job(request: dict[str, Any], progress: Any) -> tuple[dict[str, Any], bytes]:
+    """Run a named job; see `runner.jobs`."""
+    import torch
+
+    from precision_explorer.runner.jobs import load_job
+
+    torch.set_num_threads(request["threads"])
+    if request["device"] != "cpu":
+        torch.cuda.set_device(request["device"])
+    answer, arrow = load_job(request["job"])(request, progress)
+    return answer, arrow
 
 
 def _cuda_touched() -> bool:

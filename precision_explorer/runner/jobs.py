@@ -1,0 +1,63 @@
+"""Work in a worker that is no cell: named jobs, each a function of the measuring wing that is
+imported in the worker only.
+
+A job is a function ``(request, progress) -> (answer, arrow)``: `answer` is JSON-able, `arrow` an
+Arrow stream or empty, `progress(phase, done, total)` may be called as often as one likes.
+"""
+
+from __future__ import annotations
+
+import importlib
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from precision_explorer.errors import PrecisionExplorerError
+from precision_explorer.paths import without_paths
+from precision_explorer.runner.manager import (
+    OnEvent,
+    WorkerError,
+    WorkerGone,
+    WorkerHandle,
+    prepare_environment,
+    start_context,
+)
+
+# {job: module and function}
+JOBS: dict[str, str] = {}
+
+
+class JobFailed(PrecisionExplorerError):
+    """A job that did not answer; one line with what to do."""
+
+
+def load_job(name: str) -> Any:
+    """The function of the job called `name`. For the worker."""
+    module, _, function = JOBS[name].partition(":")
+    return getattr(importlib.import_module(module), function)
+
+
+def run_job(
+    name: str, request: dict[str, Any], threads: int, on_event: OnEvent, timeout_s: float
+) -> tuple[dict[str, Any], bytes]:
+    """Run the job `name` in a new worker with `threads` and return its answer.
+
+    `request` must hold ``device``; what it holds is pickled to the worker. Raises JobFailed when
+    the job raised, crashed or took more than `timeout_s` seconds.
+    """
+    prepare_environment(threads)
+    with tempfile.TemporaryDirectory(prefix="precision-explorer-") as folder:
+        log = Path(folder) / "job.log"
+        whole = request | {"op": "job", "job": name, "threads": threads, "log": str(log)}
+        worker = None
+        try:
+            worker = WorkerHandle(start_context(), on_event)
+            return worker.ask(whole, time.monotonic() + timeout_s)
+        except (WorkerError, WorkerGone, EOFError) as error:
+            why = without_paths(str(error) or "its worker did not start")
+            why = why.partition("; see the cell's log")[0]
+            raise JobFailed(f"{name}: {why}") from error
+        finally:
+            if worker is not None:
+                worker.close()
