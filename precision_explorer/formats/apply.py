@@ -140,10 +140,13 @@ def _replace(model: nn.Module, plan: Layout, make: Callable[[nn.Linear], nn.Modu
 
 @dataclass(frozen=True)
 class Outcome:
-    """`cautions` name what a reader of the row must know about the conversion."""
+    """`cautions` name what a reader of the row must know about the conversion; `layout` and
+    `held_in` are the layers as loaded and the dtype that holds each now."""
 
     applied: AppliedFormat
     cautions: list[Caution]
+    layout: Layout
+    held_in: dict[str, str]
 
 
 def apply_format(
@@ -186,7 +189,7 @@ def apply_format(
         bytes_by_dtype=after.bytes_by_dtype,
         left_behind=left,
     )
-    return Outcome(applied, _cautions(before, applied))
+    return Outcome(applied, _cautions(before, applied), before, after.held_in)
 
 
 def _first_reason(left: list[LeftBehind]) -> str:

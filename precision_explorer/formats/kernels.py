@@ -77,6 +77,17 @@ class FbgemmLinear(_PackedLinear):
             unit, 1.0 / _LEVELS, _LEVELS + 1, self._packed
         )
 
+    def exact(self, x: torch.Tensor) -> torch.Tensor:
+        """(rows, out) float64: what `forward` would give for (rows, in) `x` if integers were added
+        without any limit."""
+        rows = x.reshape(-1, self.in_features).float()
+        peak = rows.abs().amax(dim=-1, keepdim=True).clamp_min(_TINY)
+        values = (rows / peak * _LEVELS).round().clamp(-_LEVELS - 1, _LEVELS).double()
+        weight, _ = torch.ops.quantized.linear_unpack(self._packed)
+        scale = weight.q_per_channel_scales().double() / _LEVELS
+        y = values @ weight.int_repr().double().t() * scale * peak.double()
+        return y if self.bias is None else y + self.bias.double()
+
     def stored(self) -> dict[str, tuple[int, int]]:
         """{dtype: (elements, bytes)} of the packed weight: int8 values in whole blocks, and for
         each output row a float32 scale, an int32 zero point and an int32 column offset."""

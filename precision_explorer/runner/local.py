@@ -155,6 +155,10 @@ class Executor:
         block = worker.ask(request | {"op": "block", "round": 0}, deadline)
         folder.write_part(cell_id, "block-0", *block)
         answers["block-0"], arrows["request"] = block
+        # After all that is measured, so that watching disturbs nothing.
+        certificate = worker.ask(request | {"op": "certificate"}, deadline)
+        folder.write_part(cell_id, "certificate", *certificate)
+        answers["certificate"] = certificate[0]
         folder.write_samples(cell_id, arrows)
         self._store(ok_record(planned, answers, self.environment, started, attempts, resumed))
         self.tally.ran += 1
