@@ -130,7 +130,7 @@ def expand(
                     cell = _cell(
                         spec, ref, task, workload, facts, support, versions, threads, runtime
                     )
-                    skip = None if support.supported else support.reason
+                    skip = None if support.supported else support.why
                     planned = PlannedCell(cell, ref, task, support, labels, skip, ref.cautions)
                     cells.setdefault(planned.cell_id, planned)
     return Plan(tuple(cells.values()))

@@ -9,7 +9,7 @@ from typing import Any
 
 from precision_explorer.errors import UsageError
 from precision_explorer.formats import Support
-from precision_explorer.formats.catalog import DEFAULT_FORMATS
+from precision_explorer.formats.catalog import CATALOG
 from precision_explorer.hardware import (
     DeviceFacts,
     device_facts,
@@ -86,11 +86,11 @@ def prepare_sweep(spec: SweepSpec, on_event: OnEvent) -> Prepared:
 
 
 def probe_device(device: str, on_event: OnEvent) -> tuple[DeviceFacts, dict[str, Support]]:
-    """What `device` makes of the default formats; for `precision-explorer formats`."""
+    """What `device` makes of every format known; for `precision-explorer formats`."""
     facts = device_facts(resolve_device(device))
     prepare_environment(facts.cores)
     versions = library_versions()
-    return facts, probe(facts, list(DEFAULT_FORMATS), versions, facts.cores, on_event)
+    return facts, probe(facts, list(CATALOG), versions, facts.cores, on_event)
 
 
 def make_environment(facts: DeviceFacts, threads: int, versions: dict[str, str]) -> Environment:
