@@ -1,5 +1,6 @@
 """Task cards, their data, and how answers are scored. No torch; data libraries only when needed."""
 
+from precision_explorer.tasks.calibration import Calibration, NoCalibration, load_calibration
 from precision_explorer.tasks.cards import (
     KINDS,
     DataSource,
@@ -20,8 +21,10 @@ from precision_explorer.tasks.metrics import (
 
 __all__ = [
     "KINDS",
+    "Calibration",
     "DataSource",
     "LoadedCard",
+    "NoCalibration",
     "PreparedTask",
     "TaskCard",
     "bundled_cards",
@@ -29,6 +32,7 @@ __all__ = [
     "check_labels",
     "example_bytes",
     "example_words",
+    "load_calibration",
     "load_card",
     "prepare",
     "scores",
