@@ -184,7 +184,7 @@ def test_a_file_goes_before_the_card_s(tmp_path):
     write(tmp_path / "other.jsonl", ["x", "y", "z"])
     assert set(load_calibration(loaded, 0, tmp_path / "other.jsonl").texts) < {"x", "y", "z"}
     message = refusal(lambda: load_calibration(loaded, 0, tmp_path / "gone.jsonl"))
-    assert "no calibration file at" in message
+    assert "correct --calibration" in message
 
 
 @pytest.mark.parametrize(

@@ -103,7 +103,7 @@ def decide(format_id: str, facts: DeviceFacts, answer: dict[str, Any] | None) ->
     if not answer["ok"]:
         return Support(format_id, "unsupported", f"the dry run failed: {answer['why']}")
     recipe = answer["recipe"]
-    if format_id in ("int8-llm", "int8-dynamic"):
+    if format_id in ("int8-llm", "int8-dynamic", "int8-static"):
         execution, reason = _int8(format_id, facts, answer)
     elif format_id.endswith("-weight-only"):
         execution = "dequantized"

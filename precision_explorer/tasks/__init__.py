@@ -1,6 +1,11 @@
 """Task cards, their data, and how answers are scored. No torch; data libraries only when needed."""
 
-from precision_explorer.tasks.calibration import Calibration, NoCalibration, load_calibration
+from precision_explorer.tasks.calibration import (
+    Calibration,
+    NoCalibration,
+    load_calibration,
+    without_calibration,
+)
 from precision_explorer.tasks.cards import (
     KINDS,
     DataSource,
@@ -37,5 +42,6 @@ __all__ = [
     "prepare",
     "scores",
     "sufficient",
+    "without_calibration",
     "zero_one_column",
 ]

@@ -73,15 +73,20 @@ def _source(loaded: LoadedCard, file: Path | None) -> CalibrationSource:
     named = loaded.card.calibration
     if file is not None:
         if not file.is_file():
-            raise TaskError(f"no calibration file at {file}; give one that is there")
+            raise TaskError(f"no calibration file at {file}; correct --calibration")
         n = named.n if named is not None else CalibrationSource(path="-").n
         return CalibrationSource(path=str(file.absolute()), n=n)
     if named is None:
-        raise NoCalibration(
-            f"task {loaded.card.name} has no calibration set; add to its card a line "
-            "'calibration: {path: FILE}' with texts that are not test data"
-        )
+        raise NoCalibration(without_calibration(loaded.card))
     return named
+
+
+def without_calibration(card: TaskCard) -> str:
+    """The one line for a card that names no calibration set."""
+    return (
+        f"task {card.name} has no calibration set; add to its card a line "
+        "'calibration: {path: FILE}' with texts that are not test data, or give --calibration"
+    )
 
 
 def _own_text(card: TaskCard, row: Example) -> str:
