@@ -310,6 +310,7 @@ def test_every_option_of_the_contract_arrives(spec_of):
         "--cell-timeout", "60", "--price-per-hour", "1.5", "--slo", "p99=200ms",
         "--quality-budget", "2%", "--seed", "7", "--executor", "local", "--revision", "main",
         "--trust-remote-code", "--threads", "2", "--memory-limit", "8GB",
+        "--calibration", "c.jsonl",
     )  # fmt: skip
     assert spec.model_dump() == {
         "model": ("demo", "./other"), "task": ("a", "b/task.yaml"), "formats": ("bf16", "fp16"),
@@ -317,7 +318,7 @@ def test_every_option_of_the_contract_arrives(spec_of):
         "limit": 30, "workload": "w.yaml", "out": "o", "cell_timeout": 60.0,
         "price_per_hour": 1.5, "slo": "p99=200ms", "quality_budget": 0.02, "seed": 7,
         "executor": "local", "revision": "main", "trust_remote_code": True, "threads": 2,
-        "memory_limit": 8_000_000_000,
+        "memory_limit": 8_000_000_000, "calibration": "c.jsonl",
     }  # fmt: skip
 
 

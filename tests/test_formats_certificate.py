@@ -20,6 +20,7 @@ from precision_explorer.formats.certificate import certify, wanted_types
 from precision_explorer.formats.dryrun import _default_recipe
 from precision_explorer.formats.execution import judge
 from precision_explorer.formats.kernels import FbgemmLinear, quantize_rows
+from precision_explorer.formats.static import static_linear
 from precision_explorer.formats.verify import layout
 from precision_explorer.hardware import device_facts
 from precision_explorer.records import Certificate, Executed, OffLabel
@@ -245,6 +246,16 @@ def test_fbgemm_counts_only_where_its_result_is_exact(monkeypatch):
     found = watched(model, plan)
     assert found.executed_share == 0.0
     assert {e.number_type for e in found.executed} == {"unknown"}
+
+
+def test_exact_results_of_static_scales():
+    torch.manual_seed(0)
+    linear, x = nn.Linear(24, 10), torch.randn(5, 24)
+    layer = static_linear(linear, "fbgemm-per-tensor-7bit", x.abs().amax(dim=0), 0.5)
+    with torch.inference_mode():
+        y = layer(2 * x)  # Beyond the calibrated range, where the input is clipped.
+    assert torch.allclose(y.double(), layer.exact(2 * x), rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(y, linear(2 * x), rtol=0.1)
 
 
 CAPPED = {

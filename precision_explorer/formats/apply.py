@@ -17,11 +17,13 @@ from torch import nn
 from precision_explorer.errors import FormatNotApplied
 from precision_explorer.formats.catalog import spec_of
 from precision_explorer.formats.kernels import int8_linear
+from precision_explorer.formats.static import Calibrate, observe, static_linear
 from precision_explorer.formats.verify import Layout, census, layout, left_behind
 from precision_explorer.records import AppliedFormat, Caution, LeftBehind
 from precision_explorer.units import share
 
-Handler = Callable[[nn.Module, Layout, dict[str, Any]], None]
+# (model, its layout, recipe); those of formats that calibrate take the run that does it as well.
+Handler = Callable[..., None]
 _HANDLERS: dict[str, Handler] = {}
 
 
@@ -99,6 +101,25 @@ def _int8_dynamic(model: nn.Module, plan: Layout, recipe: dict[str, Any]) -> Non
     _replace(model, plan, lambda linear: int8_linear(linear, kernel))
 
 
+@handler("int8-static")
+def _int8_static(
+    model: nn.Module, plan: Layout, recipe: dict[str, Any], calibrate: Calibrate
+) -> None:
+    peaks = observe(model, plan.targets, calibrate)
+    for name in plan.targets:
+        if model.get_submodule(name) not in peaks:
+            plan.kept[name] = "no calibration text reached it, so its input's range is unknown"
+
+    def convert(linear: nn.Linear) -> nn.Module:
+        # Taken out, so that what is replaced is freed.
+        peak = peaks.pop(linear, None)
+        if peak is None:
+            return linear
+        return static_linear(linear, recipe["kernel"], peak, recipe["smoothing_alpha"])
+
+    _replace(model, plan, convert)
+
+
 @handler("int8-llm")
 def _int8_llm(model: nn.Module, plan: Layout, recipe: dict[str, Any]) -> None:
     import bitsandbytes as bnb
@@ -150,9 +171,15 @@ class Outcome:
 
 
 def apply_format(
-    model: nn.Module, format_id: str, recipe: dict[str, Any], execution: str, reason: str
+    model: nn.Module,
+    format_id: str,
+    recipe: dict[str, Any],
+    execution: str,
+    reason: str,
+    calibrate: Calibrate | None = None,
 ) -> Outcome:
-    """Apply `format_id` in place and count what was converted.
+    """Apply `format_id` in place and count what was converted. `calibrate` runs the model on its
+    calibration texts, for formats that look at them.
 
     Raises FormatNotApplied when not one weight element is held in the format (formats of
     arithmetic only apart), since the row's name would be untrue.
@@ -161,7 +188,7 @@ def apply_format(
     before = layout(model)
     set_matmul_precision(format_id)
     with torch.no_grad():
-        _HANDLERS[format_id](model, before, recipe)
+        _HANDLERS[format_id](model, before, recipe, *([calibrate] if spec.calibrates else []))
     after = census(model)
     converted: int | None = None
     held: float | None = None

@@ -19,6 +19,11 @@ from torch import nn
 from precision_explorer.formats.apply import apply_format, set_matmul_precision
 from precision_explorer.formats.catalog import spec_of
 from precision_explorer.formats.kernels import CPU_KERNELS, CUDA_KERNELS
+from precision_explorer.formats.static import (
+    CPU_STATIC_KERNELS,
+    CUDA_STATIC_KERNELS,
+    SMOOTHING_ALPHA,
+)
 
 # Rows x in x out of the timed shapes: a short prompt and a single token of a small model.
 _SHAPES = ((128, 576, 1536), (1, 576, 1536))
@@ -96,7 +101,8 @@ def _try(format_id: str, recipe: dict[str, Any], device: str) -> dict[str, Any]:
                 exact = x.double() @ model.body.weight.detach().double().t()
                 ready = model.to(device=device, dtype=dtype).eval()
                 inputs = x.to(device=device, dtype=dtype)
-                apply_format(ready, format_id, recipe, "unverified", "dry run")
+                calibrate = partial(ready, inputs)
+                apply_format(ready, format_id, recipe, "unverified", "dry run", calibrate)
                 with torch.inference_mode():
                     errors.append(_error(ready(inputs), exact))
                     if not hard:
@@ -141,16 +147,20 @@ def _default_recipe(format_id: str, device: str) -> dict[str, Any]:
     quantized = "float32" if device == "cpu" else "bfloat16"
     dtype = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32", "tf32": "float32"}
     spec = spec_of(format_id)
-    return {
+    smoothing = {"smoothing_alpha": SMOOTHING_ALPHA} if spec.calibrates else {}
+    return smoothing | {
         "kernel": "torch" if not spec.quantizes else spec.library,
         "library": "torch" if not spec.quantizes else spec.library,
         "compute_dtype": dtype.get(format_id, quantized),
     }
 
 
-def _kernels(device: str) -> list[dict[str, Any]]:
-    names = CPU_KERNELS if device == "cpu" else CUDA_KERNELS
-    base = _default_recipe("int8-dynamic", device)
+def _kernels(format_id: str, device: str) -> list[dict[str, Any]]:
+    if format_id == "int8-static":
+        names = CPU_STATIC_KERNELS if device == "cpu" else CUDA_STATIC_KERNELS
+    else:
+        names = CPU_KERNELS if device == "cpu" else CUDA_KERNELS
+    base = _default_recipe(format_id, device)
     return [
         base | {"kernel": n, "library": "torchao" if n == "torchao" else "torch"} for n in names
     ]
@@ -178,8 +188,8 @@ def dry_run(device: str, formats: list[str]) -> dict[str, Any]:
     warnings.filterwarnings("ignore")
     answers: dict[str, Any] = {}
     for format_id in formats:
-        if format_id == "int8-dynamic":
-            candidates = [_try(format_id, r, device) for r in _kernels(device)]
+        if format_id in ("int8-dynamic", "int8-static"):
+            candidates = [_try(format_id, r, device) for r in _kernels(format_id, device)]
             chosen = best_kernel(candidates)
             answer = copy.deepcopy(chosen) if chosen else {"ok": False, "why": "no kernel is right"}
             answers[format_id] = answer | {"candidates": candidates}

@@ -117,7 +117,7 @@ def _execution(
 ) -> tuple[str, str]:
     """Execution and reason of a format that the facts do not rule out."""
     spec = spec_of(format_id)
-    if format_id in ("int8-llm", "int8-dynamic"):
+    if format_id in ("int8-llm", "int8-dynamic", "int8-static"):
         return _int8(format_id, facts, answer)
     if format_id.endswith("-weight-only"):
         wide = answer["recipe"]["compute_dtype"] if answer else "16 or 32 bits"

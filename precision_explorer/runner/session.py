@@ -119,6 +119,7 @@ class Session:
             request["recipe"],
             request["execution"],
             request["reason"],
+            self._calibrate,
         )
         self._sync()
         applied = time.perf_counter()
@@ -138,6 +139,17 @@ class Session:
             },
             "threads": torch.get_num_threads(),
         }
+
+    def _calibrate(self) -> None:
+        """Run the model on the calibration texts as the task would, one at a time: what stands in
+        the padding of a batch is no text."""
+        adapter = self._adapter(self.request["calibration"])
+        with torch.inference_mode():
+            items = adapter.items()
+            for done, item in enumerate(items):
+                self.progress("calibrate", done, len(items))
+                adapter.score([item])
+        self.progress("calibrate", len(items), len(items))
 
     def _sync(self) -> None:
         if self.device != "cpu":
