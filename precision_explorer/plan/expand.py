@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-from precision_explorer.formats import Support
+from precision_explorer.formats import AS_SHIPPED, Support
 from precision_explorer.formats.catalog import spec_of
 from precision_explorer.hardware import DeviceFacts, relevant_variables
 from precision_explorer.models import ModelRef, check_head
+from precision_explorer.models.shipped import not_shipped, shipped_support
 from precision_explorer.plan.spec import SweepSpec
 from precision_explorer.records import Caution, Cell
 from precision_explorer.tasks import PreparedTask, check_labels, without_calibration
@@ -98,7 +99,7 @@ def batch_plan(kind: str) -> dict[str, Any]:
 def relevant_libraries(format_id: str, recipe: dict[str, Any], versions: dict[str, str]) -> dict:
     """The libraries whose version can change a cell's result."""
     library = recipe.get("library", spec_of(format_id).library)
-    names = _RELEVANT["torch"] + _RELEVANT.get(library, ())
+    names = _RELEVANT["torch"] + _RELEVANT.get(library, ()) + tuple(recipe.get("requires", ()))
     return {name: versions[name] for name in names if name in versions}
 
 
@@ -125,8 +126,8 @@ def expand(
             if task.card.kind == "text-classification":
                 labels = check_labels(task.card, task.examples, ref.id2label)
             for runtime in spec.runtime:
-                for format_id in _reference_first(spec):
-                    support = _calibrated(supports[format_id], task)
+                for format_id in formats_of(spec, ref):
+                    support = _calibrated(_support(format_id, ref, facts, supports), task)
                     cell = _cell(
                         spec, ref, task, workload, facts, support, versions, threads, runtime
                     )
@@ -158,8 +159,28 @@ def _skip_reason(support: Support, task: PreparedTask) -> str | None:
     return None
 
 
-def _reference_first(spec: SweepSpec) -> list[str]:
-    return [spec.reference, *(f for f in spec.formats if f != spec.reference)]
+def formats_of(spec: SweepSpec, ref: ModelRef) -> list[str]:
+    """The formats of a model, its reference first. One that comes quantized is its own reference;
+    formats that are named are skipped, with the reason, and the default ones left out."""
+    reference = reference_of(spec, ref)
+    named = () if ref.scheme and not spec.formats_named else spec.formats
+    return [reference, *(f for f in named if f != reference)]
+
+
+def reference_of(spec: SweepSpec, ref: ModelRef) -> str:
+    """What the rows of a model are compared with."""
+    return AS_SHIPPED if ref.scheme else spec.reference
+
+
+def _support(
+    format_id: str, ref: ModelRef, facts: DeviceFacts, supports: dict[str, Support]
+) -> Support:
+    refused = not_shipped(ref.scheme, format_id)
+    if refused is not None:
+        return refused
+    if ref.scheme is not None:
+        return shipped_support(ref.scheme, ref.config, facts)
+    return supports[format_id]
 
 
 def _cell(

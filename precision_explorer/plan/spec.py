@@ -160,6 +160,11 @@ class SweepSpec(BaseModel):
             parse_slo(self.slo)
         return self
 
+    @property
+    def formats_named(self) -> bool:
+        """Whether formats were named, rather than left to the default."""
+        return "formats" in self.model_fields_set
+
     def measuring_hash(self) -> str:
         """6 hex digits over what is measured: the same spec gives the same name of the run."""
         skipped = READER_FIELDS | {"out", "cell_timeout"}

@@ -7,6 +7,7 @@ import importlib
 import os
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import torch
 
 from precision_explorer.errors import DoesNotFit, InvalidNumerics
 from precision_explorer.formats.apply import apply_format, compute_dtype, set_matmul_precision
-from precision_explorer.formats.catalog import spec_of
+from precision_explorer.formats.catalog import AS_SHIPPED, FormatSpec, spec_of
 from precision_explorer.formats.certificate import certify, wanted_types
 from precision_explorer.formats.execution import judge
 from precision_explorer.hardware import (
@@ -60,7 +61,8 @@ class Session:
         if self.device != "cpu":
             torch.cuda.set_device(self.device)
         start = time.perf_counter()
-        for package in spec_of(request["format"]).packages:
+        recipe = request["recipe"]
+        for package in (*spec_of(request["format"]).packages, *recipe.get("packages", ())):
             importlib.import_module(package)
         if request["recipe"]["library"] == "torchao":
             importlib.import_module("torchao.quantization")
@@ -111,6 +113,7 @@ class Session:
             compute_dtype(request["recipe"]),
             self.device,
             request["trust_remote_code"],
+            shipped=request["format"] == AS_SHIPPED,
         )
         loaded = time.perf_counter()
         self.outcome = outcome = apply_format(
@@ -255,8 +258,8 @@ class Session:
         """What multiplied in one request and one batch, and what the row may be called for it."""
         adapter = self.adapter = self.adapter or self._adapter(request)
         plan, format_id = request["batch_plan"], self.request["format"]
-        spec = spec_of(format_id)
         recipe = self.request["recipe"]
+        spec = _arithmetic_of(spec_of(format_id), recipe)
         wanted = recipe["compute_dtype"] if spec.arithmetic == "compute" else spec.arithmetic
         layout = self.outcome.layout
 
@@ -276,7 +279,7 @@ class Session:
             "one request, and the last batch of the quality pass",
             int8_native(self.facts)[0] or "avx2" in self.facts.cpu_flags,
         )
-        promised, reason = self.request["execution"], self.request["reason"]
+        promised, reason = self.outcome.applied.execution, self.request["reason"]
         judgement = judge(spec, wanted, promised, reason, certificate)
         answer = {
             "certificate": certificate.model_dump(mode="json"),
@@ -299,6 +302,15 @@ class Session:
             prompt_tokens=workload["prompt_tokens"],
             output_tokens=workload["output_tokens"],
         )
+
+
+def _arithmetic_of(spec: FormatSpec, recipe: dict[str, Any]) -> FormatSpec:
+    """`spec` with the number type of its products as this recipe has them: that of a checkpoint that
+    comes quantized is its scheme's. Where the scheme does not tell it is taken to widen its weights,
+    which only products seen in the compute type will prove."""
+    if spec.id != AS_SHIPPED:
+        return spec
+    return replace(spec, arithmetic=recipe["arithmetic"] or "compute")
 
 
 def _request_row(row: dict[str, Any], examples: list[dict[str, Any]]) -> dict[str, Any]:
