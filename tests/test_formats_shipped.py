@@ -10,6 +10,7 @@ import torch
 from precision_explorer.errors import ModelError
 from precision_explorer.formats import AS_SHIPPED
 from precision_explorer.formats.apply import apply_format, compute_dtype
+from precision_explorer.formats.verify import shipped_layout
 from precision_explorer.models.loading import load
 from precision_explorer.models.shipped import scheme_of, shipped_support
 from tests import checkpoints
@@ -170,6 +171,30 @@ def test_layers_that_the_config_leaves_are_named_with_the_reason(folder, origina
     assert [caution.id for caution in outcome.cautions] == ["partly-converted"]
 
 
+@pytest.mark.parametrize(
+    ("pattern", "left"),
+    [
+        ("lm_head", {"lm_head"}),
+        ("model.layers.1.mlp", {f"model.layers.1.mlp.{n}_proj" for n in ("gate", "up", "down")}),
+        ("re:.*layers.0.*[qk]_proj", {f"model.layers.0.self_attn.{n}_proj" for n in "qk"}),
+        ("mlp.up_proj", {f"model.layers.{i}.mlp.up_proj" for i in range(LAYERS)}),
+        ("up", set()),
+    ],
+)
+def test_a_config_names_modules_in_several_ways(pattern, left):
+    found = shipped_layout(checkpoints.llama(), [pattern], 4)
+    assert {name for name, why in found.kept.items() if "config leaves" in why} == left
+    assert found.linear_elements == BODY + HEAD
+
+
+def test_experts_in_one_packed_tensor_are_counted_by_their_bits():
+    model = checkpoints.llama()
+    packed = torch.zeros(4, HIDDEN, HIDDEN // 2, dtype=torch.uint8)
+    model.model.layers[0].mlp.experts = torch.nn.Parameter(packed, requires_grad=False)
+    found = shipped_layout(model, [], 4)
+    assert found.elements["model.layers.0.mlp.experts"] == 4 * HIDDEN * HIDDEN
+
+
 class Packed(torch.nn.Module):
     """A kernel's layer as GPTQ's are: no nn.Linear, no `weight`, eight int4 in an int32."""
 
@@ -248,8 +273,12 @@ def test_a_sweep_of_a_quantized_checkpoint_beside_its_original(folder, quick_wor
     from precision_explorer.table import build
 
     path = folder / "demo-nf4"
+    # bitsandbytes packs rows by 32 on processors with AVX-512: a head of 2 must be left alone.
+    config = bitsandbytes(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", llm_int8_skip_modules=["classifier"]
+    )
     AutoModelForSequenceClassification.from_pretrained(
-        DEMO, quantization_config=bitsandbytes(load_in_4bit=True, bnb_4bit_quant_type="nf4")
+        DEMO, quantization_config=config
     ).save_pretrained(path)
     AutoTokenizer.from_pretrained(DEMO).save_pretrained(path)
     spec = make_spec(

@@ -208,6 +208,8 @@ def test_what_a_device_makes_of_a_scheme(config, facts, execution, words):
     assert words in found.reason
     assert scheme(config).words in found.reason
     if found.supported:
+        widened = "while it loads them" in found.reason or "first used" in found.reason
+        assert found.recipe["widened"] == widened
         assert found.recipe["scheme"] == scheme(config).words
         assert {"kernel", "library", "compute_dtype"} <= set(found.recipe)
     else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 
@@ -46,6 +47,14 @@ def _width(module: nn.Module) -> tuple[int, int] | None:
     return sizes if all(isinstance(size, int) for size in sizes) else None  # type: ignore[return-value]
 
 
+def _named(name: str, pattern: str) -> bool:
+    """Whether a config's `pattern` means the module: its name, a module around it or the end of its
+    name, or (compressed-tensors) a regular expression after ``re:``."""
+    if pattern.startswith("re:"):
+        return re.match(pattern[3:], name) is not None
+    return f".{pattern}." in f".{name}."
+
+
 def shipped_layout(model: nn.Module, ignored: Collection[str], bits: int | None) -> Layout:
     """The linear layers of a model that was loaded quantized, by their logical sizes, whatever
     their storage packs. `ignored` are the modules that its config names as left alone; `bits` those
@@ -62,7 +71,7 @@ def shipped_layout(model: nn.Module, ignored: Collection[str], bits: int | None)
             continue
         width = _width(module)
         elements[name] = width[0] * width[1] if width else weight.numel()  # type: ignore[union-attr]
-        if name in ignored or name.rpartition(".")[2] in ignored:
+        if any(_named(name, pattern) for pattern in ignored):
             kept[name] = "the checkpoint's config leaves it as it was"
         elif name in heads:
             kept[name] = f"{heads[name]}, left as it was as is the custom"

@@ -20,6 +20,8 @@ from precision_explorer.formats.support import promise
 from precision_explorer.hardware import NEEDS, DeviceFacts, fp8_native, int8_native
 
 Config = dict[str, Any]
+# Methods whose weights transformers widens where it has no kernel for them.
+_WIDENED = ("compressed-tensors", "fp8", "mxfp8")
 _FLOATS = ("float32", "bfloat16", "float16")
 
 
@@ -353,6 +355,7 @@ def shipped_support(scheme: Scheme, config: Config, facts: DeviceFacts) -> Suppo
         "scheme": scheme.words,
         "arithmetic": scheme.arithmetic,
         "weight_bits": scheme.weight_bits,
+        "widened": execution == "emulated" and scheme.method in _WIDENED,
         "ignored": list(scheme.ignored),
         "requires": requires,
         "packages": [module for _, _, module in needed],

@@ -215,7 +215,7 @@ class Executor:
             "seed": cell.seed,
             "trust_remote_code": cell.trust_remote_code,
             "load_bytes": planned.ref.load_bytes(
-                _BYTES[cell.recipe["compute_dtype"]], planned.support.execution == "emulated"
+                _BYTES[cell.recipe["compute_dtype"]], cell.recipe.get("widened", False)
             ),
             "memory_limit": self.spec.memory_limit if self.facts.kind == "cpu" else None,
             "log": str(self.folder.log_path(planned.cell_id).resolve()),
