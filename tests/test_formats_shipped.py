@@ -8,11 +8,14 @@ import pytest
 import torch
 
 from precision_explorer.errors import ModelError
-from precision_explorer.formats import AS_SHIPPED
+from precision_explorer.formats import AS_SHIPPED, spec_of
 from precision_explorer.formats.apply import apply_format, compute_dtype
-from precision_explorer.formats.verify import shipped_layout
+from precision_explorer.formats.execution import judge
+from precision_explorer.formats.verify import is_held, shipped_layout
 from precision_explorer.models.loading import load
 from precision_explorer.models.shipped import scheme_of, shipped_support
+from precision_explorer.records import Certificate, Executed
+from precision_explorer.runner.session import _arithmetic_of
 from tests import checkpoints
 from tests.checkpoints import BODY, HEAD, HIDDEN, LAYERS, WORDS
 from tests.test_formats_support import VNNI
@@ -263,22 +266,55 @@ def test_a_quantized_checkpoint_is_placed_by_its_library(monkeypatch, shipped):
     assert asked["trust_remote_code"] is False
 
 
+@pytest.mark.parametrize(
+    ("found", "held"),
+    [
+        ("int8", True), ("int32", True), ("uint8", True), ("nf4", True), ("float8_e4m3fn", True),
+        ("float32", False), ("bfloat16", False), ("float16", False), ("nowhere", False),
+        (None, False),
+    ],
+)  # fmt: skip
+def test_whatever_is_no_wide_float_is_held_as_shipped(found, held):
+    assert is_held(found, AS_SHIPPED) is held
+    assert is_held(found, "int8") is (found == "int8")
+
+
+@pytest.mark.parametrize("promised", ["emulated", "unverified"])
+def test_what_was_widened_stays_emulated_when_its_products_are_seen(promised):
+    """Products in float32 prove nothing of a scheme that no layer is held in any more."""
+    seen = Executed(
+        kernel="SGEMM", number_type="float32", unit="native", converted=False, flops=1e6
+    )
+    certificate = Certificate(
+        evidence="lines", work="some", linear_flops=1e6, executed_flops=0.0, executed_share=0.0,
+        executed=[seen],
+    )  # fmt: skip
+    found = judge(spec_of(AS_SHIPPED), "float32", promised, "a reason", certificate)
+    assert found.execution == promised
+
+
+@pytest.mark.parametrize(
+    ("arithmetic", "expected"), [("int8", "int8"), ("compute", "compute"), (None, "compute")]
+)
+def test_the_products_of_a_scheme_are_looked_for_in_its_own_type(arithmetic, expected):
+    found = _arithmetic_of(spec_of(AS_SHIPPED), {"arithmetic": arithmetic})
+    assert found.arithmetic == expected
+    assert _arithmetic_of(spec_of("int8-llm"), {}) is spec_of("int8-llm")
+
+
 @pytest.mark.slow
 def test_a_sweep_of_a_quantized_checkpoint_beside_its_original(folder, quick_workload):
-    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+    from torchao.quantization import Int8WeightOnlyConfig
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer, TorchAoConfig
 
     from precision_explorer.models.reference import DEMO
     from precision_explorer.plan.spec import make_spec
     from precision_explorer.runner.sweep import prepare_sweep, run_sweep
     from precision_explorer.table import build
 
-    path = folder / "demo-nf4"
-    # bitsandbytes packs rows by 32 on processors with AVX-512: a head of 2 must be left alone.
-    config = bitsandbytes(
-        load_in_4bit=True, bnb_4bit_quant_type="nf4", llm_int8_skip_modules=["classifier"]
-    )
+    path = folder / "demo-int8"
     AutoModelForSequenceClassification.from_pretrained(
-        DEMO, quantization_config=config
+        DEMO, quantization_config=TorchAoConfig(Int8WeightOnlyConfig())
     ).save_pretrained(path)
     AutoTokenizer.from_pretrained(DEMO).save_pretrained(path)
     spec = make_spec(
@@ -293,12 +329,14 @@ def test_a_sweep_of_a_quantized_checkpoint_beside_its_original(folder, quick_wor
     assert (tally.ran, tally.skipped, tally.failed) == (2, 1, 0)
     rows = {(row["model"], row["format"]): row for row in build([run.path]).rows}
     ours, skipped, demo = (
-        rows[key] for key in (("demo-nf4", AS_SHIPPED), ("demo-nf4", "fp32"), ("demo", "fp32"))
+        rows[key] for key in (("demo-int8", AS_SHIPPED), ("demo-int8", "fp32"), ("demo", "fp32"))
     )
     assert (ours["status"], ours["execution"], ours["kernel"]) == (
-        "ok", "dequantized", "bitsandbytes nf4",
+        "ok", "dequantized", "torchao Int8WeightOnlyConfig",
     )  # fmt: skip
     assert ours["converted_share"] > 0.9
+    # What multiplied was seen, in the type to which the scheme widens.
+    assert ours["executed_share"] > 0.9
     assert ours["weight_bytes"] < demo["weight_bytes"] / 1.5
     assert ours["quality"] > 0.7
     assert ours["quality_delta"] is ours["verdict"] is None

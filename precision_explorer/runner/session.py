@@ -305,9 +305,9 @@ class Session:
 
 
 def _arithmetic_of(spec: FormatSpec, recipe: dict[str, Any]) -> FormatSpec:
-    """`spec` with the number type of its products as this recipe has them: that of a checkpoint that
-    comes quantized is its scheme's. Where the scheme does not tell it is taken to widen its weights,
-    which only products seen in the compute type will prove."""
+    """`spec` with the number type of its products as this recipe has them: that of a checkpoint
+    that comes quantized is its scheme's. Where the scheme does not tell, it is taken to widen its
+    weights, which only products seen in the compute type will prove."""
     if spec.id != AS_SHIPPED:
         return spec
     return replace(spec, arithmetic=recipe["arithmetic"] or "compute")
