@@ -8,9 +8,9 @@ is multiplied by (equation 4): ``s_j = max|X_j|^a / max|W_j|^(1-a)``. But for ro
 computes the same. The paper folds 1/s into the norm before the layer; here it is in the
 multiplication that quantizes the input, where it costs nothing and every layer has its own.
 
-The range of an input is the largest magnitude that the calibration texts show, as in the paper's
-static setting (O3): a percentile would clip the few large values that language models rest on. What
-exceeds it in use is clipped.
+The range of an input is the largest magnitude that the calibration texts show, as in the authors'
+code for the static setting (O3). A percentile would clip the few very large values that language
+models rest on (Sun et al. 2024, arXiv 2402.17762). What exceeds the range in use is clipped.
 """
 
 from __future__ import annotations
