@@ -54,13 +54,15 @@ class _PackedLinear(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         rows = x.reshape(-1, self.in_features).float()
         peak = rows.abs().amax(dim=-1, keepdim=True).clamp_min(_TINY)
-        values = self.quantized(rows / peak)
-        if torch.compiler.is_compiling():
-            y = packed_product(values, self.number, self.out_features)
-        else:
-            y = self.product(values)
-        y = y.mul_(peak).to(x.dtype).reshape(*x.shape[:-1], self.out_features)
+        y = self.multiplied(self.quantized(rows / peak)).mul_(peak)
+        y = y.to(x.dtype).reshape(*x.shape[:-1], self.out_features)
         return y if self.bias is None else y.add_(self.bias)
+
+    def multiplied(self, values: torch.Tensor) -> torch.Tensor:
+        """`product`, as one operator where torch.compile is tracing."""
+        if torch.compiler.is_compiling():
+            return packed_product(values, self.number, self.out_features)
+        return self.product(values)
 
     def quantized(self, unit: torch.Tensor) -> torch.Tensor:
         """`unit`, rows within -1 to 1, as `product` takes it; may overwrite it."""
