@@ -4,6 +4,7 @@ which takes moments), then torch.compile itself on a tiny one."""
 from __future__ import annotations
 
 import functools
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from precision_explorer.errors import ModelError, NotCompiled
 from precision_explorer.formats import compiling
 from precision_explorer.formats.compiling import compiled_share, configure, graph_breaks, graphs
 from precision_explorer.formats.runtimes import RUNTIMES, next_power, padded_length
+from precision_explorer.hardware import compiler as compiler_found
 from precision_explorer.measure import NullPhases, offline
 from precision_explorer.models import compiled as compiled_module
 from precision_explorer.models.adapter import plan_batches
@@ -22,8 +24,12 @@ from precision_explorer.models.compiled import CompiledModel
 from precision_explorer.models.loading import load, prepare
 from precision_explorer.models.reference import DEMO
 from precision_explorer.models.text_classifier import TextClassifier
+from precision_explorer.plan.spec import make_spec
 from precision_explorer.runner.compiling import calls, compilation, warm_up
+from precision_explorer.runner.sweep import prepare_sweep, run_sweep
+from precision_explorer.table import build
 from precision_explorer.workload import Workload
+from tests import trouble
 from tests.test_models_causal_lm import BOTH, choice_examples, gpt2, llama, tokenizer
 
 FIXED, DYNAMIC = RUNTIMES["compile-fixed"], RUNTIMES["compile"]
@@ -408,3 +414,58 @@ def test_compiled_scores_and_answers_are_the_eager_model_s(runtime, compiler):
     torch.testing.assert_close(compiled_answers[0], exact[0], rtol=0, atol=1e-3)
     assert compiled_answers[1:] == exact[1:]
     assert graphs() == made.graphs
+
+
+# -- whole cells ------------------------------------------------------------------------------
+
+
+def swept(folder: Path, workload: Path, **more: Any) -> tuple[dict[str, Any], Any]:
+    """{runtime: record} of a small fp32 sweep, and its table."""
+    options = {
+        "formats": ("fp32",), "device": "cpu", "limit": 4, "workload": str(workload),
+        "out": str(folder / "run"), "batch_size": (1,), "threads": 1, "task": ("sentiment",),
+    }  # fmt: skip
+    prepared = prepare_sweep(make_spec(options | more), lambda event: None)
+    run, _ = run_sweep(prepared, lambda event: None)
+    records = {c.cell.runtime: run.read_record(c.cell_id) for c in prepared.plan.cells}
+    return records, build([run.path])
+
+
+def test_a_cell_of_which_nothing_is_compiled_fails_and_the_eager_one_does_not(
+    tmp_path, quick_workload
+):
+    folder = trouble.troubled_model(tmp_path / "model", "exception")
+    code = folder / "modeling_trouble.py"
+    marked = "    @torch.compiler.disable\n    def forward"
+    code.write_text(code.read_text().replace("    def forward", marked))
+    records, _ = swept(
+        tmp_path, quick_workload, model=(str(folder),), trust_remote_code=True,
+        runtime=("eager", "compile"),
+    )  # fmt: skip
+    assert records["eager"].status == "ok"
+    failed = records["compile"]
+    assert (failed.status, failed.error.kind, failed.error.phase) == (
+        "failed", "NotCompiled", "compile",
+    )  # fmt: skip
+    assert "compiled nothing" in failed.error.message
+
+
+@pytest.mark.slow
+def test_a_compiled_cell_is_measured_and_says_what_was_compiled(tmp_path, quick_workload):
+    records, table = swept(tmp_path, quick_workload, runtime=("eager", "compile-fixed"))
+    eager, compiled = records["eager"], records["compile-fixed"]
+    assert (eager.status, compiled.status) == ("ok", "ok")
+    made = compiled.measurements.compilation
+    assert made.graphs >= 1
+    assert (made.graph_breaks, made.recompiles, made.dynamic) == (0, 0, False)
+    assert made.compiled_share > 0.9
+    assert compiled.measurements.load.compile_s > 0
+    assert "recompiled" not in {c.id for c in compiled.cautions}
+    rows = {row["runtime"]: row for row in table.rows}
+    assert rows["compile-fixed"]["compile_s"] == compiled.measurements.load.compile_s
+    assert rows["compile-fixed"]["graph_breaks"] == 0
+    assert (rows["eager"]["compile_s"], rows["eager"]["graph_breaks"]) == (None, None)
+    tools, _ = compiler_found("cpu", {})
+    assert tools.items() <= compiled.cell.libraries.items()
+    assert rows["eager"]["quality"] == rows["compile-fixed"]["quality"]
+    assert rows["compile-fixed"]["quality_delta"] is None

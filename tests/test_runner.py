@@ -34,7 +34,7 @@ from precision_explorer.models.reference import DEMO
 from precision_explorer.plan import PlannedCell
 from precision_explorer.plan.spec import make_spec
 from precision_explorer.records import Attempt, Caution, Environment
-from precision_explorer.runner import guard, manager, protocol, sweep
+from precision_explorer.runner import guard, local, manager, protocol, sweep
 from precision_explorer.runner import probe as probe_module
 from precision_explorer.runner.join import (
     failed_record,
@@ -363,6 +363,22 @@ def test_a_cell_that_failed_after_compiling_keeps_what_was_compiled():
     record = failed_record(planned_cell(), error, answers, "", ENVIRONMENT, STARTED, [])
     assert record.measurements.load.compile_s == 12.5
     assert record.measurements.compilation.graphs == 2
+
+
+def test_tasks_share_a_loaded_model_only_where_nothing_is_compiled():
+    def cells(runtime: str) -> list[Any]:
+        return [
+            SimpleNamespace(
+                ref=SimpleNamespace(path="m"),
+                task=SimpleNamespace(card=SimpleNamespace(kind="multiple-choice")),
+                cell=SimpleNamespace(format="fp32", runtime=runtime),
+                cell_id=f"{runtime}-{task}",
+            )
+            for task in range(2)
+        ]
+
+    for runtime, sessions in (("eager", 1), ("compile", 2), ("compile-fixed", 2)):
+        assert len(list(local._sessions(cells(runtime)))) == sessions
 
 
 def test_earlier_attempts_are_kept():
