@@ -371,7 +371,7 @@ def test_tasks_share_a_loaded_model_only_where_nothing_is_compiled():
             SimpleNamespace(
                 ref=SimpleNamespace(path="m"),
                 task=SimpleNamespace(card=SimpleNamespace(kind="multiple-choice")),
-                cell=SimpleNamespace(format="fp32", runtime=runtime),
+                cell=SimpleNamespace(format="fp32", runtime=runtime, recipe={}),
                 cell_id=f"{runtime}-{task}",
             )
             for task in range(2)
