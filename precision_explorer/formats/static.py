@@ -107,8 +107,12 @@ class FbgemmStatic(_Static, FbgemmLinear):
     """FBGEMM; the operator rounds and clips."""
 
     def steps_product(self, steps: torch.Tensor) -> torch.Tensor:
+        return self.multiplied(steps)
+
+    def product(self, values: torch.Tensor) -> torch.Tensor:
+        """Steps times the weight."""
         return torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32(
-            steps, 1.0, _ZERO_POINT, self._packed
+            values, 1.0, _ZERO_POINT, self._packed
         )
 
     def exact(self, x: torch.Tensor) -> torch.Tensor:
@@ -120,7 +124,10 @@ class OnednnStatic(_Static, OnednnLinear):
     """oneDNN."""
 
     def steps_product(self, steps: torch.Tensor) -> torch.Tensor:
-        values = steps.round_().add_(_ZERO_POINT).clamp_(0, 255).to(torch.uint8)
+        return self.multiplied(steps.round_().add_(_ZERO_POINT).clamp_(0, 255).to(torch.uint8))
+
+    def product(self, values: torch.Tensor) -> torch.Tensor:
+        """Unsigned bytes around the zero point times the weight."""
         return self.integer_product(values)
 
 

@@ -7,7 +7,8 @@ from typing import Any
 
 from precision_explorer.formats import AS_SHIPPED, Support
 from precision_explorer.formats.catalog import spec_of
-from precision_explorer.hardware import DeviceFacts, relevant_variables
+from precision_explorer.formats.runtimes import RUNTIMES
+from precision_explorer.hardware import DeviceFacts, compiler, relevant_variables
 from precision_explorer.models import ModelRef, check_head
 from precision_explorer.models.shipped import not_shipped, shipped_support
 from precision_explorer.plan.spec import SweepSpec
@@ -112,9 +113,11 @@ def expand(
     supports: dict[str, Support],
     versions: dict[str, str],
     threads: int,
+    compiled: dict[str, dict[str, Support]] | None = None,
 ) -> Plan:
     """Multiply models, tasks, runtimes and formats into cells; a cell that comes out twice (a task
-    by its name and by its path, say) is taken once.
+    by its name and by its path, say) is taken once. `compiled`: by runtime, the support of those
+    formats for which it differs from the eager one's in `supports`.
 
     Raises ModelError or TaskError where a model has no head or no labels for a task.
     """
@@ -126,12 +129,14 @@ def expand(
             if task.card.kind == "text-classification":
                 labels = check_labels(task.card, task.examples, ref.id2label)
             for runtime in spec.runtime:
+                tools, missing = _tools(runtime, facts, versions)
+                own = supports | (compiled or {}).get(runtime, {})
                 for format_id in formats_of(spec, ref):
-                    support = _calibrated(_support(format_id, ref, facts, supports), task)
+                    support = _calibrated(_support(format_id, ref, facts, own), task)
                     cell = _cell(
-                        spec, ref, task, workload, facts, support, versions, threads, runtime
+                        spec, ref, task, workload, facts, support, versions, threads, runtime, tools
                     )
-                    skip = _skip_reason(support, task)
+                    skip = _skip_reason(support, task) or missing
                     planned = PlannedCell(cell, ref, task, support, labels, skip, ref.cautions)
                     cells.setdefault(planned.cell_id, planned)
     return Plan(tuple(cells.values()))
@@ -183,6 +188,13 @@ def _support(
     return supports[format_id]
 
 
+def _tools(
+    runtime: str, facts: DeviceFacts, versions: dict[str, str]
+) -> tuple[dict[str, str], str | None]:
+    """({compiler: version}, None) that `runtime` uses, or why it can't be had."""
+    return compiler(facts.kind, versions) if RUNTIMES[runtime].compiles else ({}, None)
+
+
 def _cell(
     spec: SweepSpec,
     ref: ModelRef,
@@ -193,6 +205,7 @@ def _cell(
     versions: dict[str, str],
     threads: int,
     runtime: str,
+    tools: dict[str, str],
 ) -> Cell:
     return Cell(
         model=ref.identity,
@@ -210,6 +223,6 @@ def _cell(
         rules=RULES,
         seed=spec.seed,
         trust_remote_code=spec.trust_remote_code,
-        libraries=relevant_libraries(support.format, support.recipe, versions),
+        libraries=relevant_libraries(support.format, support.recipe, versions) | tools,
         variables=relevant_variables(without=(*OWN_VARIABLES, *_SET_BY_IMPORTS)),
     )

@@ -26,7 +26,7 @@ from precision_explorer.plan.spec import READER_FIELDS
 from precision_explorer.records import Environment
 from precision_explorer.runner.local import Executor, Tally
 from precision_explorer.runner.manager import Event, OnEvent, prepare_environment
-from precision_explorer.runner.probe import probe
+from precision_explorer.runner.probe import probe, probe_compiled
 from precision_explorer.store import RunFolder
 from precision_explorer.tasks import (
     NoCalibration,
@@ -90,10 +90,15 @@ def prepare_sweep(spec: SweepSpec, on_event: OnEvent) -> Prepared:
     expand(spec, refs, tasks, workload, facts, blank, versions, threads)
     prepare_environment(threads)
     _note_shipped(refs, on_event)
-    supports = {}
+    supports: dict[str, Support] = {}
+    compiled: dict[str, dict[str, Support]] = {}
     if any(ref.scheme is None for ref in refs):
         supports = probe(facts, list(spec.formats), versions, threads, on_event)
-    plan = expand(spec, refs, tasks, workload, facts, supports, versions, threads)
+        compiled = {
+            runtime: probe_compiled(facts, list(spec.formats), versions, threads, on_event, runtime)
+            for runtime in spec.runtime
+        }
+    plan = expand(spec, refs, tasks, workload, facts, supports, versions, threads, compiled)
     environment = make_environment(facts, threads, versions)
     return Prepared(spec, refs, tasks, workload, facts, supports, environment, plan)
 
