@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
+from precision_explorer.diagnose.executed import as_executed, executed_types
 from precision_explorer.diagnose.roofline import (
     LARGEST_BATCH,
     SAME,
@@ -165,6 +166,8 @@ def _subject(record: CellRecord, name: str, roof: Roof, reference: str) -> _Subj
     phase = getattr(profile, name) if profile is not None else None
     if profile is None or phase is None:
         return None
+    executed = executed_types(record)
+    phase = as_executed(phase, profile.arithmetic, executed)
     timing: Timing | None = phase.timings.get("1")
     took, least = observed(timing), expected(phase, roof)
     spent = phase.spent
@@ -173,7 +176,7 @@ def _subject(record: CellRecord, name: str, roof: Roof, reference: str) -> _Subj
         runtime=record.cell.runtime,
         execution=record.applied.execution if record.applied else "unverified",
         phase=name,
-        arithmetic=profile.arithmetic,
+        arithmetic=max(executed, key=executed.__getitem__) if executed else profile.arithmetic,
         observed_s=took,
         observed_batch_8_s=observed(phase.timings.get("8")),
         expected=least,

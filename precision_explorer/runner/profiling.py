@@ -29,8 +29,9 @@ from precision_explorer.models.work import (
 from precision_explorer.records import PhaseProfile, Profile, Roof, Spent, Timing
 
 BATCHES = (1, 8)
-# Per phase and batch size: four of them, and two profiled passes, are some 5 s a cell.
-_BUDGET_S = 0.8
+# Of the workload's least window, per phase and batch size: with 3 s, the four of them and two
+# profiled passes are some 5 s a cell.
+_SHARE_OF_WINDOW = 0.25
 # A larger batch is left out where the smallest one's time says that it would take longer.
 _LONGEST_S = 4.0
 
@@ -49,6 +50,7 @@ class Subject:
     pci_bus_id: str | None
     compiled: bool
     layers: dict[str, LinearLayer]
+    budget_s: float
 
     def sync(self) -> None:
         """Wait for the device."""
@@ -57,13 +59,28 @@ class Subject:
 
 
 def make_subject(
-    model: nn.Module, adapter: Any, request: dict[str, Any], pci_bus_id: str | None
+    model: nn.Module,
+    adapter: Any,
+    request: dict[str, Any],
+    pci_bus_id: str | None,
+    min_seconds: float,
 ) -> Subject:
-    """The subject of a session whose load was asked by `request`."""
+    """The subject of a session whose load was asked by `request`; `min_seconds`: the workload's."""
+    budget_s = _SHARE_OF_WINDOW * min_seconds
     spec, compute = spec_of(request["format"]), request["recipe"]["compute_dtype"]
     layers = linear_layers(model, spec, compute)
     compiled = request.get("runtime", "eager") != "eager"
-    return Subject(model, adapter, spec, compute, request["device"], pci_bus_id, compiled, layers)
+    return Subject(
+        model,
+        adapter,
+        spec,
+        compute,
+        request["device"],
+        pci_bus_id,
+        compiled,
+        layers,
+        budget_s,
+    )
 
 
 def profile_cell(subject: Subject, kind: str, roof: Roof | None) -> Profile:
@@ -135,7 +152,7 @@ def _timings(subject: Subject, make: Make) -> dict[str, Timing]:
         try:
             run = make(subject.adapter, batch)
             with Utilisation(subject.pci_bus_id) as seen:
-                seconds = repeated(run.call, _BUDGET_S, reset=run.reset, sync=subject.sync)
+                seconds = repeated(run.call, subject.budget_s, reset=run.reset, sync=subject.sync)
             timings[str(batch)] = Timing(seconds=seconds, utilisation=seen.share)
         except Exception as error:
             if batch == BATCHES[0] or not is_out_of_memory(error):

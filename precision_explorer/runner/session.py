@@ -296,7 +296,10 @@ class Session:
         roof = Roof.model_validate(request["roof"]) if request["roof"] else None
         self.progress("profile", 0, 1)
         with torch.inference_mode():
-            subject = make_subject(self.model, adapter, self.request, self.facts.pci_bus_id)
+            rules = Workload.model_validate(request["workload"])
+            subject = make_subject(
+                self.model, adapter, self.request, self.facts.pci_bus_id, rules.min_seconds
+            )
             profile = profile_cell(subject, request["card"]["kind"], roof)
         self.progress("profile", 1, 1)
         return {"profile": profile.model_dump(mode="json")}, b""
