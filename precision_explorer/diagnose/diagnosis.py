@@ -102,6 +102,8 @@ class Why:
     """Formats that were measured but hold no profile."""
     no_roof: tuple[str, ...]
     """Number types whose roof could not be measured, each with why."""
+    busy: tuple[str, ...]
+    """Formats beside which other processes were at work: their times say little."""
 
 
 @dataclass(frozen=True)
@@ -144,6 +146,7 @@ def explain(
         rankings=tuple(rankings),
         without_profile=tuple(r.cell.format for r in ok if not _has_profile(r)),
         no_roof=tuple(_no_roof(t, roof) for t in sorted(types) if roof.peak(t) is None),
+        busy=tuple(r.cell.format for r in ok if any(c.id == "machine-busy" for c in r.cautions)),
     )
 
 

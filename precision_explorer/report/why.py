@@ -114,6 +114,11 @@ def why_section(why: Sequence[Why]) -> WhySection:
         for ranking in one.rankings:
             lines += _ranking(ranking)
         lines += [f"No roof for {text}." for text in one.no_roof]
+        if one.busy:
+            lines.append(
+                f"Other processes were at work while {listed(one.busy)} were timed: don't rely on "
+                "what is said of them; measure again on an idle machine."
+            )
         if one.without_profile:
             lines.append(f"Without a profile: {listed(one.without_profile)}.")
     if not why:
