@@ -21,7 +21,7 @@ RANKS = {
     "errors": 0, "units": 0,
     "records": 1, "stats": 1,
     "pareto": 2, "hardware": 2, "tasks": 2, "workload": 2, "store": 2,
-    "economics": 3, "formats": 3,
+    "economics": 3, "formats": 3, "diagnose": 3,
     "models": 4, "measure": 4, "plan": 4, "table": 4,
     "runner": 5, "report": 5,
     "cli": 6,
@@ -44,6 +44,7 @@ HEAVY = {"torch", "transformers", "torchao", "bitsandbytes", "accelerate"}
 # The measuring wing: these import torch as soon as they are imported.
 MEASURING = {
     "models.adapter", "models.causal_lm", "models.loading", "models.text_classifier",
+    "measure.roof", "measure.timeline", "models.passes", "models.work", "runner.profiling",
     "formats.apply", "formats.certificate", "formats.dryrun", "formats.kernels", "formats.static",
     "formats.verify",
     "runner.preload", "runner.session",

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 from precision_explorer.report.columns import View
 from precision_explorer.report.content import Content, Fact, Section, make_content
+from precision_explorer.report.why import WhySection
 from precision_explorer.table import Table
 
 _SPECIAL = re.compile(r"([\\`*|~]|\](?=[(\[:]))")
@@ -73,7 +74,14 @@ def _section(section: Section) -> list[str]:
         escape(section.line),
         *_titled("### Findings", found),
         *(block for view in views for block in (f"### {escape(view.title)}", _grid(view))),
+        *(_why(section.why) if section.why else []),
     ]
+
+
+def _why(why: WhySection) -> list[str]:
+    tables = [block for v in why.views for block in (f"#### {escape(v.title)}", _grid(v))]
+    texts = _titled("", map(escape, [*why.sentences, *why.lines]))[1:]
+    return ["### Why", *tables, *texts]
 
 
 def _unmeasured(sections: list[Section]) -> list[str]:

@@ -29,6 +29,21 @@ def print_table(table: Table, console: Console) -> None:
     _print_list("How to read", list(content.notes), console, "dim")
 
 
+def print_why(table: Table, console: Console) -> None:
+    """Print only why formats are or are not faster, group by group."""
+    for section in make_content(table).sections:
+        if section.why is None:
+            continue
+        console.print(Text(section.title, style="bold underline"))
+        console.print(Text(section.line))
+        for view in section.why.views:
+            console.print()
+            console.print(_grid(view, console.width))
+        console.print()
+        for line in (*section.why.sentences, *section.why.lines):
+            console.print(Padding(Text(line), (0, 0, 0, 2)))
+
+
 def _print_section(section: Section, console: Console) -> None:
     console.print(Text(section.title, style="bold underline"))
     console.print(Text(section.line))

@@ -25,7 +25,7 @@ from precision_explorer.runner.manager import (
 )
 
 # {job: module and function}
-JOBS: dict[str, str] = {}
+JOBS: dict[str, str] = {"roof": "precision_explorer.measure.roof:measure_roof"}
 
 
 class JobFailed(PrecisionExplorerError):
