@@ -44,9 +44,9 @@ HEAVY = {"torch", "transformers", "torchao", "bitsandbytes", "accelerate"}
 # The measuring wing: these import torch as soon as they are imported.
 MEASURING = {
     "models.adapter", "models.causal_lm", "models.loading", "models.text_classifier",
-    "formats.apply", "formats.certificate", "formats.dryrun", "formats.kernels", "formats.static",
-    "formats.verify",
-    "runner.preload", "runner.session",
+    "formats.apply", "formats.certificate", "formats.dryrun", "formats.held", "formats.kernels",
+    "formats.ranges", "formats.static", "formats.verify", "formats.watch",
+    "runner.numerics_job", "runner.preload", "runner.session",
 }  # fmt: skip
 # These may import it inside functions, which are called in a worker or in a process of their own.
 INSIDE_FUNCTIONS = {"models.convert_gguf", "measure.memory", "runner.worker"}

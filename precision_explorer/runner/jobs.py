@@ -25,7 +25,9 @@ from precision_explorer.runner.manager import (
 )
 
 # {job: module and function}
-JOBS: dict[str, str] = {}
+JOBS: dict[str, str] = {
+    "numerics": "precision_explorer.runner.numerics_job:run",
+}
 
 
 class JobFailed(PrecisionExplorerError):
