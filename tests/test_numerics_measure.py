@@ -14,6 +14,7 @@ from precision_explorer.formats.held import held_weight
 from precision_explorer.formats.kernels import CPU_KERNELS, FbgemmLinear
 from precision_explorer.formats.number_types import NUMBER_TYPES, Held, plain, uses
 from precision_explorer.formats.ranges import RangeSums
+from precision_explorer.formats.static import CPU_STATIC_KERNELS, static_linear
 from precision_explorer.formats.verify import layout
 from precision_explorer.formats.watch import FormatWatch, ReferenceWatch, Sums, watched
 from precision_explorer.models.reference import DEMO
@@ -215,6 +216,18 @@ def test_int8_weights_have_the_sqnr_of_theory(format_id, kernel):
     assert sqnr(sums.signal, sums.noise)[1] == pytest.approx(20 * math.log10(2 * levels), abs=0.15)
 
 
+@pytest.mark.parametrize("kernel", CPU_STATIC_KERNELS)
+def test_smoothed_weights_are_read_back_as_what_multiplies_the_inputs(kernel):
+    model = uniform()
+    weight = model.body.weight.detach().clone()
+    peak = torch.linspace(0.1, 50, 512)
+    layer = static_linear(model.body, kernel, peak, 0.5)
+    sums = Sums()
+    assert sums.add(weight, held_weight(layer))
+    # Smoothing makes the columns' ranges differ, which costs some of int8's 48 dB.
+    assert 30 < sqnr(sums.signal, sums.noise)[1] < 48
+
+
 def test_the_weight_read_back_is_what_multiplies():
     model = convert(uniform(), "int8-dynamic", "fbgemm-per-token")
     assert isinstance(model.body, FbgemmLinear)
@@ -339,14 +352,15 @@ def test_a_module_that_is_called_twice_is_compared_call_by_call():
         def forward(self, x):
             return self.second(self.first(self.first(x)))
 
-    changed = Twice()
+    reference, changed = Twice(), Twice()
     with torch.no_grad():
-        changed.first.weight.mul_(2)
-    watch, found = compared(Twice(), changed, torch.ones(1, 2))
+        reference.first.weight.mul_(2)
+        changed.first.weight.mul_(3)
+    watch, found = compared(reference, changed, torch.ones(1, 2))
     assert len(watch.calls["first"]) == found.layers["first"].output.compared == 2
-    # First 2 against 1, then 4 against 1: squares of the errors 1 and 9, twice.
-    assert found.layers["first"].output.noise == pytest.approx(2 * (1 + 9))
-    assert found.layers["first"].local.noise == pytest.approx(2 * (1 + 1))
+    # First 3 against 2, then 9 against 4; alone 3 against 2, then 6 against 4. Two values each.
+    assert found.layers["first"].output.noise == pytest.approx(2 * (1 + 25))
+    assert found.layers["first"].local.noise == pytest.approx(2 * (1 + 4))
 
 
 def test_other_shapes_are_not_compared():
@@ -401,6 +415,21 @@ def test_a_reference_that_is_not_finite_itself_is_no_fault_of_the_format():
     _, found = compared(Chain(), Chain(), torch.tensor([[math.inf, 1.0]]))
     assert found.first is None
     assert numerics_job._state(found.layers["first"].output, False) == ("unavailable", None)
+
+
+def test_each_example_has_its_own_first():
+    half, reference = Chain().half(), Chain()
+    watch, found = compared(reference, half, torch.tensor([[4.0, 1.0]]), torch.float16)
+    with torch.no_grad():
+        half.first.weight.mul_(60_000)
+        reference.first.weight.mul_(60_000)
+    for value, first in ((4.0, "first"), (1e-3, None)):
+        watch.begin()
+        found.begin()
+        with torch.inference_mode():
+            reference(torch.full((1, 2), value))
+            half(torch.full((1, 2), value).half())
+        assert (found.first and found.first.module) == first
 
 
 def test_kinds_of_modules():

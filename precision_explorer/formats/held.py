@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from precision_explorer.formats.kernels import FbgemmLinear, IntMatmulLinear, OnednnLinear
+from precision_explorer.formats.static import static_weight
 
 # LLM.int8() stores a row's largest magnitude as its scale; 127 is that value's integer
 # (bitsandbytes' `int8_vectorwise_dequant`).
@@ -44,6 +45,9 @@ def held_weight(module: nn.Module) -> torch.Tensor | None:
 
 
 def _of_kernels(module: nn.Module) -> torch.Tensor | None:
+    static = static_weight(module)
+    if static is not None:
+        return static
     if isinstance(module, IntMatmulLinear):
         return module.weight_int8.float() * module.scale[:, None]
     if isinstance(module, FbgemmLinear):

@@ -126,7 +126,7 @@ def _one(planned: PlannedCell, prepared: Prepared, on_event: OnEvent) -> tuple[F
 
 
 def _request(planned: PlannedCell, prepared: Prepared) -> dict[str, Any]:
-    cell, card = planned.cell, planned.task.card
+    cell, card, calibration = planned.cell, planned.task.card, planned.task.calibration
     return {
         "device": cell.device,
         "path": str(planned.ref.path),
@@ -142,6 +142,7 @@ def _request(planned: PlannedCell, prepared: Prepared) -> dict[str, Any]:
             "max_length": min(card.max_length, MAX_TOKENS),
         },
         "examples": planned.task.examples,
+        "calibration": calibration.examples if calibration else [],
         "label_ids": planned.label_ids,
         "workload": cell.workload,
     }

@@ -48,7 +48,12 @@ def run(request: dict[str, Any], progress: Progress) -> tuple[dict[str, Any], by
     progress("load", 1, 2)
     model = _load(request, compute_dtype(request["recipe"]))
     outcome = apply_format(
-        model, request["format"], request["recipe"], request["execution"], request["reason"]
+        model,
+        request["format"],
+        request["recipe"],
+        request["execution"],
+        request["reason"],
+        lambda: _calibrate(model, tokenizer, request),
     )
     progress("load", 2, 2)
     kinds = watched(reference, plan)
@@ -74,6 +79,15 @@ def run(request: dict[str, Any], progress: Progress) -> tuple[dict[str, Any], by
         "cautions": [c.model_dump() for c in outcome.cautions],
     }
     return answer, b""
+
+
+def _calibrate(model: nn.Module, tokenizer: Any, request: dict[str, Any]) -> None:
+    """Run `model` on the calibration texts, one at a time, as a cell's session does."""
+    asked = request | {"examples": request["calibration"]}
+    adapter = make_adapter(model, tokenizer, request["device"], asked)
+    with torch.inference_mode():
+        for item in adapter.items():
+            adapter.score([item])
 
 
 def _load(request: dict[str, Any], dtype: torch.dtype) -> nn.Module:
