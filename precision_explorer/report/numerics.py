@@ -13,7 +13,7 @@ from precision_explorer.report.content import Fact
 from precision_explorer.report.heat import Heat, make_heat
 from precision_explorer.report.text import cleaned, listed
 from precision_explorer.stats import relative_error
-from precision_explorer.units import MISSING, count, significant
+from precision_explorer.units import MISSING, significant
 
 _WORST = 5
 # So many of a format's layers are named in a sentence; numerics.csv has all.
@@ -119,8 +119,8 @@ def _facts(document: NumericsDocument) -> tuple[Fact, ...]:
         Fact(
             "Inputs",
             (
-                f"first {examples} examples of {document.task} version {document.task_version} in "
-                f"the order of seed {document.seed}, {count(document.tokens)} tokens; inputs of at "
+                f"the first {examples} of {document.task} version {document.task_version} in "
+                f"the order of seed {document.seed}, {document.tokens:,} tokens; inputs of at "
                 f"most {document.max_tokens} tokens",
             ),
         ),
