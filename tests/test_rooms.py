@@ -45,10 +45,10 @@ HEAVY = {"torch", "transformers", "torchao", "bitsandbytes", "accelerate"}
 MEASURING = {
     "models.adapter", "models.causal_lm", "models.loading", "models.text_classifier",
     "measure.roof", "measure.timeline", "models.passes", "models.work", "runner.profiling",
-    "formats.apply", "formats.certificate", "formats.dryrun", "formats.kernels", "formats.static",
-    "formats.verify",
-    "runner.preload", "runner.session",
-    "formats.compiling", "models.compiled", "runner.compiling",
+    "formats.apply", "formats.certificate", "formats.compiling", "formats.dryrun", "formats.held",
+    "formats.kernels", "formats.ranges", "formats.static", "formats.verify", "formats.watch",
+    "models.compiled", "runner.compiling",
+    "runner.numerics_job", "runner.preload", "runner.session",
 }  # fmt: skip
 # These may import it inside functions, which are called in a worker or in a process of their own.
 INSIDE_FUNCTIONS = {"models.convert_gguf", "measure.memory", "runner.worker"}

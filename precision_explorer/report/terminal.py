@@ -50,7 +50,7 @@ def _print_section(section: Section, console: Console) -> None:
     unmeasured = [section.unmeasured] if section.unmeasured else []
     for view in [*_packed(section.views, console.width), *unmeasured]:
         console.print()
-        console.print(_grid(view, console.width))
+        console.print(grid(view, console.width))
     console.print()
     console.print(Text("Findings", style="bold"))
     for finding in section.findings:
@@ -105,8 +105,9 @@ def _total(view: View) -> int:
     return sum(_widths(view)) + _GAP * (len(view.headings) - 1)
 
 
-def _grid(view: View, width: int) -> Grid:
-    grid = Grid(
+def grid(view: View, width: int) -> Grid:
+    """`view` as a table, its columns not folded where `width` allows."""
+    made = Grid(
         title=Text(view.title, style="bold"),
         title_justify="left",
         box=SIMPLE_HEAD,
@@ -117,7 +118,7 @@ def _grid(view: View, width: int) -> Grid:
     )
     fits = _total(view) <= width
     for heading, numeric, wide in zip(view.headings, view.numeric, _widths(view), strict=True):
-        grid.add_column(
+        made.add_column(
             Text(heading),
             justify="right" if numeric else "left",
             vertical="top",
@@ -125,8 +126,8 @@ def _grid(view: View, width: int) -> Grid:
             width=wide if fits else None,
         )
     for row in view.rows:
-        grid.add_row(*(_text(cell) for cell in row))
-    return grid
+        made.add_row(*(_text(cell) for cell in row))
+    return made
 
 
 def _text(cell: Cell) -> Text:

@@ -359,18 +359,25 @@ class Session:
         return {"profile": profile.model_dump(mode="json")}, b""
 
     def _adapter(self, request: dict[str, Any]) -> Adapter:
-        card, examples = request["card"], request["examples"]
-        common = (self.model, self.tokenizer, self.device, examples, card)
-        if card["kind"] == "text-classification":
-            return TextClassifier(*common, request["label_ids"])
-        if card["kind"] == "multiple-choice":
-            return MultipleChoice(*common)
-        workload = request["workload"]
-        return LanguageModeling(
-            *common,
-            prompt_tokens=workload["prompt_tokens"],
-            output_tokens=workload["output_tokens"],
-        )
+        return make_adapter(self.model, self.tokenizer, self.device, request)
+
+
+def make_adapter(
+    model: torch.nn.Module, tokenizer: Any, device: str, request: dict[str, Any]
+) -> Adapter:
+    """The adapter of the card's kind of task for `model`."""
+    card, examples = request["card"], request["examples"]
+    common = (model, tokenizer, device, examples, card)
+    if card["kind"] == "text-classification":
+        return TextClassifier(*common, request["label_ids"])
+    if card["kind"] == "multiple-choice":
+        return MultipleChoice(*common)
+    workload = request["workload"]
+    return LanguageModeling(
+        *common,
+        prompt_tokens=workload["prompt_tokens"],
+        output_tokens=workload["output_tokens"],
+    )
 
 
 def _arithmetic_of(spec: FormatSpec, recipe: dict[str, Any]) -> FormatSpec:

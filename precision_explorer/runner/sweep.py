@@ -158,15 +158,15 @@ def run_folder(prepared: Prepared) -> RunFolder:
     spec = prepared.spec
     if spec.out:
         return RunFolder(expand_user(spec.out))
-    models = "+".join(_safe(ref.name) for ref in prepared.refs)
-    tasks = "+".join(_safe(task.card.name) for task in prepared.tasks)
+    models = "+".join(safe_name(ref.name) for ref in prepared.refs)
+    tasks = "+".join(safe_name(task.card.name) for task in prepared.tasks)
     # Cut before the hash, which keeps apart what the words no longer do.
     words = f"{models}-{tasks}"[:100].rstrip("-+")
-    name = f"{words}-{_safe(prepared.facts.device)}-{spec.measuring_hash()}"
+    name = f"{words}-{safe_name(prepared.facts.device)}-{spec.measuring_hash()}"
     return RunFolder(Path("results") / name)
 
 
-def _safe(name: str) -> str:
+def safe_name(name: str) -> str:
     """A piece of a file name from a name that may be a path or a hub id; never a path."""
     last = name.rstrip("/").split("/")[-1]
     kept = "".join(c if (c.isascii() and c.isalnum()) or c in "-_" else "-" for c in last.lower())
