@@ -38,7 +38,7 @@ def print_why(table: Table, console: Console) -> None:
         console.print(Text(section.line))
         for view in section.why.views:
             console.print()
-            console.print(_grid(view, console.width))
+            console.print(grid(view, console.width))
         console.print()
         for line in (*section.why.sentences, *section.why.lines):
             console.print(Padding(Text(line), (0, 0, 0, 2)))
