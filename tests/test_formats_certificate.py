@@ -1,6 +1,7 @@
 """What ran, against hand counts: FLOPs of each layer by its sizes and rows, in the type that the
 libraries say. Every way in which a label can be untrue is built, and must be seen."""
 
+import contextlib
 import os
 import platform
 import subprocess
@@ -154,6 +155,67 @@ def test_a_layer_that_never_ran_is_named():
     model.unused = nn.Linear(4, 4)
     found, _ = certified(model, "fp32")
     assert found.not_called == ["unused"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("format_id", "kernel", "number_type"),
+    [
+        ("fp32", None, "float32"),
+        ("int8-weight-only", None, "float32"),
+        ("int8-dynamic", "torchao", "int8"),
+        ("int8-dynamic", "fbgemm-per-token-7bit", "int8"),
+    ],
+)
+def test_compiled_code_is_watched_too(format_id, kernel, number_type):
+    """FLOPs by hand, as eager; and no hook of an eager pass may tell of the compiled one."""
+    model = small()
+    recipe = _default_recipe(format_id, "cpu") | ({"kernel": kernel} if kernel else {})
+    outcome = apply_format(model.eval(), format_id, recipe, "native", "a test")
+    eager, compiled = model.forward, torch.compile(model.forward, dynamic=True)
+    ids = torch.arange(TOKENS)[None]
+    with torch.inference_mode():
+        compiled(input_ids=ids, use_cache=False)
+    forward = [compiled]
+
+    @contextlib.contextmanager
+    def eagerly():
+        forward[0] = eager
+        yield
+        forward[0] = compiled
+
+    wanted = wanted_types(outcome.layout, outcome.held_in, CATALOG[format_id].storage, number_type)
+    found = certify(
+        model, outcome.layout, wanted, lambda: forward[0](input_ids=ids, use_cache=False),
+        "a test", True, eagerly,
+    )  # fmt: skip
+    held = BODY + (LLAMA_HEAD if format_id == "fp32" else 0)
+    assert found.linear_flops == 2 * TOKENS * (BODY + LLAMA_HEAD)
+    assert found.executed_flops == pytest.approx(2 * TOKENS * held)
+
+
+def test_products_of_compiled_code_go_to_layers_of_their_size():
+    calls = [
+        certificate_module._Call("a", 60.0, "float32", (5, 3)),
+        certificate_module._Call("b", 60.0, "float32", (5, 3)),
+        certificate_module._Call("c", 40.0, "float32", (4, 5)),
+    ]
+    line = "MKL_VERBOSE SGEMM(N,N,3,2,5,0x1) 1us"
+    whole = certificate_module._Call("", 0.0, "", text=f"{line}\n{line}\n")
+    parts = certificate_module._as_compiled(calls, whole, cuda=False)
+    found = {}
+    for call, product, flops in parts:
+        found.setdefault(call.layer, {}).setdefault(product.number_type, 0.0)
+        found[call.layer][product.number_type] += flops
+    # Two products of 60 FLOPs each for the first size, none for the other.
+    assert found == {"a": {"float32": 60.0}, "b": {"float32": 60.0}, "c": {"unknown": 40.0}}
+    whole.text = f"{line}\n"
+    (a, *_) = [
+        (p.number_type, f)
+        for c, p, f in certificate_module._as_compiled(calls, whole, cuda=False)
+        if c.layer == "a" and p.number_type == "unknown"
+    ]
+    assert a == ("unknown", 30.0)
 
 
 # -- untrue labels ----------------------------------------------------------------------------

@@ -53,6 +53,7 @@ def test_onednn_lines(types, implementation, number_type, unit):
     product = onednn_product(line(implementation=implementation, memory=memory(*types)))
     assert (product.number_type, product.unit) == (number_type, unit)
     assert product.flops == 2 * 128 * 576 * 1536
+    assert product.sizes == (576, 1536)
     assert implementation in product.kernel
 
 
@@ -116,6 +117,7 @@ def test_other_lines_tell_of_no_product():
     ],
 )  # fmt: skip
 def test_mkl_lines(call, number_type, unit, flops):
+    """The sizes of `SGEMM(..., columns, rows, depth)`, told by columns."""
     product = mkl_product(f"MKL_VERBOSE {call} 1.28ms CNR:OFF Dyn:0 FastMM:1 TID:0  NThr:2")
     assert (product.number_type, product.unit, product.flops) == (number_type, unit, flops)
 

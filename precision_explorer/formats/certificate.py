@@ -15,7 +15,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -62,6 +62,8 @@ class _Call:
     layer: str
     flops: float
     input_type: str
+    sizes: tuple[int, int] = (0, 0)
+    """(inputs, outputs) of the layer."""
     checked: tuple[nn.Module, torch.Tensor, torch.Tensor] | None = None
     """A layer that knows its exact result, with the first rows of an input and of its result."""
     text: str = ""
@@ -91,8 +93,9 @@ class _Watch:
     def _hooks(self, name: str, elements: int) -> tuple[Callable[..., None], Callable[..., None]]:
         def before(module: nn.Module, arguments: tuple[torch.Tensor, ...]) -> None:
             x = arguments[0]
-            rows = x.numel() / x.shape[-1]
-            self.calls.append(_Call(name, 2.0 * rows * elements, _name(x.dtype)))
+            inner = x.shape[-1]
+            flops = 2.0 * x.numel() / inner * elements
+            self.calls.append(_Call(name, flops, _name(x.dtype), (inner, elements // inner)))
             number = len(self.calls) - 1
             _mark(f"{_MARK} begin {number}")
             self._ranges.append(torch.profiler.record_function(f"{_MARK} {number}"))
@@ -175,8 +178,9 @@ def _verbose() -> Iterator[None]:
         yield
 
 
-def _watched(run: Callable[[], None], calls: list[_Call], cuda: bool) -> str:
-    """Run, and give each call its lines, operators and kernels; returns the lines outside."""
+def _watched(run: Callable[[], None], calls: list[_Call], cuda: bool) -> _Call:
+    """Run, and give each call its lines, operators and kernels. Returns a call for the whole: the
+    lines that are outside of all calls, and every operator and kernel."""
     activities = [torch.profiler.ProfilerActivity.CPU]
     if cuda:
         activities.append(torch.profiler.ProfilerActivity.CUDA)
@@ -186,18 +190,26 @@ def _watched(run: Callable[[], None], calls: list[_Call], cuda: bool) -> str:
         if cuda:
             torch.cuda.synchronize()
         printed = text()
+    whole = _Call("", 0.0, "")
     for event in profile.events():
         if event.name.startswith(f"{_MARK} "):
             call = calls[int(event.name.rsplit(" ", 1)[1])]
             _collect(event, call)
-    return _share_out(printed, calls)
+        whole.operators.add(event.name)
+        whole.kernels += _kernels(event)
+    whole.text = _share_out(printed, calls)
+    return whole
 
 
 def _collect(event: Any, call: _Call) -> None:
     for child in event.cpu_children:
         call.operators.add(child.name)
-        call.kernels += [(kernel.name, kernel.duration * 1e-6) for kernel in child.kernels]
+        call.kernels += _kernels(child)
         _collect(child, call)
+
+
+def _kernels(event: Any) -> list[tuple[str, float]]:
+    return [(kernel.name, kernel.duration * 1e-6) for kernel in event.kernels]
 
 
 def _share_out(printed: str, calls: list[_Call]) -> str:
@@ -259,6 +271,50 @@ def _of_cuda(call: _Call) -> list[tuple[Product, float]]:
     return [(p, call.flops * (t / whole if whole else 1 / len(seen))) for p, t in seen]
 
 
+Part = tuple[_Call, Product, float]
+
+
+def _as_compiled(calls: list[_Call], whole: _Call, cuda: bool) -> list[Part]:
+    """What `whole`, a pass of the compiled model, shows of `calls`, which an eager pass made.
+
+    Compiled code has no layers, but its products have sizes: those of one layer size share that
+    size's FLOPs, and what is missing there is unknown. On CUDA names have no sizes, so all layers
+    share all kernels by their time.
+    """
+    if cuda:
+        return [
+            (call, product, flops)
+            for call in calls
+            for product, flops in _of_cuda(replace(call, kernels=whole.kernels))
+        ]
+    by_size: dict[tuple[int, int] | None, list[Product]] = {}
+    for product in products_of(whole.text):
+        by_size.setdefault(product.sizes, []).append(product)
+    expected: dict[tuple[int, int], float] = {}
+    for call in calls:
+        expected[call.sizes] = expected.get(call.sizes, 0.0) + call.flops
+    parts: list[Part] = []
+    for call in calls:
+        found = by_size.get(call.sizes, [])
+        if not found:
+            # FBGEMM and ATen's loops print nothing, compiled or not.
+            silent = replace(call, operators=_products_in(whole.operators))
+            parts.append((call, _silent(silent), call.flops))
+            continue
+        seen = float(sum(product.flops or 0 for product in found))
+        # Padding makes more products than the layers ask for.
+        most = seen if seen >= _COVERED * expected[call.sizes] else expected[call.sizes]
+        parts += [(call, p, call.flops * (p.flops or 0) / most) for p in found]
+        if most > seen:
+            rest = call.flops * (1 - seen / most)
+            parts.append((call, Product("nothing said", UNKNOWN, UNKNOWN), rest))
+    return parts
+
+
+def _products_in(operators: set[str]) -> set[str]:
+    return operators & {_FBGEMM, *_OWN_KERNELS, *_PLAIN_PRODUCTS}
+
+
 # -- the certificate --------------------------------------------------------------------------
 
 
@@ -269,31 +325,43 @@ def certify(
     run: Callable[[], None],
     work: str,
     integer_units: bool,
+    eagerly: Callable[[], contextlib.AbstractContextManager[Any]] | None = None,
 ) -> Certificate:
-    """Watch `run`, which calls `model` in eager mode, and say what made its layers' products.
+    """Watch `run`, which calls `model`, and say what made its linear layers' products.
 
     `plan` holds the layers that count, `wanted` the number type of each one's products if the label
     is true (None: the layer is not held in the format). `integer_units`: whether the device has
     units for int8, for kernels that do not name theirs. `work` says in words what `run` does.
+    `eagerly` is given for a compiled model, and lets it run uncompiled meanwhile: each layer's
+    FLOPs are then taken from an eager pass, and what made them from a compiled one.
     """
     cuda = any(p.is_cuda for p in model.parameters())
     # Heads tied to the embedding are watched too, but count as other work.
     tied = {n: m.weight.numel() for n, m in linear_layers(model).items() if n not in plan.elements}
     watch = _Watch(model, plan.elements | tied)
     try:
-        outside = _watched(run, watch.calls, cuda)
+        with eagerly() if eagerly else contextlib.nullcontext():
+            whole = _watched(run, watch.calls, cuda)
     finally:
         watch.remove()
-    parts = [
-        (call, _with_unit(product, integer_units), flops)
-        for call in watch.calls
-        for product, flops in (_of_cuda(call) if cuda else _of_cpu(call))
-    ]
+    outside = products_of(whole.text)
+    if eagerly is None:
+        parts = [
+            (call, product, flops)
+            for call in watch.calls
+            for product, flops in (_of_cuda(call) if cuda else _of_cpu(call))
+        ]
+    else:
+        whole = _watched(run, [], cuda)
+        parts = _as_compiled(watch.calls, whole, cuda)
+        sizes = {call.sizes for call in watch.calls}
+        outside = [p for p in products_of(whole.text) if p.sizes not in sizes]
+    parts = [(call, _with_unit(product, integer_units), f) for call, product, f in parts]
     counted = [part for part in parts if part[0].layer in plan.elements]
     linear = sum(flops for _, _, flops in counted)
     executed = sum(f for call, p, f in counted if p.number_type == wanted[call.layer])
-    others = [(None, p, float(p.flops or 0)) for p in products_of(outside)]
-    others += [(None, p, flops) for call, p, flops in parts if call.layer not in plan.elements]
+    others = [(False, p, float(p.flops or 0)) for p in outside]
+    others += [(False, p, flops) for call, p, flops in parts if call.layer not in plan.elements]
     called = {call.layer for call in watch.calls}
     return Certificate(
         evidence="CUDA kernel names" if cuda else "oneDNN and MKL verbose lines",
@@ -302,7 +370,7 @@ def certify(
         executed_flops=executed,
         executed_share=executed / linear if linear else None,
         executed=_summed([(wanted[c.layer] is not None, p, f) for c, p, f in counted]),
-        other=_summed([(False, p, f) for _, p, f in others]),
+        other=_summed(others),
         off_label=_off_label(counted, wanted),
         not_called=sorted(set(plan.elements) - called),
     )

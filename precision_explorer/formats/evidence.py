@@ -26,12 +26,14 @@ class Product:
     ``float8_e4m3fn``, ``int8``, ``float64`` or ``unknown``. `unit`: ``native`` where an arithmetic
     unit of that type does the work, ``software`` where instructions of a wider type stand in for
     it, ``unknown``. `flops`: 2 per multiply-add; None where the line does not tell the sizes.
+    `sizes`: (length of a dot product, columns of the result), where it tells them.
     """
 
     kernel: str
     number_type: str
     unit: str
     flops: int | None = None
+    sizes: tuple[int, int] | None = None
 
 
 # -- oneDNN -----------------------------------------------------------------------------------
@@ -86,16 +88,17 @@ def _onednn_type(memory: str, attributes: str) -> str:
     return src if wei == "int8" and src != "int8" else UNKNOWN
 
 
-def _onednn_flops(problem: str) -> int | None:
+def _onednn_size(problem: str) -> tuple[int | None, tuple[int, int] | None]:
+    """(FLOPs, sizes) of a problem such as ``128x576:576x1536``."""
     sizes = _SIZES.match(problem)
     if sizes:
         left, right = ([int(n) for n in side.split("x")] for side in sizes.groups())
-        return 2 * math.prod(left) * right[-1]
+        return 2 * math.prod(left) * right[-1], (left[-1], right[-1])
     inner = _INNER.search(problem)
     if inner:
-        spatial = [int(n) for n in re.findall(r"\d+", inner[3])]
-        return 2 * int(inner[1]) * int(inner[2]) * math.prod(spatial) * int(inner[4])
-    return None
+        depth = int(inner[2]) * math.prod(int(n) for n in re.findall(r"\d+", inner[3]))
+        return 2 * int(inner[1]) * depth * int(inner[4]), (depth, int(inner[4]))
+    return None, None
 
 
 def onednn_product(line: str) -> Product | None:
@@ -112,7 +115,7 @@ def onednn_product(line: str) -> Product | None:
     number_type = _onednn_type(memory, attributes)
     unit = UNKNOWN if number_type == UNKNOWN else _onednn_unit(number_type, implementation)
     name = f"oneDNN {kind} {implementation}".rstrip()
-    return Product(name, number_type, unit, _onednn_flops(problem))
+    return Product(name, number_type, unit, *_onednn_size(problem))
 
 
 # -- MKL --------------------------------------------------------------------------------------
@@ -135,18 +138,22 @@ def mkl_product(line: str) -> Product | None:
     number_type = _MKL_TYPES.get(base, UNKNOWN)
     # MKL does not say which instructions it took: only float's own are sure to be a unit's.
     unit = NATIVE if number_type in ("float32", "float64") else UNKNOWN
-    flops = _mkl_flops(routine, [a.strip() for a in found[2].split(",")])
-    return Product(f"MKL {routine}", number_type, unit, flops)
+    size = _mkl_size(routine, [a.strip() for a in found[2].split(",")])
+    return Product(f"MKL {routine}", number_type, unit, *size)
 
 
-def _mkl_flops(routine: str, arguments: list[str]) -> int | None:
-    """Sizes stand behind the letters that say how factors are laid out: M, N, K of GEMM."""
-    sizes = [a for a in arguments if a.isdigit()]
+def _mkl_size(routine: str, arguments: list[str]) -> tuple[int | None, tuple[int, int] | None]:
+    """(FLOPs, sizes). They stand behind the letters that say how factors are laid out: M, N, K of
+    GEMM. MKL counts by columns, so that torch's columns are its M."""
+    sizes = [int(a) for a in arguments if a.isdigit()]
     if "BATCH" in routine:
-        return None
+        return None, None
     if "GEMV" in routine and len(sizes) >= 2:
-        return 2 * int(sizes[0]) * int(sizes[1])
-    return 2 * math.prod(int(s) for s in sizes[:3]) if len(sizes) >= 3 else None
+        return 2 * sizes[0] * sizes[1], None
+    if len(sizes) < 3:
+        return None, None
+    m, n, k = sizes[:3]
+    return 2 * m * n * k, (k, m)
 
 
 def products_of(text: str) -> list[Product]:
@@ -158,7 +165,10 @@ def products_of(text: str) -> list[Product]:
 # -- CUDA -------------------------------------------------------------------------------------
 
 _IS_PRODUCT = re.compile(r"gemm|gemv|nvjet|xmma|cutlass|wgmma|scaled_mm|matmul", re.IGNORECASE)
-_NO_PRODUCT = re.compile(r"splitk_?reduce|reduce_?splitk|memset|memcpy|quantiz", re.IGNORECASE)
+# Attention's own kernels multiply too, but no layer's weights.
+_NO_PRODUCT = re.compile(
+    r"splitk_?reduce|reduce_?splitk|memset|memcpy|quantiz|flash|fmha|attention", re.IGNORECASE
+)
 # The first that fits names the factors' type; what fits none is unknown. Types of results and sums
 # stand in the names too, so each pattern takes the place where the factors stand.
 _CUDA_TYPES: tuple[tuple[re.Pattern[str], str], ...] = tuple(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import importlib
 import os
@@ -43,7 +42,7 @@ from precision_explorer.models.causal_lm import LanguageModeling, MultipleChoice
 from precision_explorer.models.compiled import CompiledModel
 from precision_explorer.models.loading import load, prepare
 from precision_explorer.models.text_classifier import TextClassifier
-from precision_explorer.records import Caution, Roof, canonical_hash
+from precision_explorer.records import Roof, canonical_hash
 from precision_explorer.records.record import Load, Quality
 from precision_explorer.runner.compiling import calls, compilation, warm_up
 from precision_explorer.runner.guard import limit_memory
@@ -52,11 +51,6 @@ from precision_explorer.tasks import scores
 from precision_explorer.units import bytes_
 from precision_explorer.workload import Workload
 
-_EXECUTION_OF_EAGER = Caution(
-    id="execution-of-eager",
-    message="execution and executed_share are those of the same layers run eagerly: compiled code "
-    "has no layers to watch, so what it multiplies in was not seen",
-)
 Progress = Callable[[str, int, int], None]
 
 
@@ -319,28 +313,22 @@ class Session:
             adapter.score([items[i] for i in batches[-1]])
 
         work = "one request, and the last batch of the quality pass"
-        cautions = []
-        with contextlib.ExitStack() as stack:
-            if self.compiled is not None:
-                # Compiled code has no layers to watch any more.
-                stack.enter_context(self.compiled.eagerly())
-                work += ", run eagerly"
-                cautions.append(_EXECUTION_OF_EAGER)
-            certificate = certify(
-                self.model,
-                layout,
-                wanted_types(layout, self.outcome.held_in, spec.storage, wanted),
-                run,
-                work,
-                int8_native(self.facts)[0] or "avx2" in self.facts.cpu_flags,
-            )
+        certificate = certify(
+            self.model,
+            layout,
+            wanted_types(layout, self.outcome.held_in, spec.storage, wanted),
+            run,
+            work,
+            int8_native(self.facts)[0] or "avx2" in self.facts.cpu_flags,
+            self.compiled.eagerly if self.compiled is not None else None,
+        )
         promised, reason = self.outcome.applied.execution, self.request["reason"]
         judgement = judge(spec, wanted, promised, reason, certificate)
         answer = {
             "certificate": certificate.model_dump(mode="json"),
             "execution": judgement.execution,
             "reason": judgement.reason,
-            "cautions": [c.model_dump() for c in (*judgement.cautions, *cautions)],
+            "cautions": [c.model_dump() for c in judgement.cautions],
         }
         return answer, b""
 
