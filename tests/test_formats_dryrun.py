@@ -6,11 +6,13 @@ import math
 import pytest
 import torch
 
-from precision_explorer.formats import DEFAULT_FORMATS, apply, decide, dryrun
+from precision_explorer.formats import DEFAULT_FORMATS, apply, decide, dryrun, reference
 from precision_explorer.formats.support import candidates
 from precision_explorer.hardware import device_facts
 
 FACTS = device_facts("cpu")
+# Formats with an exact emulation that a CPU can run.
+EMULATED = ["nf4"]
 TRIED = candidates(FACTS, list(DEFAULT_FORMATS))
 
 
@@ -147,3 +149,48 @@ def test_a_library_that_converts_nothing_fails_the_dry_run(monkeypatch, small):
     answer = dryrun.dry_run("cpu", ["int8-llm"])["int8-llm"]
     assert not answer["ok"]
     assert answer["why"].startswith("FormatNotApplied: int8-llm converted none")
+
+
+# -- held against an exact emulation -----------------------------------------------------------
+
+
+def test_nf4_values_and_tables_are_those_of_the_library():
+    functional = pytest.importorskip("bitsandbytes").functional
+    values = functional.get_4bit_type("nf4", device="cpu")
+    assert torch.allclose(values, torch.tensor(reference.NF4_VALUES))
+    table = functional.create_dynamic_map()
+    assert torch.allclose(table.double(), reference.dynamic_codebook(), atol=1e-7)
+
+
+def test_rounding_goes_to_the_nearest_value():
+    codebook = torch.tensor([-1.0, 0.0, 0.5])
+    values = torch.tensor([[-9.0, -0.6, -0.4], [0.2, 0.3, 9.0]])
+    expected = torch.tensor([[-1.0, -1.0, 0.0], [0.0, 0.5, 0.5]])
+    assert torch.equal(reference._nearest(values, codebook), expected)
+
+
+@pytest.fixture
+def blocks(monkeypatch):
+    monkeypatch.setattr(dryrun, "_SHAPES", ((4, 64, 32),))
+
+
+@pytest.mark.parametrize("format_id", EMULATED)
+def test_a_right_kernel_is_as_close_as_its_compute_type_allows(blocks, format_id):
+    answer = dryrun.dry_run("cpu", [format_id])[format_id]
+    assert answer["ok"], answer
+    assert 0 <= answer["deviation"] <= reference.tolerance(torch.float32) < answer["error"]
+
+
+@pytest.mark.parametrize("format_id", EMULATED)
+def test_a_kernel_that_adds_to_the_format_s_rounding_is_refused(monkeypatch, blocks, format_id):
+    original = apply._HANDLERS[format_id]
+
+    def coarser(model, plan, recipe):
+        original(model, plan, recipe)
+        model.body.register_forward_hook(lambda module, args, y: y * 1.03)
+
+    monkeypatch.setitem(apply._HANDLERS, format_id, coarser)
+    answer = dryrun.dry_run("cpu", [format_id])[format_id]
+    assert not answer["ok"]
+    assert "exact emulation" in answer["why"]
+    assert answer["deviation"] == pytest.approx(0.03, abs=0.01)

@@ -16,12 +16,15 @@ from torch import nn
 
 from precision_explorer.errors import FormatNotApplied
 from precision_explorer.formats.catalog import spec_of
+from precision_explorer.formats.four_bit import nf4_linear
 from precision_explorer.formats.kernels import int8_linear
 from precision_explorer.formats.verify import Layout, census, layout, left_behind
 from precision_explorer.records import AppliedFormat, Caution, LeftBehind
 from precision_explorer.units import share
 
-Handler = Callable[[nn.Module, Layout, dict[str, Any]], None]
+# What a handler leaves as it was on purpose it returns: {layer: why}.
+Reasons = dict[str, str]
+Handler = Callable[[nn.Module, Layout, dict[str, Any]], Reasons | None]
 _HANDLERS: dict[str, Handler] = {}
 
 
@@ -128,14 +131,27 @@ def _int8_llm(model: nn.Module, plan: Layout, recipe: dict[str, Any]) -> None:
     _replace(model, plan, convert)
 
 
-def _replace(model: nn.Module, plan: Layout, make: Callable[[nn.Linear], nn.Module]) -> None:
-    """Replace each target by `make(target)`, one at a time, so that memory grows by one layer."""
+@handler("nf4")
+def _nf4(model: nn.Module, plan: Layout, recipe: dict[str, Any]) -> Reasons:
+    return _replace(model, plan, lambda linear: nf4_linear(linear, compute_dtype(recipe)))
+
+
+def _replace(
+    model: nn.Module, plan: Layout, make: Callable[[nn.Linear], nn.Module | str]
+) -> Reasons:
+    """Replace each target by `make(target)`, one at a time, so that memory grows by one layer. A
+    text in its place is the reason why the target stays; these are returned."""
+    reasons = {}
     for name in plan.targets:
         parent_name, _, child = name.rpartition(".")
         parent = model.get_submodule(parent_name)
         new = make(getattr(parent, child))
+        if isinstance(new, str):
+            reasons[name] = new
+            continue
         new.train(False)
         setattr(parent, child, new)
+    return reasons
 
 
 @dataclass(frozen=True)
@@ -158,13 +174,13 @@ def apply_format(
     before = layout(model)
     set_matmul_precision(format_id)
     with torch.no_grad():
-        _HANDLERS[format_id](model, before, recipe)
+        reasons = _HANDLERS[format_id](model, before, recipe) or {}
     after = census(model)
     converted: int | None = None
     held: float | None = None
     left: list[LeftBehind] = []
     if spec.storage is not None:
-        converted, left = left_behind(before, after, spec.storage, recipe["compute_dtype"])
+        converted, left = left_behind(before, after, spec.storage, recipe["compute_dtype"], reasons)
         if converted == 0:
             raise FormatNotApplied(
                 f"{format_id} converted none of the model's {len(before.elements)} linear layers; "
@@ -203,6 +219,6 @@ def _cautions(before: Layout, applied: AppliedFormat) -> list[Caution]:
         Caution(
             id="partly-converted",
             message=f"{applied.format} holds {share(applied.converted_share)} of the linear "
-            f"weights; the library left {names}{more} as they were; read the row as a mixture",
+            f"weights; {names}{more} stayed as they were; read the row as a mixture",
         )
     ]

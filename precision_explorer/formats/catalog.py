@@ -33,6 +33,7 @@ class FormatSpec:
 
 _CAST = "torch-cast"
 _TORCHAO = ("torchao.quantization",)
+_BITSANDBYTES = ("bitsandbytes",)
 
 CATALOG: dict[str, FormatSpec] = {
     f.id: f
@@ -72,7 +73,7 @@ CATALOG: dict[str, FormatSpec] = {
         FormatSpec(
             "int8-llm", "int8 + outliers", "int8 + outliers",
             storage="int8", arithmetic="int8", library="bitsandbytes",
-            packages=("bitsandbytes",),
+            packages=_BITSANDBYTES,
             summary="LLM.int8(): int8 matmul, outlier columns in 16 or 32 bits",
         ),
         FormatSpec(
@@ -85,6 +86,12 @@ CATALOG: dict[str, FormatSpec] = {
             "int8-dynamic", "int8 per channel", "int8 per token",
             storage="int8", arithmetic="int8", library="torch or torchao",
             summary="int8 weights and activations, scales at run time, best sound kernel here",
+        ),
+        FormatSpec(
+            "nf4", "4-bit NormalFloat, block 64", "16- or 32-bit",
+            storage="nf4", arithmetic="compute", library="bitsandbytes",
+            packages=_BITSANDBYTES,
+            summary="QLoRA's 4-bit weights widened before each matmul: saves storage",
         ),
     ]
 }  # fmt: skip

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from precision_explorer.formats import reference
 from precision_explorer.formats.apply import apply_format, set_matmul_precision
 from precision_explorer.formats.catalog import spec_of
 from precision_explorer.formats.kernels import CPU_KERNELS, CUDA_KERNELS
@@ -89,32 +90,50 @@ def _try(format_id: str, recipe: dict[str, Any], device: str) -> dict[str, Any]:
     answer: dict[str, Any] = {"kernel": recipe["kernel"], "recipe": recipe, "ok": False}
     dtype = getattr(torch, recipe["compute_dtype"])
     try:
-        errors, seconds = [], []
+        errors, deviations, seconds = [], [], []
         for shape in _SHAPES:
             for hard in (True, False):
                 model, x = _inputs(shape, hard)
                 exact = x.double() @ model.body.weight.detach().double().t()
                 ready = model.to(device=device, dtype=dtype).eval()
                 inputs = x.to(device=device, dtype=dtype)
+                weight = ready.body.weight.detach().cpu()
+                expected = reference.product(format_id, recipe, inputs.cpu(), weight)
                 apply_format(ready, format_id, recipe, "unverified", "dry run")
                 with torch.inference_mode():
-                    errors.append(_error(ready(inputs), exact))
+                    result = ready(inputs)
+                    errors.append(_error(result, exact))
+                    if expected is not None:
+                        deviations.append(_error(result, expected))
                     if not hard:
                         seconds.append(_timed(partial(ready, inputs), device))
-        worst = max(errors)
-        # JSON, in which the answer travels, has no infinity.
-        finite = math.isfinite(worst)
-        error = worst if finite else None
-        low, high = _EXACTNESS.get(format_id, (0.0, WRONG))
-        answer |= {"error": error, "seconds": seconds, "ok": low <= worst <= high}
-        if not finite:
-            answer["why"] = "wrong results: NaN or infinity"
-        elif not answer["ok"]:
-            answer["why"] = _wrong(format_id, worst)
+        answer |= {"seconds": seconds} | _judged(format_id, recipe, errors, deviations)
     except Exception as failure:
         message = str(failure).strip().splitlines() or ["no message"]
         answer["why"] = f"{type(failure).__name__}: {message[0][:200]}"
     return answer
+
+
+def _judged(
+    format_id: str, recipe: dict[str, Any], errors: list[float], deviations: list[float]
+) -> dict[str, Any]:
+    """Whether the errors against exact arithmetic, or, where the format is emulated in `reference`,
+    the deviations from that, are those of a right kernel."""
+    worst, deviation = max(errors), max(deviations, default=None)
+    if not math.isfinite(worst):
+        # JSON, in which the answer travels, has no infinity.
+        return {"error": None, "ok": False, "why": "wrong results: NaN or infinity"}
+    if deviation is not None:
+        allowed = reference.tolerance(getattr(torch, recipe["compute_dtype"]))
+        why = (
+            f"wrong results: {deviation:.3g} away from an exact emulation of the format; its "
+            f"rounding explains {allowed:.2g}"
+        )
+        found = {"error": worst, "deviation": deviation, "ok": deviation <= allowed}
+        return found if found["ok"] else found | {"why": why}
+    low, high = _EXACTNESS.get(format_id, (0.0, WRONG))
+    ok = low <= worst <= high
+    return {"error": worst, "ok": ok} | ({} if ok else {"why": _wrong(format_id, worst)})
 
 
 def _wrong(format_id: str, error: float) -> str:

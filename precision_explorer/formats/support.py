@@ -19,6 +19,8 @@ from precision_explorer.hardware import (
     tf32_native,
 )
 
+# Formats whose weights are widened before each product, on every device.
+_WIDENED = ("fp8-weight-only", "int8-weight-only", "nf4")
 # An arithmetic unit that is there but is used at less than this share of fp32's rate is not
 # computing in the format: emulation costs 3 to 10 times (measured: 4.7 to 8.7 on AVX2).
 _USED = 0.6
@@ -105,7 +107,7 @@ def decide(format_id: str, facts: DeviceFacts, answer: dict[str, Any] | None) ->
     recipe = answer["recipe"]
     if format_id in ("int8-llm", "int8-dynamic"):
         execution, reason = _int8(format_id, facts, answer)
-    elif format_id.endswith("-weight-only"):
+    elif format_id in _WIDENED:
         execution = "dequantized"
         reason = f"weights are stored as {spec.storage} and widened to {recipe['compute_dtype']}"
     elif format_id == "fp8-dynamic":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -136,10 +137,24 @@ def _module_tensors(module: nn.Module) -> Iterator[torch.Tensor]:
         if name not in module._non_persistent_buffers_set and buffer is not None:
             yield buffer
     # bitsandbytes keeps the scales of its int8 weight beside the parameter, not in the state.
-    for holder in (module._parameters.get("weight"), getattr(module, "state", None)):
+    weight = module._parameters.get("weight")
+    for holder in (weight, getattr(module, "state", None)):
         scales = getattr(holder, "SCB", None)
         if isinstance(scales, torch.Tensor):
             yield scales
+    # Nor the scales and code tables of its 4-bit weights, the scales' own scales among them.
+    state = getattr(weight, "quant_state", None)
+    for holder in (state, getattr(state, "state2", None)):
+        found = (getattr(holder, name, None) for name in ("absmax", "code", "offset"))
+        yield from (tensor for tensor in found if isinstance(tensor, torch.Tensor))
+
+
+def _packed(tensor: torch.Tensor) -> tuple[str, int] | None:
+    """(storage, elements) of a tensor whose items hold several elements each; None for others."""
+    state = getattr(tensor, "quant_state", None)
+    if state is not None:
+        return str(state.quant_type), math.prod(state.shape)
+    return None
 
 
 def census(model: nn.Module) -> Census:
@@ -161,7 +176,8 @@ def census(model: nn.Module) -> Census:
                 if key in seen and plain.data_ptr() != 0:
                     continue
                 seen.add(key)
-                result.add(_name(plain.dtype), plain.numel(), key[1])
+                dtype, count = _packed(plain) or (_name(plain.dtype), plain.numel())
+                result.add(dtype, count, key[1])
         for parameter, stack in _stacks(module).items():
             full = f"{name}.{parameter}" if name else parameter
             result.held_in[full] = _name(stack.dtype)
@@ -170,22 +186,23 @@ def census(model: nn.Module) -> Census:
             weight = module._buffers.get("weight_int8")
         if weight is not None and name not in result.held_in:
             largest = max(plain_tensors(weight), key=lambda t: t.numel())
-            result.held_in[name] = _name(largest.dtype)
+            packed = _packed(largest)
+            result.held_in[name] = packed[0] if packed else _name(largest.dtype)
     return result
 
 
 def left_behind(
-    before: Layout, after: Census, storage: str, compute_dtype: str
+    before: Layout, after: Census, storage: str, compute_dtype: str, reasons: dict[str, str]
 ) -> tuple[int, list[LeftBehind]]:
-    """Elements of `before`'s layers found in `storage`, and every layer that was not, with why."""
+    """Elements of `before`'s layers found in `storage`, and every layer that was not, with why:
+    `reasons` are those of the layers that the handler left on purpose."""
     converted, left = 0, []
     for name, elements in before.elements.items():
         if after.held_in.get(name) == storage:
             converted += elements
             continue
         found = after.held_in.get(name, "nowhere")
-        reason = before.kept.get(
-            name, f"the library left it in {found} without saying so (compute type {compute_dtype})"
-        )
+        silent = f"the library left it in {found} without saying so (compute type {compute_dtype})"
+        reason = before.kept.get(name) or reasons.get(name, silent)
         left.append(LeftBehind(name=name, elements=elements, reason=reason))
     return converted, left
