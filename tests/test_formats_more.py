@@ -9,10 +9,11 @@ import transformers
 from torch import nn
 
 from precision_explorer.errors import FormatNotApplied
-from precision_explorer.formats import apply, four_bit, reference
+from precision_explorer.formats import apply, four_bit, reference, spec_of
 from precision_explorer.formats.apply import apply_format, set_matmul_precision
 from precision_explorer.formats.dryrun import _default_recipe
-from precision_explorer.formats.verify import census
+from precision_explorer.formats.microscaling import nvfp4_config
+from precision_explorer.formats.verify import census, layout
 
 
 @pytest.fixture(autouse=True)
@@ -29,7 +30,9 @@ def recipe(format_id):
 
 
 def applied(model, format_id):
-    return apply_format(model.eval(), format_id, recipe(format_id), "unverified", "a test")
+    """`model` is loaded in the recipe's compute type, as a worker does."""
+    model = model.to(getattr(torch, recipe(format_id)["compute_dtype"])).eval()
+    return apply_format(model, format_id, recipe(format_id), "unverified", "a test")
 
 
 def llama(tied):
@@ -54,9 +57,26 @@ def nf4_bytes(outer, inner):
     return -(-outer * inner // 2) + blocks + 4 * -(-blocks // 256) + 4 + 4 * (16 + 256)
 
 
-BYTES = {"nf4": nf4_bytes}
-# The type of what is neither converted nor a scale.
-WIDTH = {"nf4": 4}
+def int4_bytes(outer, inner):
+    """Half a byte an element, and a float32 scale and offset for each group: of 128 inputs where
+    that divides them, else of 64."""
+    return outer * inner // 2 + outer * (inner // (64 if inner % 128 else 128)) * 2 * 4
+
+
+def tiled_scales(outer, inner, block):
+    """One byte a block, in whole tiles of 128 rows and 4 blocks (cuBLAS's layout of scales)."""
+    return -(-outer // 128) * 128 * -(-inner // (4 * block)) * 4
+
+
+BYTES = {
+    "nf4": nf4_bytes,
+    "int4-weight-only": int4_bytes,
+    "mxfp8": lambda outer, inner: outer * inner + tiled_scales(outer, inner, 32),
+    # And one float32 scale a tensor.
+    "nvfp4": lambda outer, inner: outer * inner // 2 + tiled_scales(outer, inner, 16) + 4,
+}
+# Bytes of what is neither converted nor a scale.
+WIDTH = {"nf4": 4, "int4-weight-only": 4, "mxfp8": 2, "nvfp4": 2}
 
 
 @pytest.mark.parametrize("tied", [True, False])
@@ -71,7 +91,7 @@ def test_bytes_and_share_are_those_of_a_hand_count(format_id, tied):
     rest = WIDTH[format_id] * (OTHER + head)
     assert found.weight_bytes - rest == sum(BYTES[format_id](o, i) for o, i in BODY)
     assert found.weight_bytes == sum(found.bytes_by_dtype.values())
-    assert found.elements_by_dtype[format_id] == elements
+    assert found.elements_by_dtype[spec_of(format_id).storage] == elements
     assert [layer.name for layer in found.left_behind] == ([] if tied else ["lm_head"])
     assert outcome.cautions == []
 
@@ -92,7 +112,7 @@ def test_what_was_counted_is_still_there_after_the_first_call(format_id):
 class Odd(nn.Module):
     """Layers of sizes that blocks of 64 do not divide."""
 
-    sizes = ((36, 20), (7, 5), (64, 1), (48, 64), (100, 32), (32, 17))
+    sizes = ((36, 20), (7, 5), (64, 1), (48, 64), (100, 32), (32, 17), (64, 16))
 
     def __init__(self):
         super().__init__()
@@ -164,3 +184,114 @@ def test_a_library_that_converts_nothing_is_refused(monkeypatch, format_id):
     monkeypatch.setitem(apply._HANDLERS, format_id, lambda model, plan, recipe: None)
     with pytest.raises(FormatNotApplied, match=f"{format_id} converted none"):
         applied(llama(True), format_id)
+
+
+@pytest.mark.parametrize(
+    ("inner", "group"), [(1024, 128), (576, 64), (96, 32), (160, 32), (48, None), (100, None)]
+)
+def test_the_largest_group_that_divides_is_taken(inner, group):
+    assert four_bit.group_size(inner) == group
+
+
+def test_a_layer_is_named_with_the_size_that_rules_it_out():
+    reasons = {x.name: x.reason for x in applied(Odd(), "int4-weight-only").applied.left_behind}
+    assert "36 inputs" in reasons["layers.0"]
+    assert "16 outputs, not 1" in reasons["layers.2"]
+    assert "16 outputs, not 17" in reasons["layers.5"]
+    reasons = {x.name: x.reason for x in applied(Odd(), "mxfp8").applied.left_behind}
+    assert "blocks of 32 do not divide its 48 inputs" in reasons["layers.3"]
+    assert "16 outputs, not 17" in reasons["layers.5"]
+    reasons = {x.name: x.reason for x in applied(Odd(), "nvfp4").applied.left_behind}
+    assert "layers.3" not in reasons
+    assert "blocks of 16 do not divide its 100 inputs" in reasons["layers.4"]
+
+
+@pytest.mark.parametrize("format_id", BYTES)
+@pytest.mark.parametrize("other", ["int8-weight-only", "fp8-weight-only", "bf16"])
+def test_another_format_under_the_name_is_refused(monkeypatch, format_id, other):
+    monkeypatch.setitem(apply._HANDLERS, format_id, apply._HANDLERS[other])
+    with pytest.raises(FormatNotApplied, match=f"{format_id} converted none"):
+        applied(llama(True), format_id)
+
+
+# -- what only a GPU runs ----------------------------------------------------------------------
+
+
+def asked_of_torchao(monkeypatch, format_id, **more):
+    """[(configuration, layers)] that the handler hands to torchao."""
+    asked = []
+    monkeypatch.setattr(apply, "_torchao", lambda model, plan, *rest: asked.append(rest))
+    model = llama(True)
+    apply._HANDLERS[format_id](model, layout(model), recipe(format_id) | more)
+    return asked
+
+
+def test_fp8_per_tensor_asks_for_one_scale_a_tensor(monkeypatch):
+    ((config,),) = asked_of_torchao(monkeypatch, "fp8-dynamic-per-tensor")
+    assert [type(g).__name__ for g in config.granularity] == ["PerTensor", "PerTensor"]
+    assert config.weight_dtype == config.activation_dtype == torch.float8_e4m3fn
+
+
+def test_int4_on_cuda_asks_for_the_packing_of_its_tensor_cores(monkeypatch):
+    asked = asked_of_torchao(monkeypatch, "int4-weight-only", packing="tile_packed_to_4d")
+    by_group = {config.group_size: set(names) for config, names in asked}
+    assert by_group[128] == {f"model.layers.{n}.mlp.down_proj" for n in range(2)}
+    assert len(by_group[64]) == len(BODY) - 2
+    for config, _ in asked:
+        assert config.int4_packing_format == "tile_packed_to_4d"
+        assert config.set_inductor_config is False
+
+
+def test_blackwell_is_asked_for_its_own_kernels(monkeypatch):
+    ((config, names),) = asked_of_torchao(monkeypatch, "mxfp8", kernel="scaled-mm")
+    assert config.kernel_preference.name == "AUTO"
+    assert len(names) == len(BODY)
+    ((config, names),) = asked_of_torchao(monkeypatch, "nvfp4", kernel="scaled-mm")
+    assert type(config) is type(nvfp4_config())
+    assert config.use_dynamic_per_tensor_scale
+    assert config.use_triton_kernel is False
+    assert len(names) == len(BODY)
+
+
+def test_padding_of_packed_int4_counts_as_bytes_not_as_elements():
+    from torchao.quantization import Int4TilePackedTo4dTensor
+
+    # As torchao packs (outputs, inputs) = (20, 96) in groups of 32: to 24 x 1024.
+    weight = Int4TilePackedTo4dTensor(
+        torch.zeros(3, 8, 32, 4, dtype=torch.int32),
+        torch.zeros(32, 24, 2, dtype=torch.bfloat16),
+        [1, 32],
+        torch.Size((20, 96)),
+    )
+    model = nn.Sequential(nn.Linear(96, 20, bias=False))
+    model[0].weight = nn.Parameter(weight, requires_grad=False)
+    found = census(model)
+    assert found.held_in["0"] == "int4"
+    assert found.elements_by_dtype["int4"] == 20 * 96
+    assert found.bytes_by_dtype == {"int4": 24 * 1024 // 2, "bfloat16": 32 * 24 * 2 * 2}
+
+
+# -- autocast ----------------------------------------------------------------------------------
+
+
+def test_autocast_changes_no_weight_and_multiplies_in_bfloat16():
+    torch.manual_seed(0)
+    model = llama(True).eval()
+    before = {name: (p.data_ptr(), p.dtype) for name, p in model.named_parameters()}
+    ids = torch.arange(9)[None]
+    with torch.inference_mode():
+        exact = model(ids).logits
+        outcome = applied(model, "bf16-autocast")
+        seen = []
+        layer = model.model.layers[0].mlp.up_proj
+        layer.register_forward_hook(lambda module, args, y: seen.append(y.dtype))
+        rounded = model(ids).logits
+        model.generate(ids, max_new_tokens=2, do_sample=False, pad_token_id=0)
+    assert {name: (p.data_ptr(), p.dtype) for name, p in model.named_parameters()} == before
+    assert 1e-4 < float((rounded - exact).norm() / exact.norm()) < 0.05
+    # The forward and each of the two that generate.
+    assert seen == 3 * [torch.bfloat16]
+    assert not torch.is_autocast_enabled("cpu")
+    assert outcome.applied.converted_share is None
+    assert outcome.applied.weight_bytes == 4 * (OTHER + sum(o * i for o, i in BODY))
+    assert outcome.cautions == []

@@ -7,16 +7,19 @@ was converted afterwards and refuses a label that would be untrue.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, cast
 
 import torch
 from torch import nn
 
 from precision_explorer.errors import FormatNotApplied
+from precision_explorer.formats import microscaling
+from precision_explorer.formats.autocast import autocast_forward
 from precision_explorer.formats.catalog import spec_of
-from precision_explorer.formats.four_bit import nf4_linear
+from precision_explorer.formats.four_bit import group_size, int4_config, int4_fits, nf4_linear
 from precision_explorer.formats.kernels import int8_linear
 from precision_explorer.formats.verify import Layout, census, layout, left_behind
 from precision_explorer.records import AppliedFormat, Caution, LeftBehind
@@ -63,11 +66,20 @@ def _cast(model: nn.Module, plan: Layout, recipe: dict[str, Any]) -> None:
         parameter.data = parameter.data.to(dtype)
 
 
-def _torchao(model: nn.Module, plan: Layout, config: Any) -> None:
+def _torchao(
+    model: nn.Module, plan: Layout, config: Any, targets: Collection[str] | None = None
+) -> None:
+    """Convert `targets` in place (all of the plan's, if None)."""
     from torchao.quantization import quantize_
 
-    targets = set(plan.targets)
-    quantize_(model, config, filter_fn=lambda module, name: name in targets)
+    chosen = set(plan.targets if targets is None else targets)
+    quantize_(model, config, filter_fn=lambda module, name: name in chosen)
+
+
+def _too_odd(model: nn.Module, plan: Layout, why_not: Callable[[nn.Linear], str | None]) -> Reasons:
+    """The targets that `why_not` rules out, with its reasons."""
+    found = {name: why_not(cast(nn.Linear, model.get_submodule(name))) for name in plan.targets}
+    return {name: why for name, why in found.items() if why is not None}
 
 
 @handler("int8-weight-only")
@@ -129,6 +141,53 @@ def _int8_llm(model: nn.Module, plan: Layout, recipe: dict[str, Any]) -> None:
         return new
 
     _replace(model, plan, convert)
+
+
+@handler("fp8-dynamic-per-tensor")
+def _fp8_dynamic_per_tensor(model: nn.Module, plan: Layout, recipe: dict[str, Any]) -> None:
+    from torchao.quantization import Float8DynamicActivationFloat8WeightConfig, PerTensor
+
+    _torchao(model, plan, Float8DynamicActivationFloat8WeightConfig(granularity=PerTensor()))
+
+
+@handler("mxfp8")
+def _mxfp8(model: nn.Module, plan: Layout, recipe: dict[str, Any]) -> Reasons:
+    left = _too_odd(model, plan, partial(microscaling.fits, "mxfp8"))
+    config = microscaling.mxfp8_config(recipe["kernel"])
+    _torchao(model, plan, config, set(plan.targets) - set(left))
+    return left
+
+
+@handler("nvfp4")
+def _nvfp4(model: nn.Module, plan: Layout, recipe: dict[str, Any]) -> Reasons:
+    if recipe["kernel"] == "emulated":
+        return _replace(
+            model,
+            plan,
+            lambda linear: (
+                microscaling.fits("nvfp4", linear) or microscaling.EmulatedNvfp4Linear(linear)
+            ),
+        )
+    left = _too_odd(model, plan, partial(microscaling.fits, "nvfp4"))
+    _torchao(model, plan, microscaling.nvfp4_config(), set(plan.targets) - set(left))
+    return left
+
+
+@handler("int4-weight-only")
+def _int4_weight_only(model: nn.Module, plan: Layout, recipe: dict[str, Any]) -> Reasons:
+    left = _too_odd(model, plan, int4_fits)
+    groups: dict[int, list[str]] = {}
+    for name in set(plan.targets) - set(left):
+        linear = cast(nn.Linear, model.get_submodule(name))
+        groups.setdefault(cast(int, group_size(linear.in_features)), []).append(name)
+    for group, names in groups.items():
+        _torchao(model, plan, int4_config(group, recipe["packing"]), names)
+    return left
+
+
+@handler("bf16-autocast")
+def _bf16_autocast(model: nn.Module, plan: Layout, recipe: dict[str, Any]) -> None:
+    autocast_forward(model, torch.bfloat16)
 
 
 @handler("nf4")

@@ -33,6 +33,7 @@ class FormatSpec:
 
 _CAST = "torch-cast"
 _TORCHAO = ("torchao.quantization",)
+_MICROSCALING = (*_TORCHAO, "torchao.prototype.mx_formats")
 _BITSANDBYTES = ("bitsandbytes",)
 
 CATALOG: dict[str, FormatSpec] = {
@@ -92,6 +93,35 @@ CATALOG: dict[str, FormatSpec] = {
             storage="nf4", arithmetic="compute", library="bitsandbytes",
             packages=_BITSANDBYTES,
             summary="QLoRA's 4-bit weights widened before each matmul: saves storage",
+        ),
+        FormatSpec(
+            "int4-weight-only", "int4 per group", "16- or 32-bit",
+            storage="int4", arithmetic="compute", library="torchao",
+            packages=(*_TORCHAO, "torchao.prototype.quantization.int4.inference_workflow"),
+            summary="int4 weights, scale and offset per group, widened in the matmul",
+        ),
+        FormatSpec(
+            "fp8-dynamic-per-tensor", "e4m3 per tensor", "e4m3 per tensor",
+            storage="float8_e4m3fn", arithmetic="float8_e4m3fn", library="torchao",
+            packages=_TORCHAO,
+            summary="fp8 weights and activations, one scale a tensor, at run time",
+        ),
+        FormatSpec(
+            "mxfp8", "e4m3 per 32, e8m0 scales", "e4m3 per 32, e8m0 scales",
+            storage="mxfp8", arithmetic="float8_e4m3fn", library="torchao",
+            packages=_MICROSCALING,
+            summary="OCP MX: fp8 weights and activations, power-of-two scales per 32",
+        ),
+        FormatSpec(
+            "nvfp4", "e2m1 per 16, e4m3 scales", "e2m1 per 16, e4m3 scales",
+            storage="nvfp4", arithmetic="float4_e2m1fn", library="torchao",
+            packages=_MICROSCALING,
+            summary="NVIDIA's fp4 weights and activations, fp8 scales per 16",
+        ),
+        FormatSpec(
+            "bf16-autocast", "float32", "bfloat16 matmul",
+            storage=None, arithmetic="bfloat16", library="torch",
+            summary="float32 weights, matmuls and the like cast to bfloat16 as they are made",
         ),
     ]
 }  # fmt: skip

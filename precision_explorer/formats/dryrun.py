@@ -19,6 +19,7 @@ from torch import nn
 from precision_explorer.formats import reference
 from precision_explorer.formats.apply import apply_format, set_matmul_precision
 from precision_explorer.formats.catalog import spec_of
+from precision_explorer.formats.four_bit import GROUPS
 from precision_explorer.formats.kernels import CPU_KERNELS, CUDA_KERNELS
 
 # Rows x in x out of the timed shapes: a short prompt and a single token of a small model.
@@ -29,7 +30,7 @@ _REPEATS = 7
 WRONG = 0.06
 # Where the error itself proves what computed: float32 rounds to 24 bits (an error of about 1e-7
 # here), TF32 to 11 (about 3e-4), bfloat16 to 8 (about 3e-3).
-_EXACTNESS = {"fp32": (0.0, 1e-5), "tf32": (2e-5, 2e-3)}
+_EXACTNESS = {"fp32": (0.0, 1e-5), "tf32": (2e-5, 2e-3), "bf16-autocast": (5e-4, 2e-2)}
 # Kernels whose times differ by less than this are equally fast: so much do two dry runs differ.
 _AS_FAST = 0.1
 
@@ -144,6 +145,8 @@ def _wrong(format_id: str, error: float) -> str:
         )
     if format_id == "tf32" and error <= WRONG:
         return f"a relative error of {error:.1e} is not TF32's: another type computes"
+    if format_id == "bf16-autocast" and error <= WRONG:
+        return f"a relative error of {error:.1e} is not bfloat16's: another type computes"
     return f"wrong results: relative error {error:.3f} (saturation)"
 
 
@@ -158,13 +161,27 @@ def _compute_rate(dtype: torch.dtype, device: str) -> float:
 
 def _default_recipe(format_id: str, device: str) -> dict[str, Any]:
     quantized = "float32" if device == "cpu" else "bfloat16"
-    dtype = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32", "tf32": "float32"}
+    dtype = {
+        "bf16": "bfloat16", "fp16": "float16", "fp32": "float32", "tf32": "float32",
+        "bf16-autocast": "float32", "mxfp8": "bfloat16", "nvfp4": "bfloat16",
+    }  # fmt: skip
     spec = spec_of(format_id)
-    return {
+    recipe: dict[str, Any] = {
         "kernel": "torch" if not spec.quantizes else spec.library,
         "library": "torch" if not spec.quantizes else spec.library,
         "compute_dtype": dtype.get(format_id, quantized),
     }
+    if format_id in ("mxfp8", "nvfp4"):
+        recipe["kernel"] = "scaled-mm" if _scales_blocks(device) else "emulated"
+    elif format_id == "int4-weight-only":
+        packing = "cpu" if device == "cpu" else "tile_packed_to_4d"
+        recipe |= {"kernel": "int4pack-mm", "packing": packing, "group_size": list(GROUPS)}
+    return recipe
+
+
+def _scales_blocks(device: str) -> bool:
+    """Whether torchao's kernels for scaled blocks run on `device`: it asks for 10.0 itself."""
+    return device != "cpu" and torch.cuda.get_device_capability(device) >= (10, 0)
 
 
 def _kernels(device: str) -> list[dict[str, Any]]:
@@ -205,7 +222,8 @@ def dry_run(device: str, formats: list[str]) -> dict[str, Any]:
             continue
         answers[format_id] = _try(format_id, _default_recipe(format_id, device), device)
     set_matmul_precision("fp32")
-    for format_id, dtype in (("bf16", torch.bfloat16), ("fp16", torch.float16)):
+    halves = {"bf16": torch.bfloat16, "fp16": torch.float16, "bf16-autocast": torch.bfloat16}
+    for format_id, dtype in halves.items():
         if answers.get(format_id, {}).get("ok"):
             answers[format_id]["speed_ratio"] = _speed_ratio(dtype, device)
     return answers

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
+from typing import Any
 
 import torch
 from torch import nn
@@ -52,3 +53,40 @@ def _nf4_is_right(outer: int, inner: int, device: torch.device, dtype: torch.dty
     found = functional.dequantize_4bit(packed, state).double().cpu()
     expected = reference.nf4_weight(weight.cpu())
     return bool((found - expected).norm() <= reference.tolerance(dtype) * expected.norm())
+
+
+# From the one that saves most to the finest that the kernels take.
+GROUPS = (128, 64, 32)
+# torch's own check in `_convert_weight_to_int4pack_for_cpu`.
+_CPU_OUTPUTS = 16
+
+
+def group_size(inner: int) -> int | None:
+    """The largest group that divides the number of inputs; None if none does."""
+    return next((size for size in GROUPS if inner % size == 0), None)
+
+
+def int4_fits(linear: nn.Linear) -> str | None:
+    """Why `linear` can't be held in groups of int4 on its device; None if it can."""
+    outer, inner = linear.weight.shape
+    if group_size(inner) is None:
+        return f"no group of 128, 64 or 32 divides its {inner} inputs"
+    if linear.weight.device.type == "cpu" and outer % _CPU_OUTPUTS:
+        return f"torch's int4 kernel for CPUs takes multiples of 16 outputs, not {outer}"
+    return None
+
+
+def int4_config(group: int, packing: str) -> Any:
+    """torchao's configuration of int4 weights with a scale and an offset per `group`, asymmetric,
+    scale = (max - min) / 15, packed for torch's kernel of the device."""
+    # The setter would change how every later `torch.compile` tunes its kernels.
+    common = {"group_size": group, "set_inductor_config": False}
+    if packing == "tile_packed_to_4d":
+        from torchao.quantization import Int4WeightOnlyConfig
+
+        return Int4WeightOnlyConfig(int4_packing_format=packing, **common)
+    from torchao.prototype.quantization.int4.inference_workflow import (
+        PrototypeInt4WeightOnlyConfig,
+    )
+
+    return PrototypeInt4WeightOnlyConfig(**common)

@@ -16,11 +16,14 @@ from precision_explorer.hardware import (
     fp8_native,
     fp16_native,
     int8_native,
+    microscaling_native,
     tf32_native,
 )
 
 # Formats whose weights are widened before each product, on every device.
-_WIDENED = ("fp8-weight-only", "int8-weight-only", "nf4")
+_WIDENED = ("fp8-weight-only", "int8-weight-only", "nf4", "int4-weight-only")
+_FP8 = ("fp8-dynamic", "fp8-dynamic-per-tensor")
+_MICROSCALING = ("mxfp8", "nvfp4")
 # An arithmetic unit that is there but is used at less than this share of fp32's rate is not
 # computing in the format: emulation costs 3 to 10 times (measured: 4.7 to 8.7 on AVX2).
 _USED = 0.6
@@ -46,7 +49,7 @@ def _unsupported_by_facts(format_id: str, facts: DeviceFacts) -> str | None:
     if format_id == "tf32":
         ok, reason = tf32_native(facts)
         return None if ok else reason
-    if format_id == "fp8-dynamic":
+    if format_id in _FP8:
         ok, reason = fp8_native(facts)
         return None if ok else reason
     return None
@@ -62,7 +65,7 @@ def _cast(format_id: str, facts: DeviceFacts, answer: dict[str, Any]) -> tuple[s
         return "native", "float32 arithmetic"
     if format_id == "tf32":
         return "native", tf32_native(facts)[1]
-    native, reason = {"bf16": bf16_native, "fp16": fp16_native}[format_id](facts)
+    native, reason = (fp16_native if format_id == "fp16" else bf16_native)(facts)
     ratio = answer.get("speed_ratio")
     measured = f"; measured {ratio:.2g} x fp32's matmul rate here" if ratio else ""
     if native and ratio is not None and ratio < _USED:
@@ -90,6 +93,14 @@ def _int8(format_id: str, facts: DeviceFacts, answer: dict[str, Any]) -> tuple[s
     return "emulated", detail
 
 
+def _microscaling(facts: DeviceFacts, answer: dict[str, Any]) -> tuple[str, str]:
+    native, reason = microscaling_native(facts)
+    if answer["kernel"] != "emulated":
+        return ("native" if native else "emulated"), reason
+    wide = answer["recipe"]["compute_dtype"]
+    return "emulated", f"{reason}; values are rounded as there and multiplied in {wide}"
+
+
 def decide(format_id: str, facts: DeviceFacts, answer: dict[str, Any] | None) -> Support:
     """Support of `format_id` on the device of `facts`, given the dry run's `answer` there.
 
@@ -110,7 +121,9 @@ def decide(format_id: str, facts: DeviceFacts, answer: dict[str, Any] | None) ->
     elif format_id in _WIDENED:
         execution = "dequantized"
         reason = f"weights are stored as {spec.storage} and widened to {recipe['compute_dtype']}"
-    elif format_id == "fp8-dynamic":
+    elif format_id in _MICROSCALING:
+        execution, reason = _microscaling(facts, answer)
+    elif format_id in _FP8:
         execution, reason = "native", fp8_native(facts)[1]
     else:
         execution, reason = _cast(format_id, facts, answer)

@@ -149,11 +149,32 @@ def _module_tensors(module: nn.Module) -> Iterator[torch.Tensor]:
         yield from (tensor for tensor in found if isinstance(tensor, torch.Tensor))
 
 
-def _packed(tensor: torch.Tensor) -> tuple[str, int] | None:
-    """(storage, elements) of a tensor whose items hold several elements each; None for others."""
+@dataclass(frozen=True)
+class _Packed:
+    """Block formats and types of less than a byte: what the items of `values` stand for."""
+
+    storage: str
+    elements: int
+    values: torch.Tensor
+
+
+def _packed(tensor: torch.Tensor) -> _Packed | None:
+    """What `tensor` holds if it is no plain type, told by its inner tensors; None for others."""
     state = getattr(tensor, "quant_state", None)
     if state is not None:
-        return str(state.quant_type), math.prod(state.shape)
+        return _Packed(str(state.quant_type), math.prod(state.shape), tensor)
+    values, scale = getattr(tensor, "qdata", None), getattr(tensor, "scale", None)
+    if values is None:
+        return None
+    count = tensor.numel()
+    if hasattr(tensor, "scale_and_zero"):
+        # Two to a byte, padded to whole tiles by the kernel for CUDA.
+        return _Packed("int4", count, values) if 2 * values.nbytes >= count else None
+    scaled = getattr(scale, "dtype", None)
+    if values.dtype == torch.float8_e4m3fn and scaled == torch.float8_e8m0fnu:
+        return _Packed("mxfp8", count, values)
+    if 2 * values.nbytes == count and scaled == torch.float8_e4m3fn:
+        return _Packed("nvfp4", count, values)
     return None
 
 
@@ -171,13 +192,16 @@ def census(model: nn.Module) -> Census:
         for tensor in _module_tensors(module):
             if tensor is None:
                 continue
+            packed = _packed(tensor)
             for plain in plain_tensors(tensor):
                 key = (plain.data_ptr(), plain.numel() * plain.element_size())
                 if key in seen and plain.data_ptr() != 0:
                     continue
                 seen.add(key)
-                dtype, count = _packed(plain) or (_name(plain.dtype), plain.numel())
-                result.add(dtype, count, key[1])
+                if packed is not None and packed.values is plain:
+                    result.add(packed.storage, packed.elements, key[1])
+                else:
+                    result.add(_name(plain.dtype), plain.numel(), key[1])
         for parameter, stack in _stacks(module).items():
             full = f"{name}.{parameter}" if name else parameter
             result.held_in[full] = _name(stack.dtype)
@@ -185,9 +209,9 @@ def census(model: nn.Module) -> Census:
         if weight is None:
             weight = module._buffers.get("weight_int8")
         if weight is not None and name not in result.held_in:
+            packed = _packed(weight)
             largest = max(plain_tensors(weight), key=lambda t: t.numel())
-            packed = _packed(largest)
-            result.held_in[name] = packed[0] if packed else _name(largest.dtype)
+            result.held_in[name] = packed.storage if packed else _name(largest.dtype)
     return result
 
 

@@ -5,6 +5,7 @@ from precision_explorer.hardware.capabilities import (
     fp8_native,
     fp16_native,
     int8_native,
+    microscaling_native,
     tf32_native,
 )
 from precision_explorer.hardware.libraries import library_versions, relevant_variables
@@ -32,6 +33,7 @@ __all__ = [
     "fp16_native",
     "int8_native",
     "library_versions",
+    "microscaling_native",
     "nvml_process_bytes",
     "open_sensor",
     "relevant_variables",
