@@ -44,6 +44,10 @@ HELD_OUT_PERCENT = 15
 # of the raters says that there is a sentiment; below, the sign is often an accident of who rated.
 CLEAR_RATING = 1.0
 LABELS = ("negative", "positive")
+# Calibration sets: so many sentences, and so many documents of at least so many words.
+CALIBRATION_SENTENCES = 128
+CALIBRATION_DOCUMENTS = 64
+CALIBRATION_WORDS = 100
 
 _LICENCE_LINE = "MIT (Copyright (c) 2016 C.J. Hutto; the notice is in ../LICENSE-data.txt)"
 _SOURCE_LINES = """\
@@ -58,6 +62,7 @@ version: 1
 kind: text-classification
 data: {{path: test.jsonl}}
 columns: {{id: id, text: text, label: label}}
+calibration: {{path: calibration.jsonl, n: {CALIBRATION_SENTENCES}}}
 max_length: 128
 metrics: [accuracy, macro_f1]
 higher_is_better: true
@@ -73,6 +78,7 @@ data: {{path: test.jsonl}}
 columns: {{id: id, text: text, label: label}}
 prompt: "Review: {{text}}\\nSentiment:"
 choices: [" negative", " positive"]
+calibration: {{path: calibration.jsonl, n: {CALIBRATION_SENTENCES}}}
 max_length: 256
 metrics: [accuracy, accuracy_norm]
 higher_is_better: true
@@ -86,6 +92,8 @@ version: 1
 kind: language-modeling
 data: {{path: test.jsonl}}
 columns: {{id: id, text: text}}
+# Product reviews, since every article of the archive is test data.
+calibration: {{path: calibration.jsonl, n: {CALIBRATION_DOCUMENTS}}}
 max_length: 1024
 metrics: [bits_per_byte, word_perplexity, token_perplexity]
 higher_is_better: false
@@ -198,25 +206,55 @@ def _rated(source: str, data: bytes) -> list[Rated]:
 
 def sentiment_examples(rows: list[Rated]) -> list[dict[str, Any]]:
     """The examples of `sentiment`."""
-    return [
-        {
-            "id": row.id,
-            "text": row.text,
-            "label": row.label,
-            "source": row.source,
-            "rating": round(row.rating, 4),
-        }
-        for row in test_rows(rows)
-    ]
+    return [_sentiment_example(row) for row in test_rows(rows)]
+
+
+def _sentiment_example(row: Rated) -> dict[str, Any]:
+    return {
+        "id": row.id,
+        "text": row.text,
+        "label": row.label,
+        "source": row.source,
+        "rating": round(row.rating, 4),
+    }
 
 
 def choice_examples(rows: list[Rated]) -> list[dict[str, Any]]:
     """The examples of `sentiment-choice`: the movie reviews of `sentiment`, labels as indexes."""
-    return [
-        {**example, "label": LABELS.index(example["label"])}
-        for example in sentiment_examples(rows)
-        if example["source"] == "movie"
-    ]
+    return _as_choices(e for e in sentiment_examples(rows) if e["source"] == "movie")
+
+
+def _as_choices(examples: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{**example, "label": LABELS.index(example["label"])} for example in examples]
+
+
+def sentiment_calibration(
+    rows: list[Rated], sources: Iterable[str] = SENTIMENT_SOURCES
+) -> list[dict[str, Any]]:
+    """Training sentences of `sources` with a clear rating, the first in the order of the SHA-256 of
+    their words."""
+    first: dict[str, Rated] = {}
+    for row in training_rows(rows):
+        if abs(row.rating) >= CLEAR_RATING and row.source in tuple(sources):
+            first.setdefault(hashlib.sha256(text_key(row.text).encode()).hexdigest(), row)
+    return [_sentiment_example(first[key]) for key in sorted(first)[:CALIBRATION_SENTENCES]]
+
+
+def choice_calibration(rows: list[Rated]) -> list[dict[str, Any]]:
+    """The same of movie reviews alone, labels as indexes."""
+    return _as_choices(sentiment_calibration(rows, ["movie"]))
+
+
+def news_calibration(rows: list[Rated]) -> list[dict[str, Any]]:
+    """Product reviews, joined from their training sentences in order: the first that are long."""
+    reviews: dict[int, list[tuple[int, str]]] = {}
+    for row in training_rows(rows):
+        if row.source == "product":
+            review, sentence = map(int, row.number.split("_"))
+            reviews.setdefault(review, []).append((sentence, row.text))
+    texts = {n: " ".join(text for _, text in sorted(reviews[n])) for n in sorted(reviews)}
+    long = [n for n, text in texts.items() if len(text.split()) >= CALIBRATION_WORDS]
+    return [{"id": f"product-{n}", "text": texts[n]} for n in long[:CALIBRATION_DOCUMENTS]]
 
 
 def news_examples(rows: list[Rated]) -> list[dict[str, Any]]:
@@ -232,14 +270,15 @@ def news_examples(rows: list[Rated]) -> list[dict[str, Any]]:
     ]
 
 
-def write_task(folder: Path, card: str, examples: list[dict[str, Any]]) -> None:
-    """The card and its data, the same bytes on every system."""
+def write_task(folder: Path, card: str, data: dict[str, list[dict[str, Any]]]) -> None:
+    """The card and its files of examples, the same bytes on every system."""
     folder.mkdir(parents=True, exist_ok=True)
-    lines = [json.dumps(example, ensure_ascii=False) + "\n" for example in examples]
-    (folder / "test.jsonl").write_bytes("".join(lines).encode())
     (folder / "task.yaml").write_bytes(card.encode())
-    size = (folder / "test.jsonl").stat().st_size
-    print(f"{folder.name}: {len(examples)} examples, {size:,} bytes")
+    for name, examples in data.items():
+        lines = [json.dumps(example, ensure_ascii=False) + "\n" for example in examples]
+        (folder / name).write_bytes("".join(lines).encode())
+        size = (folder / name).stat().st_size
+        print(f"{folder.name}/{name}: {len(examples)} examples, {size:,} bytes")
 
 
 def main() -> None:
@@ -255,12 +294,13 @@ def main() -> None:
     args = parser.parse_args()
     rows, licence = read_archive(args.source_dir)
     makers = {
-        "sentiment": sentiment_examples,
-        "sentiment-choice": choice_examples,
-        "news-perplexity": news_examples,
+        "sentiment": (sentiment_examples, sentiment_calibration),
+        "sentiment-choice": (choice_examples, choice_calibration),
+        "news-perplexity": (news_examples, news_calibration),
     }
-    for name, make in makers.items():
-        write_task(args.out / name, CARDS[name], make(rows))
+    for name, (test, calibration) in makers.items():
+        data = {"test.jsonl": test(rows), "calibration.jsonl": calibration(rows)}
+        write_task(args.out / name, CARDS[name], data)
     (args.out / "LICENSE-data.txt").write_bytes(licence.encode())
 
 

@@ -19,9 +19,10 @@ ROOT = Path(__file__).parents[1]
 TASKS = ROOT / "tasks"
 DEMO = ROOT / "precision_explorer" / "models" / "demo"
 SIZES = {"sentiment": 2063, "sentiment-choice": 1285, "news-perplexity": 498}
+CALIBRATION = {"sentiment": 128, "sentiment-choice": 128, "news-perplexity": 64}
 KEYS = {
     "name", "version", "kind", "data", "columns", "prompt", "choices", "max_length", "metrics",
-    "higher_is_better", "licence", "source",
+    "higher_is_better", "licence", "source", "calibration",
 }  # fmt: skip
 
 
@@ -29,8 +30,8 @@ def _card(name: str) -> dict[str, Any]:
     return yaml.safe_load((TASKS / name / "task.yaml").read_text(encoding="utf-8"))
 
 
-def _rows(name: str) -> list[dict[str, Any]]:
-    with (TASKS / name / "test.jsonl").open(encoding="utf-8") as file:
+def _rows(name: str, file_name: str = "test.jsonl") -> list[dict[str, Any]]:
+    with (TASKS / name / file_name).open(encoding="utf-8") as file:
         return [json.loads(line) for line in file]
 
 
@@ -67,6 +68,22 @@ def test_the_package_takes_the_cards(name: str) -> None:
     from precision_explorer.tasks import load_card, prepare
 
     assert prepare(load_card(str(TASKS / name)), limit=5, seed=0).identity.n == 5
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_calibration_texts_are_of_the_training_side(name: str, maker: ModuleType) -> None:
+    from precision_explorer.tasks import load_calibration, load_card
+
+    rows = _rows(name, "calibration.jsonl")
+    assert len(rows) == CALIBRATION[name] == _card(name)["calibration"]["n"]
+    # Which refuses a text that is test data as well.
+    calibration = load_calibration(load_card(str(TASKS / name)), seed=0)
+    assert sorted(calibration.texts) == sorted(row["text"] for row in rows)
+    for row in rows:
+        source, number = row["id"].split("-", 1)
+        assert maker.part_of(source, number, row["text"]) == "train"
+    if name == "sentiment-choice":
+        assert {row["source"] for row in rows} == {"movie"}
 
 
 @pytest.mark.parametrize("name", ["sentiment", "sentiment-choice"])

@@ -11,6 +11,7 @@ import yaml
 from precision_explorer.cli import COMMANDS, group
 from precision_explorer.formats.catalog import CATALOG
 from precision_explorer.formats.kernels import CPU_KERNELS, CUDA_KERNELS
+from precision_explorer.formats.static import CPU_STATIC_KERNELS, CUDA_STATIC_KERNELS
 from precision_explorer.plan.spec import load_spec
 from precision_explorer.records import METRICS, STATUSES
 from precision_explorer.table import COLUMNS, build
@@ -59,7 +60,7 @@ def test_the_docs_name_no_option_that_is_not_there():
 
 def test_the_formats_are_documented_with_their_kernels():
     assert first_column(DOCS["formats.md"], "# Formats") == list(CATALOG)
-    for kernel in (*CPU_KERNELS, *CUDA_KERNELS):
+    for kernel in (*CPU_KERNELS, *CUDA_KERNELS, *CPU_STATIC_KERNELS, *CUDA_STATIC_KERNELS):
         assert f"`{kernel}`" in DOCS["formats.md"]
 
 

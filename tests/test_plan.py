@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from precision_explorer.plan import Plan, SweepSpec, expand, load_spec
 from precision_explorer.plan.expand import batch_plan, relevant_libraries
 from precision_explorer.plan.spec import READER_FIELDS, make_spec
 from precision_explorer.records import Caution, ModelIdentity, TaskIdentity
-from precision_explorer.tasks import PreparedTask, TaskCard
+from precision_explorer.tasks import Calibration, PreparedTask, TaskCard
 from precision_explorer.workload import Workload
 
 NINE = (
@@ -292,7 +293,7 @@ READ_LATER = {
 MEASURED = {
     "model": "other", "task": "sentiment", "formats": "fp32", "device": "cpu", "batch_size": "1",
     "limit": 10, "workload": "other.yaml", "seed": 1, "revision": "v2", "trust_remote_code": True,
-    "threads": 1, "memory_limit": "1GB",
+    "threads": 1, "memory_limit": "1GB", "calibration": "texts.jsonl",
 }  # fmt: skip
 # Fields with one known value in this release.
 FIXED = {"runtime", "executor"}
@@ -492,6 +493,39 @@ def test_only_the_libraries_that_a_format_uses_count():
     # Without a recipe (a skipped cell) the catalogue says which.
     assert set(relevant_libraries("int8-llm", {}, VERSIONS)) == core | {"bitsandbytes"}
     assert relevant_libraries("fp32", {}, {"torch": "1"}) == {"torch": "1"}
+
+
+def calibrated_task(name: str = "sentiment", digest: str = "0123456789abcdef") -> PreparedTask:
+    examples = [{"id": "c", "text": "b", "label": "positive"}]
+    return replace(task(name), calibration=Calibration(examples, ["b"], digest))
+
+
+def test_a_calibrated_cell_holds_its_calibration_and_no_other_does():
+    options = {"formats": "fp32,int8-dynamic,int8-static"}
+    plain = planned(options)
+    first = planned(options, tasks=[calibrated_task()])
+    other = planned(options, tasks=[calibrated_task(digest="f" * 16)])
+    for cells in zip(plain.cells, first.cells, other.cells, strict=True):
+        calibrates = cells[0].cell.format == "int8-static"
+        assert len({c.cell_id for c in cells}) == (3 if calibrates else 1)
+        # One method: all of them compare.
+        assert len({c.cell.method_id for c in cells}) == 1
+    found = first.cells[-1]
+    assert found.cell.recipe["calibration"] == "0123456789abcdef"
+    assert found.cell.recipe["calibration_n"] == 1
+    text = "calibrated on 1 texts (0123456789abcdef), none of them in the test data"
+    assert found.support.reason == f"a unit; {text}"
+    assert found.skip is None
+
+
+def test_a_task_without_calibration_skips_the_calibrated_format_alone():
+    plan = planned({"formats": "fp32,int8-static"})
+    reference_cell, skipped = plan.cells
+    assert reference_cell.skip is None
+    assert skipped.skip.startswith("task sentiment has no calibration set; add to its card")
+    # Where the device can't run it, that is the reason.
+    none = planned({"formats": "fp32,int8-static"}, supports=supports(("int8-static",)))
+    assert none.cells[1].skip == "no unit for int8-static"
 
 
 def test_the_batch_plan_is_fixed_by_the_kind_of_device():

@@ -44,8 +44,9 @@ HEAVY = {"torch", "transformers", "torchao", "bitsandbytes", "accelerate"}
 # The measuring wing: these import torch as soon as they are imported.
 MEASURING = {
     "models.adapter", "models.causal_lm", "models.loading", "models.text_classifier",
-    "formats.apply", "formats.autocast", "formats.dryrun", "formats.four_bit", "formats.kernels",
-    "formats.microscaling", "formats.reference", "formats.verify",
+    "formats.apply", "formats.autocast", "formats.certificate", "formats.dryrun",
+    "formats.four_bit", "formats.kernels", "formats.microscaling", "formats.reference",
+    "formats.static", "formats.verify",
     "runner.preload", "runner.session",
 }  # fmt: skip
 # These may import it inside functions, which are called in a worker or in a process of their own.

@@ -210,6 +210,18 @@ BLOCK: dict[str, Any] = {
     "other_work_share": 0.01,
     "peak_bytes": 400,
 }
+CERTIFICATE: dict[str, Any] = {
+    "certificate": {
+        "evidence": "oneDNN and MKL verbose lines",
+        "work": "one request",
+        "linear_flops": 200.0,
+        "executed_flops": 150.0,
+        "executed_share": 0.75,
+    },
+    "execution": "dequantized",
+    "reason": "seen in float32",
+    "cautions": [],
+}
 ENVIRONMENT = Environment(
     python="3.11",
     platform="Linux",
@@ -241,6 +253,7 @@ def joined(
     load: dict | None = None,
     quality: dict | None = None,
     block: dict | None = None,
+    certificate: dict | None = None,
     resumed: bool = False,
     model_cautions: tuple[Caution, ...] = (),
 ) -> Any:
@@ -249,6 +262,7 @@ def joined(
         "load": LOAD | (load or {}),
         "quality": QUALITY | (quality or {}),
         "block-0": BLOCK | (block or {}),
+        "certificate": CERTIFICATE | (certificate or {}),
     }
     return ok_record(planned_cell(*model_cautions), answers, ENVIRONMENT, STARTED, [], resumed)
 
@@ -282,9 +296,18 @@ def test_the_parts_of_a_cell_are_its_measurements():
     assert measured.memory.load_peak_bytes == 900
 
 
+def test_execution_is_what_was_seen_not_what_the_device_promised():
+    assert FULL["applied"]["execution"] == "native"
+    record = joined(certificate={"cautions": [{"id": "partly-executed", "message": "half"}]})
+    assert record.applied.execution == "dequantized"
+    assert record.applied.reason == "seen in float32"
+    assert record.applied.certificate.executed_share == 0.75
+    assert messages(record) == {"partly-executed": "half"}
+
+
 def test_earlier_attempts_are_kept():
     attempt = Attempt(status="timeout", started_at=STARTED)
-    answers = {"load": LOAD, "quality": QUALITY, "block-0": BLOCK}
+    answers = {"load": LOAD, "quality": QUALITY, "block-0": BLOCK, "certificate": CERTIFICATE}
     record = ok_record(planned_cell(), answers, ENVIRONMENT, STARTED, [attempt], False)
     assert record.attempts == [attempt]
 

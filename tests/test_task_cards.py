@@ -249,7 +249,7 @@ def test_the_hash_follows_what_changes_results(tmp_path: Path) -> None:
     assert len(base) == 16
     for same in (
         {"licence": "other"}, {"source": "other"}, {"data": {"path": "moved.jsonl"}},
-        {"higher_is_better": True},
+        {"higher_is_better": True}, {"calibration": {"path": "calibration.jsonl", "n": 8}},
     ):  # fmt: skip
         assert hashed(CHOICE | same) == base
     for other in (

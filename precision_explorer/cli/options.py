@@ -33,6 +33,10 @@ _OPTIONS: list[Callable[..., Any]] = [
         "--limit", type=int, metavar="N",
         help="Only the first N examples of one seeded order, the same for every format.",
     ),
+    click.option(
+        "--calibration", metavar="FILE",
+        help="Texts for formats with calibrated scales, in place of those that the cards name.",
+    ),
     click.option("--workload", metavar="NAME|FILE", help="How requests come (single-stream)."),
     click.option(
         "--spec", type=click.Path(path_type=Path), metavar="FILE.yaml",

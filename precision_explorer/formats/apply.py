@@ -21,13 +21,15 @@ from precision_explorer.formats.autocast import autocast_forward
 from precision_explorer.formats.catalog import spec_of
 from precision_explorer.formats.four_bit import group_size, int4_config, int4_fits, nf4_linear
 from precision_explorer.formats.kernels import int8_linear
+from precision_explorer.formats.static import Calibrate, observe, static_linear
 from precision_explorer.formats.verify import Layout, census, layout, left_behind
 from precision_explorer.records import AppliedFormat, Caution, LeftBehind
 from precision_explorer.units import share
 
 # What a handler leaves as it was on purpose it returns: {layer: why}.
 Reasons = dict[str, str]
-Handler = Callable[[nn.Module, Layout, dict[str, Any]], Reasons | None]
+# (model, its layout, recipe); those of formats that calibrate take the run that does it as well.
+Handler = Callable[..., Reasons | None]
 _HANDLERS: dict[str, Handler] = {}
 
 
@@ -112,6 +114,25 @@ def _int8_dynamic(model: nn.Module, plan: Layout, recipe: dict[str, Any]) -> Non
         _torchao(model, plan, Int8DynamicActivationInt8WeightConfig())
         return
     _replace(model, plan, lambda linear: int8_linear(linear, kernel))
+
+
+@handler("int8-static")
+def _int8_static(
+    model: nn.Module, plan: Layout, recipe: dict[str, Any], calibrate: Calibrate
+) -> None:
+    peaks = observe(model, plan.targets, calibrate)
+    for name in plan.targets:
+        if model.get_submodule(name) not in peaks:
+            plan.kept[name] = "no calibration text reached it, so its input's range is unknown"
+
+    def convert(linear: nn.Linear) -> nn.Module:
+        # Taken out, so that what is replaced is freed.
+        peak = peaks.pop(linear, None)
+        if peak is None:
+            return linear
+        return static_linear(linear, recipe["kernel"], peak, recipe["smoothing_alpha"])
+
+    _replace(model, plan, convert)
 
 
 @handler("int8-llm")
@@ -215,16 +236,25 @@ def _replace(
 
 @dataclass(frozen=True)
 class Outcome:
-    """`cautions` name what a reader of the row must know about the conversion."""
+    """`cautions` name what a reader of the row must know about the conversion; `layout` and
+    `held_in` are the layers as loaded and the dtype that holds each now."""
 
     applied: AppliedFormat
     cautions: list[Caution]
+    layout: Layout
+    held_in: dict[str, str]
 
 
 def apply_format(
-    model: nn.Module, format_id: str, recipe: dict[str, Any], execution: str, reason: str
+    model: nn.Module,
+    format_id: str,
+    recipe: dict[str, Any],
+    execution: str,
+    reason: str,
+    calibrate: Calibrate | None = None,
 ) -> Outcome:
-    """Apply `format_id` in place and count what was converted.
+    """Apply `format_id` in place and count what was converted. `calibrate` runs the model on its
+    calibration texts, for formats that look at them.
 
     Raises FormatNotApplied when not one weight element is held in the format (formats of
     arithmetic only apart), since the row's name would be untrue.
@@ -233,7 +263,8 @@ def apply_format(
     before = layout(model)
     set_matmul_precision(format_id)
     with torch.no_grad():
-        reasons = _HANDLERS[format_id](model, before, recipe) or {}
+        run = [calibrate] if spec.calibrates else []
+        reasons = _HANDLERS[format_id](model, before, recipe, *run) or {}
     after = census(model)
     converted: int | None = None
     held: float | None = None
@@ -261,7 +292,7 @@ def apply_format(
         bytes_by_dtype=after.bytes_by_dtype,
         left_behind=left,
     )
-    return Outcome(applied, _cautions(before, applied))
+    return Outcome(applied, _cautions(before, applied), before, after.held_in)
 
 
 def _first_reason(left: list[LeftBehind]) -> str:

@@ -13,7 +13,8 @@ class FormatSpec:
     `storage` is the dtype that a converted weight must be found in by `verify` (None: the format
     changes arithmetic only). `arithmetic` is the number type in which converted layers' products
     must be seen to be made; ``compute``: the recipe's compute type, to which stored weights are
-    widened. `packages` are imported before memory is measured.
+    widened. `packages` are imported before memory is measured. `calibrates`: scales are chosen by
+    running the model on the task's calibration set first.
     """
 
     id: str
@@ -24,6 +25,7 @@ class FormatSpec:
     library: str
     summary: str
     packages: tuple[str, ...] = ()
+    calibrates: bool = False
 
     @property
     def quantizes(self) -> bool:
@@ -87,6 +89,11 @@ CATALOG: dict[str, FormatSpec] = {
             "int8-dynamic", "int8 per channel", "int8 per token",
             storage="int8", arithmetic="int8", library="torch or torchao",
             summary="int8 weights and activations, scales at run time, best sound kernel here",
+        ),
+        FormatSpec(
+            "int8-static", "int8 per channel", "int8 per tensor",
+            storage="int8", arithmetic="int8", library="torch", calibrates=True,
+            summary="int8 weights and activations, calibrated scales after SmoothQuant",
         ),
         FormatSpec(
             "nf4", "4-bit NormalFloat, block 64", "16- or 32-bit",

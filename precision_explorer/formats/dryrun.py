@@ -21,6 +21,11 @@ from precision_explorer.formats.apply import apply_format, set_matmul_precision
 from precision_explorer.formats.catalog import spec_of
 from precision_explorer.formats.four_bit import GROUPS
 from precision_explorer.formats.kernels import CPU_KERNELS, CUDA_KERNELS
+from precision_explorer.formats.static import (
+    CPU_STATIC_KERNELS,
+    CUDA_STATIC_KERNELS,
+    SMOOTHING_ALPHA,
+)
 
 # Rows x in x out of the timed shapes: a short prompt and a single token of a small model.
 _SHAPES = ((128, 576, 1536), (1, 576, 1536))
@@ -100,7 +105,8 @@ def _try(format_id: str, recipe: dict[str, Any], device: str) -> dict[str, Any]:
                 inputs = x.to(device=device, dtype=dtype)
                 weight = ready.body.weight.detach().cpu()
                 expected = reference.product(format_id, recipe, inputs.cpu(), weight)
-                apply_format(ready, format_id, recipe, "unverified", "dry run")
+                calibrate = partial(ready, inputs)
+                apply_format(ready, format_id, recipe, "unverified", "dry run", calibrate)
                 with torch.inference_mode():
                     result = ready(inputs)
                     errors.append(_error(result, exact))
@@ -176,6 +182,8 @@ def _default_recipe(format_id: str, device: str) -> dict[str, Any]:
     elif format_id == "int4-weight-only":
         packing = "cpu" if device == "cpu" else "tile_packed_to_4d"
         recipe |= {"kernel": "int4pack-mm", "packing": packing, "group_size": list(GROUPS)}
+    elif spec.calibrates:
+        recipe["smoothing_alpha"] = SMOOTHING_ALPHA
     return recipe
 
 
@@ -184,9 +192,12 @@ def _scales_blocks(device: str) -> bool:
     return device != "cpu" and torch.cuda.get_device_capability(device) >= (10, 0)
 
 
-def _kernels(device: str) -> list[dict[str, Any]]:
-    names = CPU_KERNELS if device == "cpu" else CUDA_KERNELS
-    base = _default_recipe("int8-dynamic", device)
+def _kernels(format_id: str, device: str) -> list[dict[str, Any]]:
+    if format_id == "int8-static":
+        names = CPU_STATIC_KERNELS if device == "cpu" else CUDA_STATIC_KERNELS
+    else:
+        names = CPU_KERNELS if device == "cpu" else CUDA_KERNELS
+    base = _default_recipe(format_id, device)
     return [
         base | {"kernel": n, "library": "torchao" if n == "torchao" else "torch"} for n in names
     ]
@@ -214,8 +225,8 @@ def dry_run(device: str, formats: list[str]) -> dict[str, Any]:
     warnings.filterwarnings("ignore")
     answers: dict[str, Any] = {}
     for format_id in formats:
-        if format_id == "int8-dynamic":
-            candidates = [_try(format_id, r, device) for r in _kernels(device)]
+        if format_id in ("int8-dynamic", "int8-static"):
+            candidates = [_try(format_id, r, device) for r in _kernels(format_id, device)]
             chosen = best_kernel(candidates)
             answer = copy.deepcopy(chosen) if chosen else {"ok": False, "why": "no kernel is right"}
             answers[format_id] = answer | {"candidates": candidates}

@@ -39,7 +39,7 @@ class _PackedLinear(nn.Module):
 
     `bits` 7 keeps weights below 64: without VNNI, pairs of u8 x s8 products are added in 16 bits,
     where 2 x 255 x 127 would saturate and 2 x 255 x 63 does not. Activations, whose outliers need
-    the range more, keep 8 bits.
+    the range more, keep 8 bits. A `factor` is multiplied into the weight's scales.
     """
 
     def __init__(self, linear: nn.Linear) -> None:
@@ -62,9 +62,10 @@ class _PackedLinear(nn.Module):
 class FbgemmLinear(_PackedLinear):
     """FBGEMM, torch's own int8 GEMM of x86."""
 
-    def __init__(self, linear: nn.Linear, bits: int) -> None:
+    def __init__(self, linear: nn.Linear, bits: int, factor: float = 1.0) -> None:
         super().__init__(linear)
         values, scale = quantize_rows(linear.weight, bits)
+        scale = scale * factor
         weight = torch._make_per_channel_quantized_tensor(
             values, scale.double(), torch.zeros(self.out_features, dtype=torch.long), 0
         )
@@ -76,6 +77,21 @@ class FbgemmLinear(_PackedLinear):
         return torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32(
             unit, 1.0 / _LEVELS, _LEVELS + 1, self._packed
         )
+
+    def exact(self, x: torch.Tensor) -> torch.Tensor:
+        """(rows, out) float64: what `forward` would give for (rows, in) `x` if integers were added
+        without any limit."""
+        rows = x.reshape(-1, self.in_features).float()
+        peak = rows.abs().amax(dim=-1, keepdim=True).clamp_min(_TINY)
+        return self.exact_product(rows / peak * _LEVELS, peak.double() / _LEVELS)
+
+    def exact_product(self, steps: torch.Tensor, step: torch.Tensor | float) -> torch.Tensor:
+        """(rows, out) float64: `steps`, rounded and held within -128 to 127, times the weight and
+        the size `step` of one, plus the bias."""
+        values = steps.round().clamp(-_LEVELS - 1, _LEVELS).double()
+        weight, _ = torch.ops.quantized.linear_unpack(self._packed)
+        y = values @ weight.int_repr().double().t() * weight.q_per_channel_scales().double() * step
+        return y if self.bias is None else y + self.bias.double()
 
     def stored(self) -> dict[str, tuple[int, int]]:
         """{dtype: (elements, bytes)} of the packed weight: int8 values in whole blocks, and for
@@ -110,9 +126,10 @@ def _fbgemm_block() -> tuple[int, int]:
 class OnednnLinear(_PackedLinear):
     """oneDNN's int8 GEMM, which uses AMX where there is one."""
 
-    def __init__(self, linear: nn.Linear, bits: int) -> None:
+    def __init__(self, linear: nn.Linear, bits: int, factor: float = 1.0) -> None:
         super().__init__(linear)
         values, scale = quantize_rows(linear.weight, bits)
+        scale = scale * factor
         self._packed = torch.ops.onednn.qlinear_prepack(values, None)
         self.register_buffer("scale", scale)
         self.register_buffer("zero", torch.zeros(self.out_features, dtype=torch.int32))
@@ -121,11 +138,14 @@ class OnednnLinear(_PackedLinear):
         """`unit` times the weight."""
         middle = _LEVELS + 1
         values = unit.mul_(_LEVELS).round_().add_(middle).to(torch.uint8)
-        y = torch.ops.onednn.qlinear_pointwise(
-            values, 1.0, middle, self._packed, self.scale, self.zero,
+        return self.integer_product(values).div_(_LEVELS)
+
+    def integer_product(self, values: torch.Tensor) -> torch.Tensor:
+        """The unsigned `values`, of zero point 128 and scale 1, times the weight, in float32."""
+        return torch.ops.onednn.qlinear_pointwise(
+            values, 1.0, _LEVELS + 1, self._packed, self.scale, self.zero,
             None, 1.0, 0, torch.float32, "none", [], "",
         )  # fmt: skip
-        return y.div_(_LEVELS)
 
     def stored(self) -> dict[str, tuple[int, int]]:
         """{dtype: (elements, bytes)} of the packed weight; scales are ordinary buffers."""
@@ -136,10 +156,11 @@ class OnednnLinear(_PackedLinear):
 class IntMatmulLinear(nn.Module):
     """`torch._int_mm`: int8 x int8 into int32, the tensor cores' or oneDNN's own GEMM."""
 
-    def __init__(self, linear: nn.Linear) -> None:
+    def __init__(self, linear: nn.Linear, factor: float = 1.0) -> None:
         super().__init__()
         self.in_features, self.out_features = linear.in_features, linear.out_features
         values, scale = quantize_rows(linear.weight)
+        scale = scale * factor
         # Column-major for the GEMM's second operand, without a copy at each call.
         self.register_buffer("weight_int8", values)
         self.register_buffer("scale", scale.to(linear.weight.device))
@@ -150,13 +171,17 @@ class IntMatmulLinear(nn.Module):
         rows = x.reshape(-1, self.in_features)
         scale = rows.abs().amax(dim=-1, keepdim=True).float().clamp_min(_TINY) / 127.0
         values = (rows / scale).round().clamp(-127, 127).to(torch.int8)
+        y = self.integer_product(values)
+        y = (y.float() * scale * self.scale).to(x.dtype).reshape(shape)
+        return y if self.bias is None else y + self.bias
+
+    def integer_product(self, values: torch.Tensor) -> torch.Tensor:
+        """(rows, in) int8 times the int8 weight, in int32."""
         count = values.shape[0]
         if values.is_cuda and count <= 16:
             # cuBLASLt's int8 GEMM refuses 16 rows or fewer (torch._int_mm's own check).
             values = nn.functional.pad(values, (0, 0, 0, 17 - count))
-        y = torch._int_mm(values, self.weight_int8.t())[:count]
-        y = (y.float() * scale * self.scale).to(x.dtype).reshape(shape)
-        return y if self.bias is None else y + self.bias
+        return torch._int_mm(values, self.weight_int8.t())[:count]
 
 
 CPU_KERNELS: tuple[str, ...] = (

@@ -1,12 +1,19 @@
 """What the device is, what its arithmetic units can do, what its energy meters say. No torch."""
 
 from precision_explorer.hardware.capabilities import (
+    NEEDS,
     bf16_native,
     fp8_native,
     fp16_native,
     int8_native,
     microscaling_native,
     tf32_native,
+)
+from precision_explorer.hardware.device_profiles import (
+    PROFILES,
+    DeviceProfile,
+    named_profile,
+    profile_for,
 )
 from precision_explorer.hardware.libraries import library_versions, relevant_variables
 from precision_explorer.hardware.profile import DeviceFacts, device_facts, resolve_device
@@ -21,8 +28,11 @@ from precision_explorer.hardware.sensors import (
 )
 
 __all__ = [
+    "NEEDS",
+    "PROFILES",
     "CpuTimeSensor",
     "DeviceFacts",
+    "DeviceProfile",
     "EnergySensor",
     "NvmlSensor",
     "RaplSensor",
@@ -34,8 +44,10 @@ __all__ = [
     "int8_native",
     "library_versions",
     "microscaling_native",
+    "named_profile",
     "nvml_process_bytes",
     "open_sensor",
+    "profile_for",
     "relevant_variables",
     "resolve_device",
     "tf32_native",

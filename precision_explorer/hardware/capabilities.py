@@ -15,6 +15,23 @@ from precision_explorer.hardware.profile import DeviceFacts
 
 Answer = tuple[bool, str]
 
+_BLACKWELL = "NVIDIA B200, GB200 (compute capability 10.0 or higher)"
+NEEDS: dict[str, str] = {
+    "tf32": "needs tf32 tensor cores: NVIDIA A100, A10, L4, L40S, H100, H200, B200 (compute "
+    "capability 8.0 or higher)",
+    "bfloat16": "needs bf16 units: NVIDIA A100, L4, H100 or later (compute capability 8.0 or "
+    "higher), or a CPU with AVX512_BF16, AMX-BF16 or Arm BF16",
+    "float16": "needs fp16 units: NVIDIA V100, T4 or later (compute capability 7.0 or higher), or "
+    "a CPU with AVX512_FP16, AMX-FP16 or Arm half-precision SIMD",
+    "float8_e4m3fn": "needs fp8 tensor cores: NVIDIA L4, L40S, H100, H200, B200 (compute "
+    "capability 8.9 or higher)",
+    "int8": "needs int8 units: NVIDIA T4, A100 or later (compute capability 7.2 or higher), or a "
+    "CPU with VNNI, AMX-INT8 or Arm dot products",
+    "mxfp8": f"needs microscaling fp8 tensor cores: {_BLACKWELL}",
+    "nvfp4": f"needs fp4 tensor cores: {_BLACKWELL}",
+}
+"""{number type or format: which devices compute in it}, in one phrase."""
+
 
 def _cuda(facts: DeviceFacts, needed: tuple[int, int], unit: str) -> Answer:
     have = facts.compute_capability
@@ -76,7 +93,7 @@ def fp16_native(facts: DeviceFacts) -> Answer:
 def fp8_native(facts: DeviceFacts) -> Answer:
     """FP8 (e4m3, e5m2) products: CUDA from compute capability 8.9 (Ada, Hopper)."""
     if facts.kind == "cpu":
-        return False, "no CPU known here multiplies fp8; it needs NVIDIA compute capability 8.9"
+        return False, "no CPU known here multiplies fp8"
     return _cuda(facts, (8, 9), "fp8 tensor cores")
 
 
@@ -94,5 +111,5 @@ def microscaling_native(facts: DeviceFacts) -> Answer:
 def tf32_native(facts: DeviceFacts) -> Answer:
     """TF32 products: CUDA from compute capability 8.0 (Ampere)."""
     if facts.kind == "cpu":
-        return False, "tf32 is an NVIDIA tensor-core mode; it needs compute capability 8.0"
+        return False, "tf32 is an NVIDIA tensor-core mode"
     return _cuda(facts, (8, 0), "tf32 tensor cores")

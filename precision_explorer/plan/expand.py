@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from precision_explorer.formats import Support
@@ -11,7 +11,7 @@ from precision_explorer.hardware import DeviceFacts, relevant_variables
 from precision_explorer.models import ModelRef, check_head
 from precision_explorer.plan.spec import SweepSpec
 from precision_explorer.records import Caution, Cell
-from precision_explorer.tasks import PreparedTask, check_labels
+from precision_explorer.tasks import PreparedTask, check_labels, without_calibration
 from precision_explorer.workload import Workload
 
 # How the numbers come about, beyond the workload's own rules: part of each cell's method.
@@ -126,14 +126,36 @@ def expand(
                 labels = check_labels(task.card, task.examples, ref.id2label)
             for runtime in spec.runtime:
                 for format_id in _reference_first(spec):
-                    support = supports[format_id]
+                    support = _calibrated(supports[format_id], task)
                     cell = _cell(
                         spec, ref, task, workload, facts, support, versions, threads, runtime
                     )
-                    skip = None if support.supported else support.reason
+                    skip = _skip_reason(support, task)
                     planned = PlannedCell(cell, ref, task, support, labels, skip, ref.cautions)
                     cells.setdefault(planned.cell_id, planned)
     return Plan(tuple(cells.values()))
+
+
+def _calibrated(support: Support, task: PreparedTask) -> Support:
+    """`support` with the calibration set of `task` in its recipe and reason, where one is used."""
+    calibration = task.calibration
+    used = spec_of(support.format).calibrates and support.supported
+    if calibration is None or not used:
+        return support
+    recipe = support.recipe | {"calibration": calibration.hash, "calibration_n": calibration.n}
+    reason = (
+        f"{support.reason}; calibrated on {calibration.n} texts ({calibration.hash}), none of them "
+        "in the test data"
+    )
+    return replace(support, recipe=recipe, reason=reason)
+
+
+def _skip_reason(support: Support, task: PreparedTask) -> str | None:
+    if not support.supported:
+        return support.why
+    if spec_of(support.format).calibrates and task.calibration is None:
+        return without_calibration(task.card)
+    return None
 
 
 def _reference_first(spec: SweepSpec) -> list[str]:

@@ -54,6 +54,7 @@ class SweepSpec(BaseModel):
     runtime: tuple[str, ...] = ("eager",)
     batch_size: tuple[int, ...] = (1, 8)
     limit: int | None = None
+    calibration: str | None = None
     workload: str = "single-stream"
     out: str | None = None
     cell_timeout: float = Field(default=3600.0, gt=0, le=_LONGEST_S)

@@ -58,6 +58,54 @@ class AppliedFormat(_Data):
     elements_by_dtype: dict[str, int] = Field(default_factory=dict)
     bytes_by_dtype: dict[str, int] = Field(default_factory=dict)
     left_behind: list[LeftBehind] = Field(default_factory=list)
+    certificate: Certificate | None = None
+    """None in records made before there were any: `execution` is then the device's promise."""
+
+
+class Executed(_Data):
+    """FLOPs that one kernel was seen to make in one number type (``unknown`` where neither the
+    library's words nor the kernel's name tell). `unit`: ``native``, ``software`` or ``unknown``.
+    `converted`: whether the layers hold their weights in the row's format."""
+
+    kernel: str
+    number_type: str
+    unit: str
+    flops: float
+    converted: bool = False
+
+
+class OffLabel(_Data):
+    """A converted layer whose products were not all seen in the format's number type."""
+
+    name: str
+    flops: float
+    """Those that were not."""
+    found: str
+    """What was seen instead: number type and kernel of the largest part."""
+
+
+class Certificate(_Data):
+    """What multiplied, seen in a short pass after the timed part.
+
+    FLOPs are 2 per multiply-add. `linear_flops` are those of the layers that `converted_share`
+    counts; `executed_flops` those of them made in the format's number type from weights held in
+    the format. `other` are products outside these layers (attention, tied heads), as far as the
+    libraries tell of them.
+    """
+
+    evidence: str
+    """Whose words: ``oneDNN and MKL verbose lines`` or ``CUDA kernel names``."""
+    work: str
+    """What was run for it."""
+    linear_flops: float
+    executed_flops: float
+    executed_share: float | None
+    """`executed_flops / linear_flops`; None where no such layer ran."""
+    executed: list[Executed] = Field(default_factory=list)
+    other: list[Executed] = Field(default_factory=list)
+    off_label: list[OffLabel] = Field(default_factory=list)
+    not_called: list[str] = Field(default_factory=list)
+    """Counted layers that the pass never ran."""
 
 
 class Quality(_Data):

@@ -178,6 +178,7 @@ def _economy_columns(group: Group) -> list[_Column]:
 def _detail_columns(group: Group) -> list[_Column]:
     return [
         _Column("Converted", _plain("converted_share", lambda v: share(v, 2))),
+        _Column("Executed", _plain("executed_share", lambda v: share(v, 2))),
         _Column("Computed in", _plain("compute_dtype", _word), numeric=False),
         _Column("Kernel", _plain("kernel", _word), numeric=False),
         _Column("Examples", _plain("quality_n", _word)),

@@ -7,6 +7,7 @@ from typing import Any
 
 from precision_explorer.plan import PlannedCell
 from precision_explorer.records import (
+    AppliedFormat,
     Attempt,
     Caution,
     CellRecord,
@@ -53,11 +54,15 @@ def measurements(
 
 
 def _cautions(
-    planned: PlannedCell, load: dict[str, Any] | None, parts: dict[str, Any], resumed: bool
+    planned: PlannedCell,
+    load: dict[str, Any] | None,
+    certificate: dict[str, Any] | None,
+    parts: dict[str, Any],
+    resumed: bool,
 ) -> list[Caution]:
     found = [*planned.cautions]
-    if load:
-        found += [Caution.model_validate(c) for c in load["cautions"]]
+    for answer in (load, certificate):
+        found += [Caution.model_validate(c) for c in (answer or {"cautions": []})["cautions"]]
     energy = parts.get("energy") or {}
     if energy.get("source", "").startswith("estimated"):
         text = f"energy is an estimate, not a measurement: {energy['boundary']}"
@@ -92,6 +97,12 @@ def _cautions(
     return found
 
 
+def _proved(applied: dict[str, Any], certificate: dict[str, Any]) -> AppliedFormat:
+    """What was applied, with what was then seen to run in place of what the device promised."""
+    seen = {name: certificate[name] for name in ("certificate", "execution", "reason")}
+    return AppliedFormat.model_validate(applied | seen)
+
+
 def ok_record(
     planned: PlannedCell,
     answers: dict[str, dict[str, Any]],
@@ -100,7 +111,7 @@ def ok_record(
     attempts: list[Attempt],
     resumed: bool,
 ) -> CellRecord:
-    """The record of a cell whose load, quality and block all answered."""
+    """The record of a cell whose load, quality, block and certificate all answered."""
     load, quality, block = answers["load"], answers["quality"], answers["block-0"]
     parts = measurements(load, quality, block)
     if resumed:
@@ -111,9 +122,9 @@ def ok_record(
         status="ok",
         cell=planned.cell,
         method_id=planned.cell.method_id,
-        applied=load["applied"],
+        applied=_proved(load["applied"], answers["certificate"]),
         measurements=Measurements.model_validate(parts),
-        cautions=_cautions(planned, load, parts, resumed),
+        cautions=_cautions(planned, load, answers["certificate"], parts, resumed),
         environment=environment,
         started_at=started_at,
         attempts=attempts,
@@ -139,7 +150,7 @@ def failed_record(
         method_id=planned.cell.method_id,
         applied=load["applied"] if load else None,
         measurements=Measurements.model_validate(parts),
-        cautions=_cautions(planned, load, parts, False),
+        cautions=_cautions(planned, load, None, parts, False),
         error=ErrorInfo(
             kind=error["kind"],
             message=error["message"],

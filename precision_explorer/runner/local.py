@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 from multiprocessing.context import BaseContext
 from typing import Any
 
+from precision_explorer.formats.catalog import spec_of
 from precision_explorer.hardware import DeviceFacts
 from precision_explorer.paths import without_paths
 from precision_explorer.plan import Plan, PlannedCell, SweepSpec
-from precision_explorer.records import Attempt, CellRecord, Environment
+from precision_explorer.records import Attempt, CellRecord, Environment, canonical_hash
 from precision_explorer.runner.join import failed_record, ok_record, skipped_record, utc_now
 from precision_explorer.runner.manager import (
     Event,
@@ -155,6 +156,10 @@ class Executor:
         block = worker.ask(request | {"op": "block", "round": 0}, deadline)
         folder.write_part(cell_id, "block-0", *block)
         answers["block-0"], arrows["request"] = block
+        # After all that is measured, so that watching disturbs nothing.
+        certificate = worker.ask(request | {"op": "certificate"}, deadline)
+        folder.write_part(cell_id, "certificate", *certificate)
+        answers["certificate"] = certificate[0]
         folder.write_samples(cell_id, arrows)
         self._store(ok_record(planned, answers, self.environment, started, attempts, resumed))
         self.tally.ran += 1
@@ -201,6 +206,7 @@ class Executor:
             "kind": planned.task.card.kind,
             "format": cell.format,
             "recipe": cell.recipe,
+            "calibration": self._calibration(planned),
             "execution": planned.support.execution,
             "reason": planned.support.reason,
             "device": cell.device,
@@ -212,6 +218,13 @@ class Executor:
             "memory_limit": self.spec.memory_limit if self.facts.kind == "cpu" else None,
             "log": str(self.folder.log_path(planned.cell_id).resolve()),
         }
+
+    def _calibration(self, planned: PlannedCell) -> dict[str, Any] | None:
+        """The task with its calibration examples for test examples; None for other formats."""
+        found = planned.task.calibration
+        if found is None or not spec_of(planned.cell.format).calibrates:
+            return None
+        return self._task_request(planned) | {"examples": found.examples}
 
     def _task_request(self, planned: PlannedCell) -> dict[str, Any]:
         cell, card = planned.cell, planned.task.card
@@ -231,10 +244,14 @@ class Executor:
 
 
 def _sessions(cells: list[PlannedCell]) -> Iterator[list[PlannedCell]]:
-    """Cells that can share a loaded model: the same model, head, format and runtime."""
+    """Cells that can share a loaded model: the same model, head, format, recipe and runtime. A
+    calibrated recipe is that of one task, whose card says how its texts become tokens."""
     groups: dict[tuple[str, ...], list[PlannedCell]] = {}
     for planned in cells:
         head = "classifier" if planned.task.card.kind == "text-classification" else "causal"
-        key = (str(planned.ref.path), head, planned.cell.format, planned.cell.runtime)
+        cell = planned.cell
+        card = cell.task.card_hash if spec_of(cell.format).calibrates else ""
+        recipe = canonical_hash(cell.recipe)
+        key = (str(planned.ref.path), head, cell.format, recipe, card, cell.runtime)
         groups.setdefault(key, []).append(planned)
     yield from groups.values()

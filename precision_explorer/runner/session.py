@@ -15,10 +15,18 @@ import torch
 from precision_explorer.errors import DoesNotFit, InvalidNumerics
 from precision_explorer.formats.apply import apply_format, compute_dtype, set_matmul_precision
 from precision_explorer.formats.catalog import spec_of
-from precision_explorer.hardware import DeviceFacts, nvml_process_bytes, open_sensor
+from precision_explorer.formats.certificate import certify, wanted_types
+from precision_explorer.formats.execution import judge
+from precision_explorer.hardware import (
+    DeviceFacts,
+    int8_native,
+    nvml_process_bytes,
+    open_sensor,
+)
 from precision_explorer.measure import (
     CudaPeakMemory,
     EnergyWindow,
+    NullPhases,
     OtherWork,
     PeakMemory,
     Phases,
@@ -105,12 +113,13 @@ class Session:
             request["trust_remote_code"],
         )
         loaded = time.perf_counter()
-        outcome = apply_format(
+        self.outcome = outcome = apply_format(
             self.model,
             request["format"],
             request["recipe"],
             request["execution"],
             request["reason"],
+            self._calibrate,
         )
         self._sync()
         applied = time.perf_counter()
@@ -130,6 +139,17 @@ class Session:
             },
             "threads": torch.get_num_threads(),
         }
+
+    def _calibrate(self) -> None:
+        """Run the model on the calibration texts as the task would, one at a time: what stands in
+        the padding of a batch is no text."""
+        adapter = self._adapter(self.request["calibration"])
+        with torch.inference_mode():
+            items = adapter.items()
+            for done, item in enumerate(items):
+                self.progress("calibrate", done, len(items))
+                adapter.score([item])
+        self.progress("calibrate", len(items), len(items))
 
     def _sync(self) -> None:
         if self.device != "cpu":
@@ -230,6 +250,41 @@ class Session:
         gc.collect()
         rows = [_request_row(row, request["examples"]) for row in series.rows]
         return answer | self.memory.extras(), to_arrow(rows)
+
+    def certificate(self, request: dict[str, Any]) -> tuple[dict[str, Any], bytes]:
+        """What multiplied in one request and one batch, and what the row may be called for it."""
+        adapter = self.adapter = self.adapter or self._adapter(request)
+        plan, format_id = request["batch_plan"], self.request["format"]
+        spec = spec_of(format_id)
+        recipe = self.request["recipe"]
+        wanted = recipe["compute_dtype"] if spec.arithmetic == "compute" else spec.arithmetic
+        layout = self.outcome.layout
+
+        def run() -> None:
+            adapter.request(0, NullPhases())
+            items = adapter.items()
+            lengths = [len(item.ids) for item in items]
+            batches = plan_batches(lengths, plan["max_tokens"], plan["max_items"])
+            # The shortest inputs: other sizes than the request's, in little time.
+            adapter.score([items[i] for i in batches[-1]])
+
+        certificate = certify(
+            self.model,
+            layout,
+            wanted_types(layout, self.outcome.held_in, spec.storage, wanted),
+            run,
+            "one request, and the last batch of the quality pass",
+            int8_native(self.facts)[0] or "avx2" in self.facts.cpu_flags,
+        )
+        promised, reason = self.request["execution"], self.request["reason"]
+        judgement = judge(spec, wanted, promised, reason, certificate)
+        answer = {
+            "certificate": certificate.model_dump(mode="json"),
+            "execution": judgement.execution,
+            "reason": judgement.reason,
+            "cautions": [c.model_dump() for c in judgement.cautions],
+        }
+        return answer, b""
 
     def _adapter(self, request: dict[str, Any]) -> Adapter:
         card, examples = request["card"], request["examples"]

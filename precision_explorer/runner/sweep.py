@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import platform
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from precision_explorer.errors import UsageError
 from precision_explorer.formats import Support
-from precision_explorer.formats.catalog import DEFAULT_FORMATS
+from precision_explorer.formats.catalog import CATALOG, spec_of
 from precision_explorer.hardware import (
     DeviceFacts,
     device_facts,
@@ -26,7 +26,13 @@ from precision_explorer.runner.local import Executor, Tally
 from precision_explorer.runner.manager import Event, OnEvent, prepare_environment
 from precision_explorer.runner.probe import probe
 from precision_explorer.store import RunFolder
-from precision_explorer.tasks import PreparedTask, load_card, prepare
+from precision_explorer.tasks import (
+    NoCalibration,
+    PreparedTask,
+    load_calibration,
+    load_card,
+    prepare,
+)
 from precision_explorer.workload import Workload, load_workload
 
 
@@ -66,11 +72,11 @@ def prepare_sweep(spec: SweepSpec, on_event: OnEvent) -> Prepared:
     device = resolve_device(spec.device)
     workload = load_workload(spec.workload)
     # Cards that are named are read before models, which may have to be fetched.
-    tasks = [prepare(load_card(name), spec.limit, spec.seed) for name in spec.task]
+    tasks = [_prepare_task(spec, name) for name in spec.task]
     refs = [resolve(m, spec.revision, spec.trust_remote_code) for m in spec.model]
     for ref in refs:
         check_tokenizer(ref)
-    tasks = tasks or [prepare(load_card(default_task(refs)), spec.limit, spec.seed)]
+    tasks = tasks or [_prepare_task(spec, default_task(refs))]
     facts = device_facts(device)
     threads = spec.threads or facts.cores
     versions = library_versions()
@@ -85,12 +91,27 @@ def prepare_sweep(spec: SweepSpec, on_event: OnEvent) -> Prepared:
     return Prepared(spec, refs, tasks, workload, facts, supports, environment, plan)
 
 
+def _prepare_task(spec: SweepSpec, name: str) -> PreparedTask:
+    """The task `name` with its calibration set, if there is one and a format looks at it."""
+    loaded = load_card(name)
+    task = prepare(loaded, spec.limit, spec.seed)
+    file = expand_user(spec.calibration) if spec.calibration is not None else None
+    if not any(spec_of(f).calibrates for f in spec.formats):
+        if file is not None:
+            raise UsageError("--calibration: no format of this sweep calibrates; add int8-static")
+        return task
+    try:
+        return replace(task, calibration=load_calibration(loaded, spec.seed, file))
+    except NoCalibration:
+        return task  # Its cells are skipped with that reason; the others run.
+
+
 def probe_device(device: str, on_event: OnEvent) -> tuple[DeviceFacts, dict[str, Support]]:
-    """What `device` makes of the default formats; for `precision-explorer formats`."""
+    """What `device` makes of every format known; for `precision-explorer formats`."""
     facts = device_facts(resolve_device(device))
     prepare_environment(facts.cores)
     versions = library_versions()
-    return facts, probe(facts, list(DEFAULT_FORMATS), versions, facts.cores, on_event)
+    return facts, probe(facts, list(CATALOG), versions, facts.cores, on_event)
 
 
 def make_environment(facts: DeviceFacts, threads: int, versions: dict[str, str]) -> Environment:
@@ -136,6 +157,8 @@ def sweep_document(prepared: Prepared, run: str) -> dict[str, Any]:
     spec["model"] = [ref.name for ref in prepared.refs]
     spec["task"] = [task.card.name for task in prepared.tasks]
     spec["workload"] = prepared.workload.name
+    if spec["calibration"] is not None:
+        spec["calibration"] = Path(spec["calibration"]).name
     return {
         "schema_version": 1,
         "run": run,

@@ -121,6 +121,7 @@ def _own_row(entry: Entry) -> None:
     if applied:
         row.update(
             converted_share=applied.converted_share,
+            executed_share=applied.certificate.executed_share if applied.certificate else None,
             weight_bytes=applied.weight_bytes,
             kernel=applied.kernel,
             compute_dtype=applied.compute_dtype,

@@ -1,5 +1,11 @@
 """Task cards, their data, and how answers are scored. No torch; data libraries only when needed."""
 
+from precision_explorer.tasks.calibration import (
+    Calibration,
+    NoCalibration,
+    load_calibration,
+    without_calibration,
+)
 from precision_explorer.tasks.cards import (
     KINDS,
     DataSource,
@@ -20,8 +26,10 @@ from precision_explorer.tasks.metrics import (
 
 __all__ = [
     "KINDS",
+    "Calibration",
     "DataSource",
     "LoadedCard",
+    "NoCalibration",
     "PreparedTask",
     "TaskCard",
     "bundled_cards",
@@ -29,9 +37,11 @@ __all__ = [
     "check_labels",
     "example_bytes",
     "example_words",
+    "load_calibration",
     "load_card",
     "prepare",
     "scores",
     "sufficient",
+    "without_calibration",
     "zero_one_column",
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import string
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from pydantic import (
     BaseModel,
@@ -52,6 +52,9 @@ class DataSource(_Part):
     """Either a file (`path`: jsonl, json, csv, tsv or parquet; relative to the card) or a hub data
     set (`hub` id, with `revision`, `split` (default ``test``) and `config`)."""
 
+    key: ClassVar[str] = "data"
+    default_split: ClassVar[str] = "test"
+
     path: _Text | None = None
     hub: Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?$")] | None = None
     revision: _Text | None = None
@@ -61,10 +64,20 @@ class DataSource(_Part):
     @model_validator(mode="after")
     def _one_source(self) -> DataSource:
         if (self.path is None) == (self.hub is None):
-            raise ValueError("data needs either path or hub; give one of them")
+            raise ValueError(f"{self.key} needs either path or hub; give one of them")
         if self.path is not None and (self.revision or self.split or self.config):
             raise ValueError("revision, split and config belong to a hub data set; remove them")
         return self
+
+
+class CalibrationSource(DataSource):
+    """Where the texts lie that formats with calibrated scales may look at (a hub data set's split
+    is ``train`` unless it is named), and how many examples of it are taken."""
+
+    key: ClassVar[str] = "calibration"
+    default_split: ClassVar[str] = "train"
+
+    n: Annotated[StrictInt, Field(ge=1)] = 64
 
 
 class TaskCard(_Part):
@@ -87,6 +100,8 @@ class TaskCard(_Part):
     metrics: Annotated[list[str], Field(min_length=1)]
     """The first is the quality of the tradeoff table."""
     higher_is_better: StrictBool | None = None
+    calibration: CalibrationSource | None = None
+    """Its columns are those of `data`; no text of it may stand in `data`."""
     licence: str = "not stated"
     source: str = "not stated"
 
@@ -202,8 +217,11 @@ class LoadedCard:
 
     def data_path(self) -> Path | None:
         """The absolute path of the data file; None for a hub data set."""
-        source = self.card.data.path
-        return None if source is None else self.path.parent / source
+        return self.path_of(self.card.data)
+
+    def path_of(self, source: DataSource) -> Path | None:
+        """The absolute path of the file of `source`; None for a hub data set."""
+        return None if source.path is None else self.path.parent / source.path
 
 
 def bundled_cards() -> dict[str, Path]:
@@ -237,8 +255,9 @@ def load_card(name_or_path: str) -> LoadedCard:
 
 def card_hash(card: TaskCard) -> str:
     """16 hex digits over what in the card changes results: not licence, source, direction (the
-    registry has it) or where the data lie (the data's own hash stands for them)."""
-    left_out = {"licence", "source", "data", "higher_is_better"}
+    registry has it) or where the data lie (the data's own hash stands for them). Nor calibration,
+    which most formats don't look at: the hash of its texts is in the identity of those that do."""
+    left_out = {"licence", "source", "data", "higher_is_better", "calibration"}
     if card.kind != "multiple-choice":
         left_out |= {"prompt", "choices"}
     return canonical_hash(card.model_dump(mode="json", exclude=left_out))
@@ -280,7 +299,8 @@ def _first_problem(error: ValidationError) -> str:
     problem: Any = min(problems, key=lambda p: p["type"] != "extra_forbidden")
     where = ".".join(str(part) for part in problem["loc"])
     if problem["type"] == "extra_forbidden":
-        model = DataSource if len(problem["loc"]) > 1 else TaskCard
+        parts = {"data": DataSource, "calibration": CalibrationSource}
+        model = parts.get(str(problem["loc"][0]), TaskCard) if len(problem["loc"]) > 1 else TaskCard
         return unknown_name("key", str(problem["loc"][-1]), model.model_fields)
     if problem["type"] == "missing":
         return f"'{where}' is missing; add it"

@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from precision_explorer.errors import TaskError
 from precision_explorer.records import TaskIdentity, canonical_hash
@@ -20,6 +20,9 @@ from precision_explorer.tasks.cards import (
 )
 from precision_explorer.tasks.sources import RawData, read_source
 
+if TYPE_CHECKING:
+    from precision_explorer.tasks.calibration import Calibration
+
 Example = dict[str, Any]
 _SHOWN = 8
 
@@ -31,11 +34,14 @@ class PreparedTask:
     - text-classification: ``text``, ``label`` (a model's label id as int or text, or its name);
     - multiple-choice: ``prompt``, ``choices`` (list of text), ``label`` (index into them);
     - language-modeling: ``text``.
+
+    `calibration` is None where it was not asked for, or where the card names none.
     """
 
     card: TaskCard
     identity: TaskIdentity
     examples: list[Example]
+    calibration: Calibration | None = None
 
 
 def prepare(loaded: LoadedCard, limit: int | None, seed: int) -> PreparedTask:
@@ -52,7 +58,7 @@ def prepare(loaded: LoadedCard, limit: int | None, seed: int) -> PreparedTask:
     raw = read_source(loaded)
     if not raw.rows:
         raise TaskError(f"{raw.name} holds no examples; put at least one in it")
-    examples = _examples(loaded.card, raw)
+    examples = make_examples(loaded.card, raw)
     order = np.random.default_rng(seed).permutation(len(examples))[:limit]
     taken = [examples[i] for i in order]
     card = loaded.card
@@ -107,7 +113,8 @@ def _label_id(label: str, id2label: dict[int, str]) -> int | None:
     return matches[0] if matches else None
 
 
-def _examples(card: TaskCard, raw: RawData) -> list[Example]:
+def make_examples(card: TaskCard, raw: RawData) -> list[Example]:
+    """Every row of `raw` as an example (see `PreparedTask`); TaskError names the first bad one."""
     make = {
         "text-classification": _classification,
         "multiple-choice": _multiple_choice,

@@ -32,7 +32,6 @@ _READERS: dict[str, tuple[str, dict[str, Any]]] = {
     ".tsv": ("csv", {"keep_default_na": False, "sep": "\t"}),
     ".parquet": ("parquet", {}),
 }
-_DEFAULT_SPLIT = "test"
 _HUB_TIMEOUT_S = 10.0
 
 
@@ -45,19 +44,21 @@ class RawData:
     data_hash: str
 
 
-def read_source(loaded: LoadedCard) -> RawData:
-    """All rows of the card's data, from the cache or the source; TaskError if it can't be read."""
+def read_source(loaded: LoadedCard, source: DataSource | None = None) -> RawData:
+    """All rows of `source` (None: of the card's data), from the cache or from where it lies;
+    TaskError if it can't be read."""
     columns = loaded.card.used_columns()
-    path = loaded.data_path()
+    source = source or loaded.card.data
+    path = loaded.path_of(source)
     if path is not None:
-        return _read_file(path, columns)
-    return _read_hub(loaded.card.data, columns)
+        return _read_file(path, columns, source.key)
+    return _read_hub(source, columns)
 
 
-def _read_file(path: Path, columns: list[str]) -> RawData:
+def _read_file(path: Path, columns: list[str], key_in_card: str) -> RawData:
     if path.suffix.lower() not in _READERS:
         raise TaskError(f"can't read {path}; give the data as {', '.join(_READERS)}")
-    digest = _file_digest(path)
+    digest = _file_digest(path, key_in_card)
     key = cache.cache_key("file", path.suffix.lower(), digest, columns)
     rows = cache.read_rows(key, columns)
     if rows is None:
@@ -74,7 +75,7 @@ def _read_file(path: Path, columns: list[str]) -> RawData:
     return RawData(str(path), rows, digest[:16])
 
 
-def _file_digest(path: Path) -> str:
+def _file_digest(path: Path, key_in_card: str) -> str:
     digest, size = hashlib.sha256(), 0
     try:
         with path.open("rb") as file:
@@ -82,7 +83,9 @@ def _file_digest(path: Path) -> str:
                 digest.update(block)
                 size += len(block)
     except FileNotFoundError as error:
-        raise TaskError(f"no data at {path}; correct data.path (relative to the card)") from error
+        raise TaskError(
+            f"no data at {path}; correct {key_in_card}.path (relative to the card)"
+        ) from error
     except OSError as error:
         raise TaskError(f"can't read {path} ({error.strerror}); check the file") from error
     if size == 0:
@@ -91,7 +94,7 @@ def _file_digest(path: Path) -> str:
 
 
 def _read_hub(source: DataSource, columns: list[str]) -> RawData:
-    name, split = str(source.hub), source.split or _DEFAULT_SPLIT
+    name, split = str(source.hub), source.split or source.default_split
     commit = _resolve_commit(name, source.revision)
     key = cache.cache_key("hub", name, source.config, commit, split, columns)
     rows = cache.read_rows(key, columns)

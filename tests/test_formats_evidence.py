@@ -1,0 +1,163 @@
+"""What libraries print of their products, and what the names of CUDA kernels tell: read as they
+stand, and never guessed."""
+
+import pytest
+
+from precision_explorer.formats.evidence import (
+    NATIVE,
+    SOFTWARE,
+    UNKNOWN,
+    cuda_product,
+    mkl_product,
+    onednn_product,
+    products_of,
+)
+
+
+def line(kind="matmul", implementation="brg_matmul:avx512_core", memory="", attributes="", **more):
+    problem = more.get("problem", "128x576:576x1536")
+    fields = [kind, implementation, "undef", memory, attributes, "", problem, "0.5"]
+    return "onednn_verbose,v1,primitive,exec,cpu," + ",".join(fields)
+
+
+def memory(src, wei):
+    return f"src:{src}::blocked:ab::f0 wei:{wei}::blocked:ba::f0 dst:f32::blocked:ab::f0"
+
+
+@pytest.mark.parametrize(
+    ("types", "implementation", "number_type", "unit"),
+    [
+        (("f32", "f32"), "jit:avx2", "float32", NATIVE),
+        (("f32", "f32"), "ref:any", "float32", NATIVE),
+        (("bf16", "bf16"), "brg_matmul:avx512_core_bf16", "bfloat16", NATIVE),
+        (("bf16", "bf16"), "brg_matmul:avx10_1_512_amx", "bfloat16", NATIVE),
+        (("bf16", "bf16"), "brg_matmul:avx512_core", "bfloat16", SOFTWARE),
+        (("bf16", "bf16"), "brg_matmul:avx2_vnni_2", "bfloat16", SOFTWARE),
+        (("bf16", "bf16"), "ref:any", "bfloat16", SOFTWARE),
+        (("f16", "f16"), "brg_matmul:avx512_core_fp16", "float16", NATIVE),
+        (("f16", "f16"), "brg_matmul:avx512_core_bf16", "float16", SOFTWARE),
+        (("u8", "s8"), "brg_matmul:avx512_core_vnni", "int8", NATIVE),
+        (("s8", "s8"), "brg_matmul:avx2_vnni", "int8", NATIVE),
+        (("u8", "s8"), "gemm:jit:avx2", "int8", NATIVE),
+        (("u8", "s8"), "ref_int8:any", "int8", SOFTWARE),
+        (("u8", "s8"), "", "int8", UNKNOWN),
+        # Weights that are stored narrower and widened.
+        (("f32", "s8"), "brg_matmul:avx512_core", "float32", NATIVE),
+        (("bf16", "s8"), "brg_matmul:avx512_core_bf16", "bfloat16", NATIVE),
+        # Not understood: no number type that anyone has heard of, or two that do not go together.
+        (("x3", "x3"), "brg_matmul:avx512_core", UNKNOWN, UNKNOWN),
+        (("u8", "bf16"), "brg_matmul:avx512_core", UNKNOWN, UNKNOWN),
+    ],
+)
+def test_onednn_lines(types, implementation, number_type, unit):
+    product = onednn_product(line(implementation=implementation, memory=memory(*types)))
+    assert (product.number_type, product.unit) == (number_type, unit)
+    assert product.flops == 2 * 128 * 576 * 1536
+    assert implementation in product.kernel
+
+
+@pytest.mark.parametrize(
+    ("attributes", "number_type"),
+    [
+        ("attr-fpmath:bf16", "bfloat16"),
+        ("attr-fpmath:tf32", "tf32"),
+        ("attr-fpmath:strict", "float32"),
+        ("attr-fpmath:any", UNKNOWN),
+        ("attr-scratchpad:user", "float32"),
+    ],
+)
+def test_float32_that_may_be_rounded_is_not_float32(attributes, number_type):
+    """ONEDNN_DEFAULT_FPMATH_MODE lets float32 products be made in fewer bits."""
+    product = onednn_product(line(memory=memory("f32", "f32"), attributes=attributes))
+    assert product.number_type == number_type
+
+
+def test_sizes_of_onednn_problems():
+    types = memory("f32", "f32")
+    assert onednn_product(line(memory=types, problem="3x8x4:3x4x5")).flops == 2 * 3 * 8 * 4 * 5
+    inner = line(kind="inner_product", memory=types, problem="mb2ic3ih1iw4oc5")
+    assert onednn_product(inner).flops == 2 * 2 * 3 * 1 * 4 * 5
+    assert onednn_product(line(memory=types, problem="g1mb2_x")).flops is None
+
+
+def test_gemm_api_and_a_time_stamp():
+    text = (
+        "onednn_verbose,v1,1732.5,primitive,exec,cpu,gemm_api,,undef,src_s8::blocked:ab:f0 "
+        "wei_s8::blocked:ba:f0 dst_s32::blocked:ab:f0,,,4x5:5x6,0.1"
+    )
+    product = onednn_product(text)
+    assert (product.number_type, product.flops) == ("int8", 2 * 4 * 5 * 6)
+
+
+def test_other_lines_tell_of_no_product():
+    for text in (
+        "onednn_verbose,v1,info,cpu,isa:Intel AVX2",
+        line(kind="reorder"),
+        line(kind="softmax"),
+        "onednn_verbose,v1,primitive,create:cache_miss,cpu,matmul,jit:avx2,undef,,,,1x1:1x1,0.1",
+        "MKL_VERBOSE oneMKL 2024.0 Update 2 Product build",
+        "MKL_VERBOSE VSEXP(4,0x1) 1us",
+        "anything else",
+        "",
+    ):
+        assert products_of(text) == []
+
+
+@pytest.mark.parametrize(
+    ("call", "number_type", "unit", "flops"),
+    [
+        ("SGEMM(T,N,9,8,7,0x7f,0x7f,7,0x55,7,0x7f,0x55,9)", "float32", NATIVE, 2 * 9 * 8 * 7),
+        ("SGEMV(T,576,1536,0x7f,0x55,576,0x55,1,0x7f,0x55,1)", "float32", NATIVE, 2 * 576 * 1536),
+        ("GEMM_BF16BF16F32(N,N,4,5,6,0x7f)", "bfloat16", UNKNOWN, 240),
+        ("GEMM_S8U8S32(N,N,F,4,5,6,0x7f)", "int8", UNKNOWN, 240),
+        ("SGEMM_COMPUTE(T,P,4,5,6,0x7f)", "float32", NATIVE, 240),
+        ("SGEMM_BATCH(0x7f,0x7f,2,3,4)", "float32", NATIVE, None),
+        ("XGEMM(N,N,4,5,6)", UNKNOWN, UNKNOWN, 240),
+    ],
+)  # fmt: skip
+def test_mkl_lines(call, number_type, unit, flops):
+    product = mkl_product(f"MKL_VERBOSE {call} 1.28ms CNR:OFF Dyn:0 FastMM:1 TID:0  NThr:2")
+    assert (product.number_type, product.unit, product.flops) == (number_type, unit, flops)
+
+
+@pytest.mark.parametrize(
+    ("name", "number_type"),
+    [
+        ("sm80_xmma_gemm_f32f32_tf32f32_f32_tn_n_tilesize32x32x8_cublas", "tf32"),
+        ("sm80_xmma_gemm_f32f32_f32f32_f32_tn_n_tilesize32x32x8_ffma_cublas", "float32"),
+        ("sm90_xmma_gemm_bf16bf16_bf16f32_f32_tn_n_tilesize128x128x64_cublas", "bfloat16"),
+        ("sm90_xmma_gemm_f16f16_f16f32_f32_tn_n_tilesize128x128x64_cublas", "float16"),
+        ("sm90_xmma_gemm_e4m3bf16_e4m3f32_f32_tn_n_tilesize128x128x128", "float8_e4m3fn"),
+        ("sm80_xmma_gemm_i8i8_i8i32_f32_tn", "int8"),
+        ("nvjet_tst_256x128_64x4_1x2_h_bz_coopA_TNT", "bfloat16"),
+        ("nvjet_sm100_tst_64x16_64x16_2x4_2cta_h_bz_splitK_TNT", "bfloat16"),
+        ("nvjet_hsh_256x128_64x4_1x2_h_bz_coopA_TNT", "float16"),
+        ("nvjet_xyz_256x128", UNKNOWN),
+        ("ampere_sgemm_128x64_tn", "float32"),
+        ("ampere_bf16_s16816gemm_bf16_128x128_ldg8_f2f_stages_32x1_nn", "bfloat16"),
+        ("cutlass_75_tensorop_bf16_s1688gemm_bf16_256x128_nn_align1", "bfloat16"),
+        ("cutlass_80_tensorop_f16_s16816gemm_relu_f16_128x128_32x4_tn_align8", "float16"),
+        ("cutlass_80_tensorop_i16832gemm_s8_256x128_64x3_tn_align16", "int8"),
+        ("cutlass_tensorop_s1688tf32gemm_256x128_16x3_nn_align4", "tf32"),
+        ("cutlass_80_tensorop_s1688gemm_128x256_16x3_tn_align4", "tf32"),
+        ("void cutlass::device_kernel<X<cutlass::float_e4m3_t, float_e4m3_t>>", "float8_e4m3fn"),
+        # One factor of e4m3 alone is no product in e4m3.
+        ("void cutlass::device_kernel<X<cutlass::bfloat16_t, Y, cutlass::float_e4m3_t>>", UNKNOWN),
+        ("triton_tem_fused_addmm_3_gemm", UNKNOWN),
+        ("my_int8_gemm", UNKNOWN),
+    ],
+)  # fmt: skip
+def test_cuda_names(name, number_type):
+    product = cuda_product(name)
+    assert product.number_type == number_type
+    assert product.unit == (UNKNOWN if number_type == UNKNOWN else NATIVE)
+
+
+def test_kernels_that_make_no_product():
+    for name in (
+        "void at::native::vectorized_elementwise_kernel<4, float>",
+        "void cublasLt::splitKreduce_kernel<32, 16, int, float>",
+        "Memcpy DtoD (Device -> Device)",
+        "softmax_warp_forward",
+    ):
+        assert cuda_product(name) is None
