@@ -36,6 +36,10 @@ class FormatNotApplied(PrecisionExplorerError):
     """A format whose label would be untrue: nothing in the model was converted."""
 
 
+class NotCompiled(PrecisionExplorerError):
+    """A runtime whose label would be untrue: torch.compile failed, or compiled nothing."""
+
+
 class InvalidNumerics(PrecisionExplorerError):
     """The model's output holds NaN or infinity, so no score can be made of it."""
 

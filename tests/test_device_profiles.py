@@ -3,7 +3,7 @@
 import pytest
 
 from precision_explorer.errors import UsageError
-from precision_explorer.hardware import (  # fmt: skip
+from precision_explorer.hardware import (
     PROFILES,
     bf16_native,
     fp8_native,

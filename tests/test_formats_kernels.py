@@ -355,3 +355,15 @@ def test_of_equally_fast_kernels_the_most_exact_is_chosen():
 def test_a_candidate_that_failed_has_no_seconds_and_is_passed_over():
     failed = {"kernel": "failed", "ok": False, "why": "no such operator"}
     assert best_kernel([failed, candidate("a", 1.0)])["kernel"] == "a"
+
+
+@pytest.mark.parametrize("kernel", [k for k in CPU_KERNELS if k != "torchao"])
+def test_a_kernel_stays_within_one_graph_of_torch_compile(kernel):
+    """With shapes of any size; a packed weight that the tracer can't hold would break the graph."""
+    torch.manual_seed(0)
+    linear = int8_linear(torch.nn.Linear(64, 32), kernel)
+    traced = torch.compile(linear, backend="aot_eager", fullgraph=True, dynamic=True)
+    with torch.inference_mode():
+        for rows in (3, 5, 1):
+            x = torch.randn(rows, 7, 64)
+            torch.testing.assert_close(traced(x), linear(x), rtol=0, atol=1e-6)

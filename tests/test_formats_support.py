@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from precision_explorer.formats import CATALOG, DEFAULT_FORMATS, decide
+from precision_explorer.formats import AS_SHIPPED, CATALOG, DEFAULT_FORMATS, decide
 from precision_explorer.formats.support import candidates
 from precision_explorer.hardware import device_facts
 from precision_explorer.hardware.fakes import FakeGpu, FakeNvml
@@ -47,7 +47,7 @@ def execution(format_id, facts, **more):
 
 
 def test_the_ids_are_the_contracts_and_the_first_nine_are_default():
-    assert list(CATALOG) == CONTRACT
+    assert list(CATALOG) == [*CONTRACT, AS_SHIPPED]
     assert list(DEFAULT_FORMATS) == DEFAULT
     assert all(spec.id == name for name, spec in CATALOG.items())
 

@@ -388,13 +388,17 @@ def test_a_local_model_is_called_by_its_folder_s_name_however_it_was_typed(tmp_p
     assert len({ref.identity for ref in found}) == 1
 
 
-def test_a_model_that_is_quantized_already_is_refused(tmp_path):
+def test_a_model_that_comes_quantized_has_its_scheme(tmp_path):
     folder = tmp_path / "m"
     shutil.copytree(DEMO, folder)
     config = json.loads((folder / "config.json").read_text())
     config["quantization_config"] = {"quant_method": "fp8"}
     (folder / "config.json").write_text(json.dumps(config))
-    with pytest.raises(ModelError, match="quantized already"):
+    assert resolve(str(folder)).scheme.method == "fp8"
+    assert resolve("demo").scheme is None
+    config["quantization_config"] = {"quant_method": "telepathy"}
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ModelError, match="'telepathy', which transformers does not read"):
         resolve(str(folder))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -103,7 +104,7 @@ def test_what_is_named_twice_is_taken_once():
         ({"formats": []}, ["no format"]),
         ({"formats": {"fp32": 1}}, ["formats", "commas"]),
         ({"reference": "fp23"}, ["unknown format 'fp23'", "fp32"]),
-        ({"runtime": "compile"}, ["unknown runtime 'compile'", "eager"]),
+        ({"runtime": "compiled"}, ["unknown runtime 'compiled'", "did you mean compile"]),
         ({"runtime": "egaer"}, ["unknown runtime 'egaer'", "did you mean eager"]),
         ({"runtime": []}, ["no runtime"]),
         ({"executor": "ray"}, ["unknown executor 'ray'", "local"]),
@@ -293,10 +294,10 @@ READ_LATER = {
 MEASURED = {
     "model": "other", "task": "sentiment", "formats": "fp32", "device": "cpu", "batch_size": "1",
     "limit": 10, "workload": "other.yaml", "seed": 1, "revision": "v2", "trust_remote_code": True,
-    "threads": 1, "memory_limit": "1GB", "calibration": "texts.jsonl",
+    "threads": 1, "memory_limit": "1GB", "calibration": "texts.jsonl", "runtime": "compile",
 }  # fmt: skip
 # Fields with one known value in this release.
-FIXED = {"runtime", "executor"}
+FIXED = {"executor"}
 
 
 def test_every_field_is_either_measured_or_read_later():
@@ -384,8 +385,61 @@ def planned(
     return expand(**(given | changes))
 
 
+def has_compiler(monkeypatch: Any, tools: Any = None, missing: str | None = None) -> None:
+    """The plan finds these compilers, or the reason why there is none."""
+    module = importlib.import_module("precision_explorer.plan.expand")
+    monkeypatch.setattr(module, "compiler", lambda kind, versions: (tools or {}, missing))
+
+
+def test_the_compiler_s_version_is_part_of_a_compiled_cell_and_of_no_eager_one(monkeypatch):
+    def cells(version: str) -> Any:
+        has_compiler(monkeypatch, {"g++": version})
+        return [c.cell for c in planned({"formats": "fp32", "runtime": "eager,compile"}).cells]
+
+    (eager, old), (same, new) = cells("12.2.0"), cells("14.1.0")
+    assert eager == same
+    assert "g++" not in eager.libraries
+    assert (old.libraries["g++"], new.libraries["g++"]) == ("12.2.0", "14.1.0")
+    assert old.cell_id != new.cell_id
+    assert old.method_id == new.method_id == eager.method_id
+
+
+def test_without_a_compiler_only_compiled_cells_are_skipped_and_say_what_to_install(monkeypatch):
+    has_compiler(monkeypatch, missing="no g++; install one")
+    plan = planned({"formats": "fp32,tf32", "runtime": "eager,compile,compile-fixed"})
+    skips = {(c.cell.runtime, c.cell.format): c.skip for c in plan.cells}
+    assert skips == {
+        ("eager", "fp32"): None,
+        ("eager", "tf32"): "no unit for tf32",
+        ("compile", "fp32"): "no g++; install one",
+        ("compile", "tf32"): "no unit for tf32",
+        ("compile-fixed", "fp32"): "no g++; install one",
+        ("compile-fixed", "tf32"): "no unit for tf32",
+    }
+
+
+def test_the_kernel_of_a_format_may_be_another_under_another_runtime(monkeypatch):
+    has_compiler(monkeypatch)
+    recipe = {"kernel": "torchao", "library": "torchao", "compute_dtype": "float32"}
+    compiled = {"compile": {"int8-dynamic": Support("int8-dynamic", "native", "faster", recipe)}}
+    options = {"formats": "fp32,int8-dynamic", "runtime": "eager,compile,compile-fixed"}
+    plan = planned(options, compiled=compiled)
+    kernels = {(c.cell.runtime, c.cell.format): c.cell.recipe["kernel"] for c in plan.cells}
+    assert kernels == {
+        ("eager", "fp32"): "torch",
+        ("eager", "int8-dynamic"): "torch",
+        ("compile", "fp32"): "torch",
+        ("compile", "int8-dynamic"): "torchao",
+        ("compile-fixed", "fp32"): "torch",
+        ("compile-fixed", "int8-dynamic"): "torch",
+    }
+    chosen = next(c for c in plan.cells if c.cell.recipe["kernel"] == "torchao")
+    assert chosen.cell.libraries.get("torchao") == VERSIONS.get("torchao")
+    assert chosen.support.reason == "faster"
+
+
 def test_models_tasks_runtimes_and_formats_multiply_with_the_reference_first(monkeypatch):
-    monkeypatch.setattr("precision_explorer.plan.spec.RUNTIMES", ("eager", "compile"))
+    has_compiler(monkeypatch)
     options = {"formats": "int8-dynamic,fp32", "runtime": "eager,compile"}
     plan = planned(options, [reference("a"), reference("b")], [task("s"), task("t")])
     combinations = [

@@ -48,6 +48,7 @@ MEASURING = {
     "formats.four_bit", "formats.kernels", "formats.microscaling", "formats.reference",
     "formats.static", "formats.verify",
     "runner.preload", "runner.session",
+    "formats.compiling", "models.compiled", "runner.compiling",
 }  # fmt: skip
 # These may import it inside functions, which are called in a worker or in a process of their own.
 INSIDE_FUNCTIONS = {"models.convert_gguf", "measure.memory", "runner.worker"}

@@ -34,7 +34,7 @@ from precision_explorer.models.reference import DEMO
 from precision_explorer.plan import PlannedCell
 from precision_explorer.plan.spec import make_spec
 from precision_explorer.records import Attempt, Caution, Environment
-from precision_explorer.runner import guard, manager, protocol, sweep
+from precision_explorer.runner import guard, local, manager, protocol, sweep
 from precision_explorer.runner import probe as probe_module
 from precision_explorer.runner.join import (
     failed_record,
@@ -49,7 +49,7 @@ from precision_explorer.runner.manager import (
     WorkerHandle,
     start_context,
 )
-from precision_explorer.runner.probe import probe
+from precision_explorer.runner.probe import probe, probe_compiled
 from precision_explorer.runner.sweep import (
     Prepared,
     default_task,
@@ -303,6 +303,82 @@ def test_execution_is_what_was_seen_not_what_the_device_promised():
     assert record.applied.reason == "seen in float32"
     assert record.applied.certificate.executed_share == 0.75
     assert messages(record) == {"partly-executed": "half"}
+
+
+COMPILED: dict[str, Any] = {
+    "compile_s": 12.5,
+    "compilation": {
+        "mode": "default",
+        "dynamic": True,
+        "graphs": 2,
+        "graph_breaks": 0,
+        "break_reasons": {},
+        "compiled_share": 1.0,
+        "recompiles": None,
+    },
+}
+
+
+def joined_compiled(recompiles: tuple[int, int] = (0, 0), **compilation: Any) -> Any:
+    made = COMPILED["compilation"] | compilation
+    answers = {
+        "load": LOAD,
+        "compile": COMPILED | {"compilation": made},
+        "quality": QUALITY | {"recompiles": recompiles[0]},
+        "block-0": BLOCK | {"recompiles": recompiles[1]},
+        "certificate": CERTIFICATE,
+    }
+    return ok_record(planned_cell(), answers, ENVIRONMENT, STARTED, [], False)
+
+
+def test_compile_time_stands_apart_from_the_rest_of_loading_and_from_the_first_request():
+    measured = joined_compiled().measurements
+    assert measured.load.compile_s == 12.5
+    assert measured.load.model_dump(exclude={"compile_s"}) == LOAD["load"]
+    assert measured.latency.cold_first_s == BLOCK["latency"]["cold_first_s"]
+    assert measured.compilation.graphs == 2
+    assert measured.compilation.recompiles == 0
+    assert joined_compiled().cautions == []
+    eager = joined().measurements
+    assert (eager.load.compile_s, eager.compilation) == (None, None)
+
+
+def test_graph_breaks_are_a_caution_with_the_reason_and_what_was_left():
+    reasons = {"Call to print": 3}
+    found = messages(joined_compiled(graph_breaks=3, break_reasons=reasons, compiled_share=0.25))
+    assert list(found) == ["graph-breaks"]
+    for part in ("3 places", "Call to print", "25.0 %"):
+        assert part in found["graph-breaks"]
+
+
+def test_graphs_compiled_while_scores_and_times_were_taken_are_a_caution():
+    record = joined_compiled(recompiles=(1, 2))
+    assert record.measurements.compilation.recompiles == 3
+    assert messages(record)["recompiled"].startswith("3 graphs")
+
+
+def test_a_cell_that_failed_after_compiling_keeps_what_was_compiled():
+    error = {"status": "failed", "kind": "KeyError", "message": "x", "phase": "quality"}
+    answers = {"load": LOAD, "compile": COMPILED}
+    record = failed_record(planned_cell(), error, answers, "", ENVIRONMENT, STARTED, [])
+    assert record.measurements.load.compile_s == 12.5
+    assert record.measurements.compilation.graphs == 2
+
+
+def test_tasks_share_a_loaded_model_only_where_nothing_is_compiled():
+    def cells(runtime: str) -> list[Any]:
+        return [
+            SimpleNamespace(
+                ref=SimpleNamespace(path="m"),
+                task=SimpleNamespace(card=SimpleNamespace(kind="multiple-choice")),
+                cell=SimpleNamespace(format="fp32", runtime=runtime, recipe={}),
+                cell_id=f"{runtime}-{task}",
+            )
+            for task in range(2)
+        ]
+
+    for runtime, sessions in (("eager", 1), ("compile", 2), ("compile-fixed", 2)):
+        assert len(list(local._sessions(cells(runtime)))) == sessions
 
 
 def test_earlier_attempts_are_kept():
@@ -807,6 +883,45 @@ def device(tmp_path, monkeypatch) -> Device:
 
 def cached(folder: Path) -> list[Path]:
     return [path for path in (folder / "cache").rglob("*") if path.is_file()]
+
+
+def test_kernels_are_tried_anew_under_each_runtime_that_compiles(tmp_path, device, monkeypatch):
+    tools = {"g++": "12.2.0"}
+    monkeypatch.setattr(probe_module, "compiler", lambda kind, versions: (tools, None))
+    monkeypatch.setattr(device, "answer", lambda name: {
+        "ok": True, "kernel": "torchao", "recipe": RECIPE | {"kernel": "torchao"}})  # fmt: skip
+
+    def ask(runtime: str, formats: str = "fp32,int8-dynamic") -> dict[str, Support]:
+        given = (FACTS, formats.split(","), VERSIONS, 1, nothing, runtime)
+        return probe_compiled(*given)
+
+    assert ask("eager") == ask("compile", "fp32,bf16") == {}
+    assert device.started == 0
+    found = ask("compile")
+    assert list(found) == ["int8-dynamic"]
+    assert found["int8-dynamic"].recipe["kernel"] == "torchao"
+    assert ask("compile") == found
+    assert device.started == len(cached(tmp_path)) == 1
+    ask("compile-fixed")
+    assert device.started == 2
+    tools["g++"] = "14.1.0"
+    ask("compile")
+    assert device.started == 3
+
+
+def test_without_a_compiler_no_kernel_is_tried(device, monkeypatch):
+    monkeypatch.setattr(probe_module, "compiler", lambda kind, versions: ({}, "no g++"))
+    assert probe_compiled(FACTS, ["int8-dynamic"], VERSIONS, 1, nothing, "compile") == {}
+    assert device.started == 0
+
+
+def test_a_kernel_choice_that_fails_when_compiled_skips_that_runtime_s_cell_only(
+    device, monkeypatch
+):
+    monkeypatch.setattr(probe_module, "compiler", lambda kind, versions: ({}, None))
+    found = probe_compiled(FACTS, ["int8-dynamic"], VERSIONS, 1, nothing, "compile")
+    assert not found["int8-dynamic"].supported
+    assert "no int8-dynamic here" in found["int8-dynamic"].reason
 
 
 def test_a_device_is_asked_once_and_the_answer_is_read_again(tmp_path, device):

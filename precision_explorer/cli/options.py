@@ -24,7 +24,11 @@ _OPTIONS: list[Callable[..., Any]] = [
     ),
     click.option("--reference", metavar="FORMAT", help="What others are compared to (fp32)."),
     click.option("--device", metavar="auto|cpu|cuda:0", help="Where to run (auto)."),
-    click.option("--runtime", metavar="eager", help="How the model is run (eager)."),
+    click.option(
+        "--runtime", metavar="eager,compile,...",
+        help="How the model is run (eager): eager, compile (torch.compile, inputs of any length), "
+        "compile-fixed (padded to few lengths; CUDA graphs on a GPU).",
+    ),
     click.option(
         "--batch-size", metavar="N,M,...",
         help="Offline batch sizes to try (1,8); the row shows the best, the record all.",

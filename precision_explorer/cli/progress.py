@@ -15,7 +15,9 @@ from precision_explorer.units import clock, rate, seconds
 
 
 def _label(data: dict[str, Any]) -> str:
-    return f"{data['model']} {data['task']} {data['format']}"
+    runtime = data.get("runtime", "eager")
+    how = "" if runtime == "eager" else f", {runtime}"
+    return f"{data['model']} {data['task']} {data['format']}{how}"
 
 
 class _Plain:

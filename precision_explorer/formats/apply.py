@@ -18,11 +18,11 @@ from torch import nn
 from precision_explorer.errors import FormatNotApplied
 from precision_explorer.formats import microscaling
 from precision_explorer.formats.autocast import autocast_forward
-from precision_explorer.formats.catalog import spec_of
+from precision_explorer.formats.catalog import AS_SHIPPED, spec_of
 from precision_explorer.formats.four_bit import group_size, int4_config, int4_fits, nf4_linear
 from precision_explorer.formats.kernels import int8_linear
 from precision_explorer.formats.static import Calibrate, observe, static_linear
-from precision_explorer.formats.verify import Layout, census, layout, left_behind
+from precision_explorer.formats.verify import Layout, census, layout, left_behind, shipped_layout
 from precision_explorer.records import AppliedFormat, Caution, LeftBehind
 from precision_explorer.units import share
 
@@ -216,6 +216,15 @@ def _nf4(model: nn.Module, plan: Layout, recipe: dict[str, Any]) -> Reasons:
     return _replace(model, plan, lambda linear: nf4_linear(linear, compute_dtype(recipe)))
 
 
+@handler(AS_SHIPPED)
+def _as_shipped(model: nn.Module, plan: Layout, recipe: dict[str, Any]) -> None:
+    """Loading was the format. One token goes through, since a library may widen its weights only
+    when they are first used (compressed-tensors does), and what is counted must be what serves."""
+    logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
+    device = next(model.parameters()).device
+    model(input_ids=torch.zeros((1, 1), dtype=torch.long, device=device))
+
+
 def _replace(
     model: nn.Module, plan: Layout, make: Callable[[nn.Linear], nn.Module | str]
 ) -> Reasons:
@@ -260,7 +269,8 @@ def apply_format(
     arithmetic only apart), since the row's name would be untrue.
     """
     spec = spec_of(format_id)
-    before = layout(model)
+    shipped = format_id == AS_SHIPPED
+    before = _shipped_layout(model, recipe) if shipped else layout(model)
     set_matmul_precision(format_id)
     with torch.no_grad():
         run = [calibrate] if spec.calibrates else []
@@ -271,12 +281,14 @@ def apply_format(
     left: list[LeftBehind] = []
     if spec.storage is not None:
         converted, left = left_behind(before, after, spec.storage, recipe["compute_dtype"], reasons)
-        if converted == 0:
+        if converted == 0 and not shipped:
             raise FormatNotApplied(
                 f"{format_id} converted none of the model's {len(before.elements)} linear layers; "
                 f"the first left behind: {_first_reason(left)}; run it without this format"
             )
         held = converted / before.linear_elements
+    if shipped and converted == 0:
+        execution = "emulated"
     applied = AppliedFormat(
         format=format_id,
         execution=execution,  # type: ignore[arg-type]
@@ -299,7 +311,20 @@ def _first_reason(left: list[LeftBehind]) -> str:
     return f"{left[0].name} ({left[0].reason})" if left else "the model has no linear layer"
 
 
+def _shipped_layout(model: nn.Module, recipe: dict[str, Any]) -> Layout:
+    return shipped_layout(model, recipe.get("ignored", ()), recipe.get("weight_bits"))
+
+
 def _cautions(before: Layout, applied: AppliedFormat) -> list[Caution]:
+    if applied.format == AS_SHIPPED and applied.converted_elements == 0:
+        return [
+            Caution(
+                id="shipped-widened",
+                message=f"the library widened all weights to {applied.compute_dtype}: quality is "
+                "that of the checkpoint's weights, speed and memory are not what a server that "
+                "computes in its scheme would show",
+            )
+        ]
     surprising = [layer for layer in applied.left_behind if layer.name not in before.heads]
     if not surprising:
         return []

@@ -13,8 +13,9 @@ class FormatSpec:
     `storage` is the dtype that a converted weight must be found in by `verify` (None: the format
     changes arithmetic only). `arithmetic` is the number type in which converted layers' products
     must be seen to be made; ``compute``: the recipe's compute type, to which stored weights are
-    widened. `packages` are imported before memory is measured. `calibrates`: scales are chosen by
-    running the model on the task's calibration set first.
+    widened; ``shipped``: the recipe's `arithmetic`. `packages` are imported before memory is
+    measured. `calibrates`: scales are chosen by running the model on the task's calibration set
+    first.
     """
 
     id: str
@@ -34,6 +35,7 @@ class FormatSpec:
 
 
 _CAST = "torch-cast"
+AS_SHIPPED = "as-shipped"
 _TORCHAO = ("torchao.quantization",)
 _MICROSCALING = (*_TORCHAO, "torchao.prototype.mx_formats")
 _BITSANDBYTES = ("bitsandbytes",)
@@ -129,6 +131,11 @@ CATALOG: dict[str, FormatSpec] = {
             "bf16-autocast", "float32", "bfloat16 matmul",
             storage=None, arithmetic="bfloat16", library="torch",
             summary="float32 weights, matmuls and the like cast to bfloat16 as they are made",
+        ),
+        FormatSpec(
+            AS_SHIPPED, "as the checkpoint says", "as the checkpoint says",
+            storage=AS_SHIPPED, arithmetic="shipped", library="transformers",
+            summary="a checkpoint that comes quantized, read by its own library",
         ),
     ]
 }  # fmt: skip

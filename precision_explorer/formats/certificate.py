@@ -29,7 +29,7 @@ from precision_explorer.formats.evidence import (
     cuda_product,
     products_of,
 )
-from precision_explorer.formats.verify import Layout, linear_layers
+from precision_explorer.formats.verify import Layout, is_held, linear_layers
 from precision_explorer.records import Certificate, Executed, OffLabel
 
 _MARK = "precision-explorer-call"
@@ -352,6 +352,6 @@ def wanted_types(
     """The number type in which each counted layer must multiply; None for a layer that is not held
     in `storage` (a `storage` of None: the format asks for arithmetic alone)."""
     return {
-        name: number_type if storage is None or held_in.get(name) == storage else None
+        name: number_type if storage is None or is_held(held_in.get(name), storage) else None
         for name in plan.elements
     }

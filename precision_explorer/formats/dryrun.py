@@ -19,8 +19,10 @@ from torch import nn
 from precision_explorer.formats import reference
 from precision_explorer.formats.apply import apply_format, set_matmul_precision
 from precision_explorer.formats.catalog import spec_of
+from precision_explorer.formats.compiling import compiled
 from precision_explorer.formats.four_bit import GROUPS
 from precision_explorer.formats.kernels import CPU_KERNELS, CUDA_KERNELS
+from precision_explorer.formats.runtimes import RUNTIMES, Runtime
 from precision_explorer.formats.static import (
     CPU_STATIC_KERNELS,
     CUDA_STATIC_KERNELS,
@@ -91,8 +93,10 @@ def _error(result: torch.Tensor, exact: torch.Tensor) -> float:
     return value if value == value else float("inf")
 
 
-def _try(format_id: str, recipe: dict[str, Any], device: str) -> dict[str, Any]:
-    """Run `format_id` on both kinds of input and all shapes; never raises."""
+def _try(
+    format_id: str, recipe: dict[str, Any], device: str, runtime: Runtime = RUNTIMES["eager"]
+) -> dict[str, Any]:
+    """Run `format_id` on both kinds of input and all shapes as `runtime` does; never raises."""
     answer: dict[str, Any] = {"kernel": recipe["kernel"], "recipe": recipe, "ok": False}
     dtype = getattr(torch, recipe["compute_dtype"])
     try:
@@ -107,6 +111,8 @@ def _try(format_id: str, recipe: dict[str, Any], device: str) -> dict[str, Any]:
                 expected = reference.product(format_id, recipe, inputs.cpu(), weight)
                 calibrate = partial(ready, inputs)
                 apply_format(ready, format_id, recipe, "unverified", "dry run", calibrate)
+                if runtime.compiles:
+                    ready = compiled(ready, runtime, torch.device(device).type)
                 with torch.inference_mode():
                     result = ready(inputs)
                     errors.append(_error(result, exact))
@@ -220,18 +226,22 @@ def best_kernel(candidates: list[dict[str, Any]]) -> dict[str, Any] | None:
     return min(fast, key=lambda c: (c["error"], typical(c)))
 
 
-def dry_run(device: str, formats: list[str]) -> dict[str, Any]:
-    """{format: answer} for `formats` on `device`; see `_try` for an answer's fields."""
+def dry_run(
+    device: str, formats: list[str], runtime: Runtime = RUNTIMES["eager"]
+) -> dict[str, Any]:
+    """{format: answer} for `formats` on `device` under `runtime`; see `_try` for an answer's
+    fields."""
     warnings.filterwarnings("ignore")
     answers: dict[str, Any] = {}
     for format_id in formats:
         if format_id in ("int8-dynamic", "int8-static"):
-            candidates = [_try(format_id, r, device) for r in _kernels(format_id, device)]
+            recipes = _kernels(format_id, device)
+            candidates = [_try(format_id, r, device, runtime) for r in recipes]
             chosen = best_kernel(candidates)
             answer = copy.deepcopy(chosen) if chosen else {"ok": False, "why": "no kernel is right"}
             answers[format_id] = answer | {"candidates": candidates}
             continue
-        answers[format_id] = _try(format_id, _default_recipe(format_id, device), device)
+        answers[format_id] = _try(format_id, _default_recipe(format_id, device), device, runtime)
     set_matmul_precision("fp32")
     halves = {"bf16": torch.bfloat16, "fp16": torch.float16, "bf16-autocast": torch.bfloat16}
     for format_id, dtype in halves.items():

@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from precision_explorer.errors import FormatNotApplied
-from precision_explorer.formats.catalog import FormatSpec
+from precision_explorer.formats.catalog import AS_SHIPPED, FormatSpec
 from precision_explorer.formats.evidence import NATIVE, UNKNOWN
 from precision_explorer.records import Caution, Certificate, OffLabel
 from precision_explorer.units import share
@@ -78,7 +78,9 @@ def _execution(spec: FormatSpec, promised: str, certificate: Certificate) -> str
     bearing = [p for p in certificate.executed if p.converted and p.number_type != UNKNOWN]
     labelled = sum(part.flops for part in bearing)
     if not labelled:
-        return "unverified"
+        # A checkpoint whose library widened all of it: no layer is left that could bear the label.
+        widened = spec.id == AS_SHIPPED and promised == "emulated"
+        return "emulated" if widened else "unverified"
     if spec.arithmetic == "compute":
         return "dequantized" if certificate.executed_flops else "unverified"
     if certificate.executed_flops >= 0.5 * labelled:

@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import os
 from functools import cache
+from itertools import count
 from typing import Any
+from weakref import WeakValueDictionary
 
 import torch
 from torch import nn
@@ -46,17 +48,46 @@ class _PackedLinear(nn.Module):
         super().__init__()
         self.in_features, self.out_features = linear.in_features, linear.out_features
         self.bias = linear.bias
+        self.number = next(_NUMBERS)
+        _LAYERS[self.number] = self
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         rows = x.reshape(-1, self.in_features).float()
         peak = rows.abs().amax(dim=-1, keepdim=True).clamp_min(_TINY)
-        y = self.product(rows / peak).mul_(peak)
+        y = self.multiplied(self.quantized(rows / peak)).mul_(peak)
         y = y.to(x.dtype).reshape(*x.shape[:-1], self.out_features)
         return y if self.bias is None else y.add_(self.bias)
 
-    def product(self, unit: torch.Tensor) -> torch.Tensor:
-        """`unit`, rows within -1 to 1, times the weight, in float32."""
+    def multiplied(self, values: torch.Tensor) -> torch.Tensor:
+        """`product`, as one operator where torch.compile is tracing."""
+        if torch.compiler.is_compiling():
+            return packed_product(values, self.number, self.out_features)
+        return self.product(values)
+
+    def quantized(self, unit: torch.Tensor) -> torch.Tensor:
+        """`unit`, rows within -1 to 1, as `product` takes it; may overwrite it."""
+        return unit
+
+    def product(self, values: torch.Tensor) -> torch.Tensor:
+        """What `quantized` gave times the weight, in float32."""
         raise NotImplementedError
+
+
+# Packed weights are objects that a graph can't hold: the compiled code names its layer by number.
+_NUMBERS = count()
+_LAYERS: WeakValueDictionary[int, _PackedLinear] = WeakValueDictionary()
+
+
+@torch.library.custom_op("precision_explorer::packed_product", mutates_args=())
+def packed_product(values: torch.Tensor, number: int, outer: int) -> torch.Tensor:
+    """(rows, in) values times the packed weight of layer `number`: (rows, `outer`) float32, in one
+    operator, around which torch.compile needs not break the graph."""
+    return _LAYERS[number].product(values)
+
+
+@packed_product.register_fake
+def _packed_product_shape(values: torch.Tensor, number: int, outer: int) -> torch.Tensor:
+    return values.new_empty((values.shape[0], outer), dtype=torch.float32)
 
 
 class FbgemmLinear(_PackedLinear):
@@ -72,10 +103,10 @@ class FbgemmLinear(_PackedLinear):
         torch.backends.quantized.engine = "fbgemm"
         self._packed: Any = torch.ops.quantized.linear_prepack(weight, None)
 
-    def product(self, unit: torch.Tensor) -> torch.Tensor:
-        """`unit` times the weight; it is quantized and the result scaled inside the operator."""
+    def product(self, values: torch.Tensor) -> torch.Tensor:
+        """Floats times the weight; quantized, and the result scaled, inside the operator."""
         return torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32(
-            unit, 1.0 / _LEVELS, _LEVELS + 1, self._packed
+            values, 1.0 / _LEVELS, _LEVELS + 1, self._packed
         )
 
     def exact(self, x: torch.Tensor) -> torch.Tensor:
@@ -134,10 +165,12 @@ class OnednnLinear(_PackedLinear):
         self.register_buffer("scale", scale)
         self.register_buffer("zero", torch.zeros(self.out_features, dtype=torch.int32))
 
-    def product(self, unit: torch.Tensor) -> torch.Tensor:
-        """`unit` times the weight."""
-        middle = _LEVELS + 1
-        values = unit.mul_(_LEVELS).round_().add_(middle).to(torch.uint8)
+    def quantized(self, unit: torch.Tensor) -> torch.Tensor:
+        """Unsigned bytes around the zero point."""
+        return unit.mul_(_LEVELS).round_().add_(_LEVELS + 1).to(torch.uint8)
+
+    def product(self, values: torch.Tensor) -> torch.Tensor:
+        """Bytes times the weight."""
         return self.integer_product(values).div_(_LEVELS)
 
     def integer_product(self, values: torch.Tensor) -> torch.Tensor:

@@ -8,9 +8,9 @@ is multiplied by (equation 4): ``s_j = max|X_j|^a / max|W_j|^(1-a)``. But for ro
 computes the same. The paper folds 1/s into the norm before the layer; here it is in the
 multiplication that quantizes the input, where it costs nothing and every layer has its own.
 
-The range of an input is the largest magnitude that the calibration texts show, as in the paper's
-static setting (O3): a percentile would clip the few large values that language models rest on. What
-exceeds it in use is clipped.
+The range of an input is the largest magnitude that the calibration texts show, as in the authors'
+code for the static setting (O3). A percentile would clip the few very large values that language
+models rest on (Sun et al. 2024, arXiv 2402.17762). What exceeds the range in use is clipped.
 """
 
 from __future__ import annotations
@@ -107,8 +107,12 @@ class FbgemmStatic(_Static, FbgemmLinear):
     """FBGEMM; the operator rounds and clips."""
 
     def steps_product(self, steps: torch.Tensor) -> torch.Tensor:
+        return self.multiplied(steps)
+
+    def product(self, values: torch.Tensor) -> torch.Tensor:
+        """Steps times the weight."""
         return torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32(
-            steps, 1.0, _ZERO_POINT, self._packed
+            values, 1.0, _ZERO_POINT, self._packed
         )
 
     def exact(self, x: torch.Tensor) -> torch.Tensor:
@@ -120,7 +124,10 @@ class OnednnStatic(_Static, OnednnLinear):
     """oneDNN."""
 
     def steps_product(self, steps: torch.Tensor) -> torch.Tensor:
-        values = steps.round_().add_(_ZERO_POINT).clamp_(0, 255).to(torch.uint8)
+        return self.multiplied(steps.round_().add_(_ZERO_POINT).clamp_(0, 255).to(torch.uint8))
+
+    def product(self, values: torch.Tensor) -> torch.Tensor:
+        """Unsigned bytes around the zero point times the weight."""
         return self.integer_product(values)
 
 

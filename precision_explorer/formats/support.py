@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Any
 
-from precision_explorer.formats.catalog import spec_of
+from precision_explorer.formats.catalog import AS_SHIPPED, spec_of
 from precision_explorer.hardware import (
     NEEDS,
     DeviceFacts,
@@ -71,7 +71,16 @@ def _unsupported_by_facts(format_id: str, facts: DeviceFacts) -> str | None:
 
 def candidates(facts: DeviceFacts, formats: list[str]) -> list[str]:
     """The formats worth a dry run: those that the facts alone do not rule out."""
-    return [f for f in formats if _unsupported_by_facts(f, facts) is None]
+    tried = (f for f in formats if f != AS_SHIPPED)
+    return [f for f in tried if _unsupported_by_facts(f, facts) is None]
+
+
+# A checkpoint that comes quantized is decided with its config at hand (`models.shipped`).
+_BY_CHECKPOINT = Support(
+    AS_SHIPPED,
+    "unverified",
+    "decided by the checkpoint's own scheme: plan --model says how it runs",
+)
 
 
 # Below, an `answer` of None is a device that was not probed: what the facts promise.
@@ -165,6 +174,8 @@ def _better(format_id: str, execution: str) -> str | None:
 def promise(format_id: str, facts: DeviceFacts) -> Support:
     """What the device of `facts` promises for `format_id`: the rules of `decide` without a dry run,
     for a device that is not at hand. No cell is ever run on a promise."""
+    if format_id == AS_SHIPPED:
+        return _BY_CHECKPOINT
     ruled_out = _unsupported_by_facts(format_id, facts)
     if ruled_out:
         return Support(format_id, "unsupported", ruled_out, remedy=_device_needed(format_id))
@@ -178,6 +189,8 @@ def decide(format_id: str, facts: DeviceFacts, answer: dict[str, Any] | None) ->
     Without an answer (not probed) whatever the facts do not rule out is ``unsupported`` with the
     reason that it was not tried: a label is never given on faith.
     """
+    if format_id == AS_SHIPPED:
+        return _BY_CHECKPOINT
     ruled_out = _unsupported_by_facts(format_id, facts)
     if ruled_out:
         return Support(format_id, "unsupported", ruled_out, remedy=_device_needed(format_id))

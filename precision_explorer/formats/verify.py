@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+import re
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 
 import torch
 from torch import nn
 
+from precision_explorer.formats.catalog import AS_SHIPPED
 from precision_explorer.records import LeftBehind
+
+# What a weight is held in where a checkpoint's library has widened it.
+_WIDE = ("float32", "bfloat16", "float16")
 
 
 def _name(dtype: torch.dtype) -> str:
@@ -34,6 +39,49 @@ def linear_layers(model: nn.Module) -> dict[str, nn.Module]:
         for name, module in model.named_modules()
         if isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"
     }
+
+
+def _width(module: nn.Module) -> tuple[int, int] | None:
+    """(outputs, inputs) of a module that multiplies by a packed weight: kernels of GPTQ and the
+    like are no `nn.Linear`, but name their sizes as it does."""
+    sizes = getattr(module, "out_features", None), getattr(module, "in_features", None)
+    return sizes if all(isinstance(size, int) for size in sizes) else None  # type: ignore[return-value]
+
+
+def _named(name: str, pattern: str) -> bool:
+    """Whether a config's `pattern` means the module: its name, a module around it or the end of its
+    name, or (compressed-tensors) a regular expression after ``re:``."""
+    if pattern.startswith("re:"):
+        return re.match(pattern[3:], name) is not None
+    return f".{pattern}." in f".{name}."
+
+
+def shipped_layout(model: nn.Module, ignored: Collection[str], bits: int | None) -> Layout:
+    """The linear layers of a model that was loaded quantized, by their logical sizes, whatever
+    their storage packs. `ignored` are the modules that its config names as left alone; `bits` those
+    of a weight, by which stacks of experts, whose modules name no sizes, are counted."""
+    embeddings = getattr(model, "get_input_embeddings", lambda: None)()
+    tied = getattr(embeddings, "weight", None)
+    layers = linear_layers(model)
+    layers |= {name: m for name, m in model.named_modules() if _width(m) and _own_tensors(m)}
+    heads = _heads(model, layers)
+    kept, elements = {}, {}
+    for name, module in layers.items():
+        weight = module._parameters.get("weight")
+        if weight is not None and weight is tied:
+            continue
+        width = _width(module)
+        elements[name] = width[0] * width[1] if width else weight.numel()  # type: ignore[union-attr]
+        if any(_named(name, pattern) for pattern in ignored):
+            kept[name] = "the checkpoint's config leaves it as it was"
+        elif name in heads:
+            kept[name] = f"{heads[name]}, left as it was as is the custom"
+    for name, module in model.named_modules():
+        for parameter, stack in _stacks(module).items():
+            packed = bits if bits and not stack.is_floating_point() else 8 * stack.element_size()
+            full = f"{name}.{parameter}" if name else parameter
+            elements[full] = stack.numel() * 8 * stack.element_size() // packed
+    return Layout((), kept, elements, tuple(h for h in heads if h in kept))
 
 
 def _stacks(module: nn.Module) -> dict[str, torch.Tensor]:
@@ -178,6 +226,12 @@ def _packed(tensor: torch.Tensor) -> _Packed | None:
     return None
 
 
+def _own_tensors(module: nn.Module) -> list[torch.Tensor]:
+    """The ordinary tensors that `module` itself stores."""
+    found = (t for t in _module_tensors(module) if t is not None)
+    return [plain for tensor in found for plain in plain_tensors(tensor)]
+
+
 def census(model: nn.Module) -> Census:
     """Count what `model` stores: parameters and persistent buffers, each piece of memory once."""
     result = Census()
@@ -208,11 +262,23 @@ def census(model: nn.Module) -> Census:
         weight = module._parameters.get("weight")
         if weight is None:
             weight = module._buffers.get("weight_int8")
+        if weight is None and _width(module):
+            # Packed under a name of its library's: the weight is the largest of what is there.
+            own = _own_tensors(module)
+            weight = max(own, key=lambda t: t.numel() * t.element_size(), default=None)
         if weight is not None and name not in result.held_in:
             packed = _packed(weight)
             largest = max(plain_tensors(weight), key=lambda t: t.numel())
             result.held_in[name] = packed.storage if packed else _name(largest.dtype)
     return result
+
+
+def is_held(found: str | None, storage: str) -> bool:
+    """Whether a weight that was found in `found` is held in a format's `storage`. A checkpoint that
+    comes quantized counts whatever is no 16- or 32-bit float type."""
+    if storage == AS_SHIPPED:
+        return found not in (*_WIDE, "nowhere", None)
+    return found == storage
 
 
 def left_behind(
@@ -222,10 +288,10 @@ def left_behind(
     `reasons` are those of the layers that the handler left on purpose."""
     converted, left = 0, []
     for name, elements in before.elements.items():
-        if after.held_in.get(name) == storage:
+        found = after.held_in.get(name, "nowhere")
+        if is_held(found, storage):
             converted += elements
             continue
-        found = after.held_in.get(name, "nowhere")
         silent = f"the library left it in {found} without saying so (compute type {compute_dtype})"
         reason = before.kept.get(name) or reasons.get(name, silent)
         left.append(LeftBehind(name=name, elements=elements, reason=reason))

@@ -26,6 +26,7 @@ from precision_explorer.hardware.sensors import (
     nvml_process_bytes,
     open_sensor,
 )
+from precision_explorer.hardware.toolchain import compiler
 
 __all__ = [
     "NEEDS",
@@ -38,6 +39,7 @@ __all__ = [
     "RaplSensor",
     "UnavailableSensor",
     "bf16_native",
+    "compiler",
     "device_facts",
     "fp8_native",
     "fp16_native",

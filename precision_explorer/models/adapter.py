@@ -29,6 +29,10 @@ class Adapter(Protocol):
     """One task on one loaded model."""
 
     generates: bool
+    max_length: int
+    """Most tokens of an input."""
+    pad: int
+    """The token to pad with."""
 
     def items(self) -> list[Item]:
         """All rows of the quality pass, in the order of the examples."""

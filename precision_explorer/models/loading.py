@@ -36,12 +36,21 @@ def prepare(path: Path, kind: str, trust_remote_code: bool) -> Any:
 
 
 def load(
-    path: Path, kind: str, dtype: torch.dtype, device: str, trust_remote_code: bool
+    path: Path,
+    kind: str,
+    dtype: torch.dtype,
+    device: str,
+    trust_remote_code: bool,
+    *,
+    shipped: bool = False,
 ) -> nn.Module:
     """The model in `dtype` and eval mode on `device`, from `path` alone: nothing is fetched.
 
-    Raises ModelError when weights are missing (transformers would fill them at random).
+    `shipped`: the checkpoint comes quantized. Its library then places the weights itself, as some
+    can't be moved once they are packed. Raises ModelError when weights are missing (transformers
+    would fill them at random).
     """
+    placed = {"device_map": {"": device}} if shipped else {}
     model, info = _auto(kind).from_pretrained(
         path,
         dtype=dtype,
@@ -49,13 +58,14 @@ def load(
         output_loading_info=True,
         local_files_only=True,
         trust_remote_code=trust_remote_code,
+        **placed,
     )
     if info["missing_keys"]:
         names = ", ".join(sorted(info["missing_keys"])[:3])
         raise ModelError(f"the model's files lack {names}; they would be random: get it complete")
     if device == "cpu":
         _leave_the_file(model)
-    return model.to(device).eval()
+    return model.eval() if shipped else model.to(device).eval()
 
 
 def _leave_the_file(model: nn.Module) -> None:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from precision_explorer.errors import ModelError, unknown_name
+from precision_explorer.models.shipped import Scheme, scheme_of
 from precision_explorer.paths import cache_dir, data_dir, expand_user
 from precision_explorer.records import Caution, ModelIdentity, canonical_hash
 
@@ -52,6 +53,21 @@ class ModelRef:
     cautions: tuple[Caution, ...]
     elements: int
     """Number of values in the safetensors files, from their headers alone."""
+    packed_bytes: int = 0
+    """Bytes of those that are in no 16- or 32-bit float type: what a quantized checkpoint packs."""
+    packed_elements: int = 0
+    scheme: Scheme | None = None
+    """How the checkpoint comes quantized; None for one that does not."""
+
+    def load_bytes(self, compute_bytes: int, widened: bool) -> int:
+        """Memory that loading takes, with `compute_bytes` for each value that is not packed.
+        `widened`: packed ones end in that type too, however many a byte held."""
+        packed = self.packed_bytes
+        if widened and self.scheme is not None:
+            packed = packed * 8 // (self.scheme.weight_bits or 8) * compute_bytes
+        elif self.scheme is None:
+            packed = self.packed_elements * compute_bytes
+        return (self.elements - self.packed_elements) * compute_bytes + packed
 
     @property
     def id2label(self) -> dict[int, str]:
@@ -71,7 +87,11 @@ class ModelRef:
             ) from error
 
 
-def _elements(path: Path) -> int:
+_WIDE = ("F64", "F32", "F16", "BF16")
+
+
+def _elements(path: Path) -> tuple[int, int, int]:
+    """(all values, packed values, bytes of the packed ones) of a safetensors file."""
     with path.open("rb") as file:
         size = int.from_bytes(file.read(8), "little")
         if size > _MAX_HEADER:
@@ -82,8 +102,13 @@ def _elements(path: Path) -> int:
     try:
         if len(header) < size:
             raise ValueError("the header is cut")
-        shapes = [v["shape"] for name, v in json.loads(header).items() if name != "__metadata__"]
-        return sum(math.prod(shape) for shape in shapes)
+        tensors = [v for name, v in json.loads(header).items() if name != "__metadata__"]
+        packed = [v for v in tensors if v["dtype"] not in _WIDE]
+        return (
+            sum(math.prod(v["shape"]) for v in tensors),
+            sum(math.prod(v["shape"]) for v in packed),
+            sum(v["data_offsets"][1] - v["data_offsets"][0] for v in packed),
+        )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ModelError(f"{path.name} is no whole safetensors file; get it again") from error
 
@@ -147,8 +172,10 @@ def _reference(
     identity = ModelIdentity(
         name=name, revision=revision, cautions=tuple(caution.id for caution in cautions)
     )
-    elements = sum(_elements(file) for file in path.glob("*.safetensors"))
-    return ModelRef(name, path, identity, config, cautions, elements)
+    counts = [_elements(file) for file in path.glob("*.safetensors")]
+    elements, packed, packed_bytes = (sum(column) for column in zip(*counts, strict=True))
+    scheme = scheme_of(name, config)
+    return ModelRef(name, path, identity, config, cautions, elements, packed_bytes, packed, scheme)
 
 
 def _config(name: str, path: Path) -> dict[str, Any]:
@@ -165,11 +192,6 @@ def _config(name: str, path: Path) -> dict[str, Any]:
         raise ModelError(f"{name}/config.json is no JSON; fetch the model again") from error
     if not isinstance(config, dict):
         raise ModelError(f"{name}/config.json holds no object; fetch the model again")
-    if config.get("quantization_config"):
-        raise ModelError(
-            f"{name} is quantized already (quantization_config in its config.json), so no other "
-            "format of it can be measured; give the model that it was made from"
-        )
     return config
 
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-from precision_explorer.formats import Support
+from precision_explorer.formats import AS_SHIPPED, Support
 from precision_explorer.formats.catalog import spec_of
-from precision_explorer.hardware import DeviceFacts, relevant_variables
+from precision_explorer.formats.runtimes import RUNTIMES
+from precision_explorer.hardware import DeviceFacts, compiler, relevant_variables
 from precision_explorer.models import ModelRef, check_head
+from precision_explorer.models.shipped import not_shipped, shipped_support
 from precision_explorer.plan.spec import SweepSpec
 from precision_explorer.records import Caution, Cell
 from precision_explorer.tasks import PreparedTask, check_labels, without_calibration
@@ -98,7 +100,7 @@ def batch_plan(kind: str) -> dict[str, Any]:
 def relevant_libraries(format_id: str, recipe: dict[str, Any], versions: dict[str, str]) -> dict:
     """The libraries whose version can change a cell's result."""
     library = recipe.get("library", spec_of(format_id).library)
-    names = _RELEVANT["torch"] + _RELEVANT.get(library, ())
+    names = _RELEVANT["torch"] + _RELEVANT.get(library, ()) + tuple(recipe.get("requires", ()))
     return {name: versions[name] for name in names if name in versions}
 
 
@@ -111,9 +113,11 @@ def expand(
     supports: dict[str, Support],
     versions: dict[str, str],
     threads: int,
+    compiled: dict[str, dict[str, Support]] | None = None,
 ) -> Plan:
     """Multiply models, tasks, runtimes and formats into cells; a cell that comes out twice (a task
-    by its name and by its path, say) is taken once.
+    by its name and by its path, say) is taken once. `compiled`: by runtime, the support of those
+    formats for which it differs from the eager one's in `supports`.
 
     Raises ModelError or TaskError where a model has no head or no labels for a task.
     """
@@ -125,12 +129,14 @@ def expand(
             if task.card.kind == "text-classification":
                 labels = check_labels(task.card, task.examples, ref.id2label)
             for runtime in spec.runtime:
-                for format_id in _reference_first(spec):
-                    support = _calibrated(supports[format_id], task)
+                tools, missing = _tools(runtime, facts, versions)
+                own = supports | (compiled or {}).get(runtime, {})
+                for format_id in formats_of(spec, ref):
+                    support = _calibrated(_support(format_id, ref, facts, own), task)
                     cell = _cell(
-                        spec, ref, task, workload, facts, support, versions, threads, runtime
+                        spec, ref, task, workload, facts, support, versions, threads, runtime, tools
                     )
-                    skip = _skip_reason(support, task)
+                    skip = _skip_reason(support, task) or missing
                     planned = PlannedCell(cell, ref, task, support, labels, skip, ref.cautions)
                     cells.setdefault(planned.cell_id, planned)
     return Plan(tuple(cells.values()))
@@ -158,8 +164,35 @@ def _skip_reason(support: Support, task: PreparedTask) -> str | None:
     return None
 
 
-def _reference_first(spec: SweepSpec) -> list[str]:
-    return [spec.reference, *(f for f in spec.formats if f != spec.reference)]
+def formats_of(spec: SweepSpec, ref: ModelRef) -> list[str]:
+    """The formats of a model, its reference first. One that comes quantized is its own reference;
+    formats that are named are skipped, with the reason, and the default ones left out."""
+    reference = reference_of(spec, ref)
+    named = () if ref.scheme and not spec.formats_named else spec.formats
+    return [reference, *(f for f in named if f != reference)]
+
+
+def reference_of(spec: SweepSpec, ref: ModelRef) -> str:
+    """What the rows of a model are compared with."""
+    return AS_SHIPPED if ref.scheme else spec.reference
+
+
+def _support(
+    format_id: str, ref: ModelRef, facts: DeviceFacts, supports: dict[str, Support]
+) -> Support:
+    refused = not_shipped(ref.scheme, format_id)
+    if refused is not None:
+        return refused
+    if ref.scheme is not None:
+        return shipped_support(ref.scheme, ref.config, facts)
+    return supports[format_id]
+
+
+def _tools(
+    runtime: str, facts: DeviceFacts, versions: dict[str, str]
+) -> tuple[dict[str, str], str | None]:
+    """({compiler: version}, None) that `runtime` uses, or why it can't be had."""
+    return compiler(facts.kind, versions) if RUNTIMES[runtime].compiles else ({}, None)
 
 
 def _cell(
@@ -172,6 +205,7 @@ def _cell(
     versions: dict[str, str],
     threads: int,
     runtime: str,
+    tools: dict[str, str],
 ) -> Cell:
     return Cell(
         model=ref.identity,
@@ -189,6 +223,6 @@ def _cell(
         rules=RULES,
         seed=spec.seed,
         trust_remote_code=spec.trust_remote_code,
-        libraries=relevant_libraries(support.format, support.recipe, versions),
+        libraries=relevant_libraries(support.format, support.recipe, versions) | tools,
         variables=relevant_variables(without=(*OWN_VARIABLES, *_SET_BY_IMPORTS)),
     )

@@ -18,11 +18,11 @@ from pydantic import (
 from precision_explorer.economics import parse_slo
 from precision_explorer.errors import PrecisionExplorerError, UsageError, unknown_name
 from precision_explorer.formats.catalog import CATALOG, DEFAULT_FORMATS
+from precision_explorer.formats.runtimes import RUNTIMES
 from precision_explorer.option_files import read_options
 from precision_explorer.records import canonical_hash
 from precision_explorer.units import parse_share, parse_size
 
-RUNTIMES = ("eager",)
 EXECUTORS = ("local",)
 # Options that a reader decides later: they change tables, not what is measured.
 READER_FIELDS = frozenset({"price_per_hour", "slo", "quality_budget", "reference"})
@@ -159,6 +159,11 @@ class SweepSpec(BaseModel):
         if self.slo is not None:
             parse_slo(self.slo)
         return self
+
+    @property
+    def formats_named(self) -> bool:
+        """Whether formats were named, rather than left to the default."""
+        return "formats" in self.model_fields_set
 
     def measuring_hash(self) -> str:
         """6 hex digits over what is measured: the same spec gives the same name of the run."""

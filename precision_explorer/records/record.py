@@ -191,8 +191,26 @@ class Energy(_Data):
     note: str | None = None
 
 
+class Compilation(_Data):
+    """What torch.compile did with the model; None in eager rows.
+
+    `graphs`, `graph_breaks` and their reasons are those of the warm-up, in which every shape is
+    compiled; `recompiles` are graphs made after it, while scores and times were taken.
+    """
+
+    mode: str
+    dynamic: bool
+    graphs: int
+    graph_breaks: int
+    break_reasons: dict[str, int] = Field(default_factory=dict)
+    compiled_share: float | None = None
+    """Operator calls of a forward pass inside compiled graphs, over all that it makes eagerly."""
+    recompiles: int | None = None
+
+
 class Load(_Data):
-    """Seconds of each step before the first request."""
+    """Seconds of each step before the first request. `compile_s`: the first calls of every shape
+    that the cell uses, in an empty compiler cache."""
 
     import_s: float
     load_s: float
@@ -204,6 +222,7 @@ class Measurements(_Data):
     """All that was measured of one cell; what was not measured is None."""
 
     load: Load | None = None
+    compilation: Compilation | None = None
     quality: Quality | None = None
     latency: Latency | None = None
     throughput: Throughput | None = None

@@ -189,6 +189,7 @@ def _detail_columns(group: Group) -> list[_Column]:
         _Column("p99.9", _plain("latency_p999_s", seconds)),
         _Column("First call", _plain("cold_first_s", seconds)),
         _Column("Load", _plain("load_s", seconds)),
+        _Column("Compile", _plain("compile_s", seconds)),
         _Column("Power", lambda g, r: _estimate(watts(r["power_w"]), r)),
         _Column("Energy source", _plain("power_source", _word), numeric=False),
         _Column("Method", _plain("method_id", _word), numeric=False),

@@ -33,12 +33,19 @@ def _peak(*values: int | None) -> int | None:
 
 
 def measurements(
-    load: dict[str, Any] | None, quality: dict[str, Any] | None, block: dict[str, Any] | None
+    load: dict[str, Any] | None,
+    quality: dict[str, Any] | None,
+    block: dict[str, Any] | None,
+    compiled: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The record's measurements from the worker's answers; what is missing stays None."""
     result: dict[str, Any] = {}
     if load:
-        result |= {"load": load["load"], "memory": dict(load["memory"])}
+        result |= {"load": dict(load["load"]), "memory": dict(load["memory"])}
+    if compiled:
+        result["load"]["compile_s"] = compiled["compile_s"]
+        again = [part.get("recompiles") or 0 for part in (quality, block) if part]
+        result["compilation"] = compiled["compilation"] | {"recompiles": sum(again)}
     if quality:
         result["quality"] = quality["quality"]
     if block:
@@ -81,6 +88,7 @@ def _cautions(
             "machine; measure again on one"
         )
         found.append(Caution(id="machine-busy", message=text))
+    found += _compile_cautions(parts.get("compilation"))
     quality = parts.get("quality") or {}
     if quality.get("cut_examples"):
         text = (
@@ -103,6 +111,26 @@ def _proved(applied: dict[str, Any], certificate: dict[str, Any]) -> AppliedForm
     return AppliedFormat.model_validate(applied | seen)
 
 
+def _compile_cautions(made: dict[str, Any] | None) -> list[Caution]:
+    found = []
+    if made and made["graph_breaks"]:
+        reason = next(iter(made["break_reasons"]))
+        text = (
+            f"torch.compile left parts of the model to Python at {made['graph_breaks']} places "
+            f"({reason}); {share(made['compiled_share'])} of a forward pass's operators ran "
+            "compiled: read the row as a mixture of compiled and eager"
+        )
+        found.append(Caution(id="graph-breaks", message=text))
+    if made and made["recompiles"]:
+        text = (
+            f"{made['recompiles']} graphs were compiled after the warm-up, so their seconds stand "
+            "in the measured times: run the sweep again with a larger min_requests, or without "
+            "the inputs of rare shapes"
+        )
+        found.append(Caution(id="recompiled", message=text))
+    return found
+
+
 def ok_record(
     planned: PlannedCell,
     answers: dict[str, dict[str, Any]],
@@ -113,7 +141,7 @@ def ok_record(
 ) -> CellRecord:
     """The record of a cell whose load, quality, block and certificate all answered."""
     load, quality, block = answers["load"], answers["quality"], answers["block-0"]
-    parts = measurements(load, quality, block)
+    parts = measurements(load, quality, block, answers.get("compile"))
     if resumed:
         # A process that did the timed part alone holds less than one that scored before it.
         parts["memory"]["serving_peak_bytes"] = None
@@ -142,7 +170,7 @@ def failed_record(
 ) -> CellRecord:
     """The record of a cell that came to grief, with whatever was measured before."""
     load = answers.get("load")
-    parts = measurements(load, answers.get("quality"), None)
+    parts = measurements(load, answers.get("quality"), None, answers.get("compile"))
     return CellRecord(
         cell_id=planned.cell_id,
         status=error["status"],

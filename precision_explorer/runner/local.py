@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -9,6 +10,7 @@ from multiprocessing.context import BaseContext
 from typing import Any
 
 from precision_explorer.formats.catalog import spec_of
+from precision_explorer.formats.runtimes import RUNTIMES
 from precision_explorer.hardware import DeviceFacts
 from precision_explorer.paths import without_paths
 from precision_explorer.plan import Plan, PlannedCell, SweepSpec
@@ -86,6 +88,7 @@ class Executor:
             "model": planned.ref.name,
             "task": planned.task.card.name,
             "format": planned.cell.format,
+            "runtime": planned.cell.runtime,
         }
         self.on_event(Event(name, labels | data))
 
@@ -102,11 +105,16 @@ class Executor:
         started, began = utc_now(), time.monotonic()
         answers: dict[str, dict[str, Any]] = {}
         worker = None
+        # Made here, since a worker that is killed could not remove it.
+        cache = tempfile.TemporaryDirectory(
+            prefix="precision-explorer-", ignore_cleanup_errors=True
+        )
         try:
             self._event("start", current)
             worker = WorkerHandle(self._context, self.on_event)
             self.tally.ready_s.append(worker.ready_s)
-            load, _ = worker.ask(self._load_request(current), began + self.spec.cell_timeout)
+            request = self._load_request(current) | {"compile_cache": cache.name}
+            load, _ = worker.ask(request, began + self.spec.cell_timeout)
             for index, planned in enumerate(cells):
                 if index:
                     current, started, began = planned, utc_now(), time.monotonic()
@@ -133,6 +141,7 @@ class Executor:
             if worker is not None:
                 worker.close()
                 self.tally.worker_s += worker.busy_s
+            cache.cleanup()
 
     def _cell(
         self,
@@ -149,6 +158,10 @@ class Executor:
         folder.write_part(cell_id, "load", answers["load"], b"")
         arrows: dict[str, bytes] = {}
         request = self._task_request(planned)
+        if RUNTIMES[planned.cell.runtime].compiles:
+            made = worker.ask(request | {"op": "compile"}, deadline)
+            folder.write_part(cell_id, "compile", *made)
+            answers["compile"] = made[0]
         if stored is None:
             stored = worker.ask(request | {"op": "quality"}, deadline)
             folder.write_part(cell_id, "quality", *stored)
@@ -205,6 +218,7 @@ class Executor:
             "path": str(planned.ref.path),
             "kind": planned.task.card.kind,
             "format": cell.format,
+            "runtime": cell.runtime,
             "recipe": cell.recipe,
             "calibration": self._calibration(planned),
             "execution": planned.support.execution,
@@ -214,7 +228,9 @@ class Executor:
             "threads": cell.threads,
             "seed": cell.seed,
             "trust_remote_code": cell.trust_remote_code,
-            "load_bytes": planned.ref.elements * _BYTES[cell.recipe["compute_dtype"]],
+            "load_bytes": planned.ref.load_bytes(
+                _BYTES[cell.recipe["compute_dtype"]], cell.recipe.get("widened", False)
+            ),
             "memory_limit": self.spec.memory_limit if self.facts.kind == "cpu" else None,
             "log": str(self.folder.log_path(planned.cell_id).resolve()),
         }
@@ -245,13 +261,15 @@ class Executor:
 
 def _sessions(cells: list[PlannedCell]) -> Iterator[list[PlannedCell]]:
     """Cells that can share a loaded model: the same model, head, format, recipe and runtime. A
-    calibrated recipe is that of one task, whose card says how its texts become tokens."""
+    calibrated recipe is that of one task, whose card says how its texts become tokens. Compiled
+    cells share none: what the first compiled would be missing in the second's seconds."""
     groups: dict[tuple[str, ...], list[PlannedCell]] = {}
     for planned in cells:
         head = "classifier" if planned.task.card.kind == "text-classification" else "causal"
         cell = planned.cell
         card = cell.task.card_hash if spec_of(cell.format).calibrates else ""
         recipe = canonical_hash(cell.recipe)
-        key = (str(planned.ref.path), head, cell.format, recipe, card, cell.runtime)
+        alone = planned.cell_id if RUNTIMES[cell.runtime].compiles else ""
+        key = (str(planned.ref.path), head, cell.format, recipe, card, cell.runtime, alone)
         groups.setdefault(key, []).append(planned)
     yield from groups.values()

@@ -13,8 +13,9 @@ from precision_explorer import __version__
 from precision_explorer.errors import UsageError
 from precision_explorer.formats import Support, decide
 from precision_explorer.formats.catalog import DEFAULT_FORMATS
+from precision_explorer.formats.runtimes import RUNTIMES
 from precision_explorer.formats.support import candidates
-from precision_explorer.hardware import DeviceFacts
+from precision_explorer.hardware import DeviceFacts, compiler
 from precision_explorer.paths import cache_dir, without_paths
 from precision_explorer.records import canonical_hash
 from precision_explorer.runner.manager import (
@@ -29,6 +30,10 @@ from precision_explorer.store.atomic import write_json
 
 # For one format, the timing of all its kernels included.
 _TIME_LIMIT_S = 120.0
+# The same with every kernel compiled first.
+_COMPILED_LIMIT_S = 900.0
+# Formats for which the fastest kernel may be another one when it is compiled.
+_CHOOSE_KERNEL = ("int8-dynamic", "int8-static")
 _CHECK = "check the installation by: python -c 'import torch, transformers'"
 
 
@@ -56,17 +61,48 @@ def probe(
     return {f: decide(f, facts, answer["formats"].get(f)) for f in formats}
 
 
+def probe_compiled(
+    facts: DeviceFacts,
+    formats: list[str],
+    versions: dict[str, str],
+    threads: int,
+    on_event: OnEvent,
+    runtime: str,
+) -> dict[str, Support]:
+    """{format: Support} under `runtime`, of those `formats` whose kernel is chosen by speed: torch,
+    torchao and our own kernels are tried compiled as the runtime compiles. Empty for the eager
+    runtime, and where there is no compiler."""
+    tools, missing = compiler(facts.kind, versions)
+    wanted = [f for f in formats if f in _CHOOSE_KERNEL]
+    if not RUNTIMES[runtime].compiles or missing is not None or not wanted:
+        return {}
+    path = _cache_path(facts, wanted, versions, threads, [runtime, tools])
+    answer = _cached(path)
+    if answer is None:
+        text = f"trying the kernels of {', '.join(wanted)} under {runtime} (once, then cached)"
+        on_event(Event("note", {"text": text}))
+        answer = _ask(facts, wanted, threads, on_event, runtime)
+        if not _any_gone(answer):
+            _store(path, answer)
+    return {f: decide(f, facts, answer["formats"].get(f)) for f in wanted}
+
+
 def _any_gone(answer: dict[str, Any]) -> bool:
     """Whether a worker died of a format: that may have been chance, so it is asked again."""
     return any(found.get("gone") for found in answer["formats"].values())
 
 
 def _cache_path(
-    facts: DeviceFacts, formats: list[str], versions: dict[str, str], threads: int
+    facts: DeviceFacts,
+    formats: list[str],
+    versions: dict[str, str],
+    threads: int,
+    runtime: list[Any] | None = None,
 ) -> Path:
     stack = {n: versions.get(n) for n in ("torch", "torchao", "bitsandbytes", "transformers")}
     key = canonical_hash(
         [__version__, facts.model_dump(mode="json"), formats, stack, threads, "dry run 3"]
+        + (runtime or [])
     )
     return cache_dir() / "probe" / f"{key}.json"
 
@@ -88,7 +124,13 @@ def _store(path: Path, answer: dict[str, Any]) -> None:
         pass  # A cache that can't be written costs the next run some seconds, nothing else.
 
 
-def _ask(facts: DeviceFacts, formats: list[str], threads: int, on_event: OnEvent) -> dict[str, Any]:
+def _ask(
+    facts: DeviceFacts,
+    formats: list[str],
+    threads: int,
+    on_event: OnEvent,
+    runtime: str = "eager",
+) -> dict[str, Any]:
     """The dry run of one format after the other. One that kills or hangs its worker is recorded so,
     and a new worker goes on with the rest."""
     answers: dict[str, Any] = {}
@@ -98,6 +140,8 @@ def _ask(facts: DeviceFacts, formats: list[str], threads: int, on_event: OnEvent
             "op": "probe",
             "device": facts.device,
             "threads": threads,
+            "runtime": runtime,
+            "compile_cache": str(Path(folder) / "compiled"),
             "log": str(Path(folder) / "probe.log"),
         }
         try:
@@ -116,7 +160,8 @@ def _ask(facts: DeviceFacts, formats: list[str], threads: int, on_event: OnEvent
         finally:
             if worker is not None:
                 worker.close()
-    if not any(answer["ok"] for answer in answers.values()):
+    eager = not RUNTIMES[runtime].compiles
+    if eager and not any(answer["ok"] for answer in answers.values()):
         why = next(iter(answers.values()))["why"]
         raise UsageError(f"no format runs on {facts.device}: {why}; {_CHECK}")
     return {"formats": answers}
@@ -132,8 +177,9 @@ def _start(facts: DeviceFacts, on_event: OnEvent) -> WorkerHandle:
 
 def _ask_one(worker: WorkerHandle, request: dict[str, Any]) -> dict[str, Any]:
     """The worker's answer; `gone` where there was none."""
+    limit = _COMPILED_LIMIT_S if RUNTIMES[request["runtime"]].compiles else _TIME_LIMIT_S
     try:
-        return worker.ask(request, time.monotonic() + _TIME_LIMIT_S)[0]
+        return worker.ask(request, time.monotonic() + limit)[0]
     except (WorkerError, WorkerGone) as error:
         why = without_paths(f"{error}".partition("; see")[0])
         (format_id,) = request["formats"]

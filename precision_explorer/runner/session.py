@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import importlib
 import os
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +16,11 @@ import torch
 
 from precision_explorer.errors import DoesNotFit, InvalidNumerics
 from precision_explorer.formats.apply import apply_format, compute_dtype, set_matmul_precision
-from precision_explorer.formats.catalog import spec_of
+from precision_explorer.formats.catalog import AS_SHIPPED, FormatSpec, spec_of
 from precision_explorer.formats.certificate import certify, wanted_types
+from precision_explorer.formats.compiling import configure, graphs, load_compiler
 from precision_explorer.formats.execution import judge
+from precision_explorer.formats.runtimes import RUNTIMES
 from precision_explorer.hardware import (
     DeviceFacts,
     int8_native,
@@ -36,15 +40,22 @@ from precision_explorer.measure import (
 )
 from precision_explorer.models.adapter import Adapter, Item, plan_batches
 from precision_explorer.models.causal_lm import LanguageModeling, MultipleChoice
+from precision_explorer.models.compiled import CompiledModel
 from precision_explorer.models.loading import load, prepare
 from precision_explorer.models.text_classifier import TextClassifier
-from precision_explorer.records import canonical_hash
+from precision_explorer.records import Caution, canonical_hash
 from precision_explorer.records.record import Load, Quality
+from precision_explorer.runner.compiling import calls, compilation, warm_up
 from precision_explorer.runner.guard import limit_memory
 from precision_explorer.tasks import scores
 from precision_explorer.units import bytes_
 from precision_explorer.workload import Workload
 
+_EXECUTION_OF_EAGER = Caution(
+    id="execution-of-eager",
+    message="execution and executed_share are those of the same layers run eagerly: compiled code "
+    "has no layers to watch, so what it multiplies in was not seen",
+)
 Progress = Callable[[str, int, int], None]
 
 
@@ -60,10 +71,15 @@ class Session:
         if self.device != "cpu":
             torch.cuda.set_device(self.device)
         start = time.perf_counter()
-        for package in spec_of(request["format"]).packages:
+        recipe = request["recipe"]
+        for package in (*spec_of(request["format"]).packages, *recipe.get("packages", ())):
             importlib.import_module(package)
         if request["recipe"]["library"] == "torchao":
             importlib.import_module("torchao.quantization")
+        self.runtime = RUNTIMES[request.get("runtime", "eager")]
+        if self.runtime.compiles:
+            configure(request["compile_cache"], self.facts.kind)
+            load_compiler()
         self.tokenizer = prepare(
             Path(request["path"]), request["kind"], request["trust_remote_code"]
         )
@@ -75,6 +91,7 @@ class Session:
         self.memory.begin()
         self._check_fit()
         self.load_answer = self._load(import_s)
+        self.compiled: CompiledModel | None = None
         self.adapter: Adapter | None = None
 
     def _memory(self) -> PeakMemory | CudaPeakMemory:
@@ -111,6 +128,7 @@ class Session:
             compute_dtype(request["recipe"]),
             self.device,
             request["trust_remote_code"],
+            shipped=request["format"] == AS_SHIPPED,
         )
         loaded = time.perf_counter()
         self.outcome = outcome = apply_format(
@@ -157,16 +175,40 @@ class Session:
 
     # -- requests ----------------------------------------------------------------------------
 
+    def compile(self, request: dict[str, Any]) -> tuple[dict[str, Any], bytes]:
+        """Compile the model for every shape of the task, before anything is scored or timed."""
+        adapter = self.adapter = self._adapter(request)
+        workload, count = request["workload"], len(request["examples"])
+        model = self.compiled = CompiledModel(
+            self.model,
+            self.runtime,
+            self.device,
+            pad=adapter.pad,
+            longest=adapter.max_length,
+            new_tokens=workload["output_tokens"] if adapter.generates else 0,
+        )
+        items = adapter.items()
+        batches = self._batches(request, items)
+        with torch.inference_mode():
+            found = calls(adapter, items, batches, count, request["batch_sizes"])
+            seconds = warm_up(model, found, self._sync, self.progress)
+        made = compilation(model, self.runtime, self.facts.kind)
+        self.memory.trim()
+        return {"compile_s": seconds, "compilation": made.model_dump()}, b""
+
+    def _batches(self, request: dict[str, Any], items: list[Item]) -> list[list[int]]:
+        plan = request["batch_plan"]
+        return plan_batches([len(i.ids) for i in items], plan["max_tokens"], plan["max_items"])
+
     def quality(self, request: dict[str, Any]) -> tuple[dict[str, Any], bytes]:
         """Score every example in the frozen batch plan; rows come as Arrow."""
         self.adapter = self._adapter(request)
+        made = self._graphs()
         self.memory.begin()
         start = time.perf_counter()
         with torch.inference_mode():
             items = self.adapter.items()
-            plan = request["batch_plan"]
-            lengths = [len(item.ids) for item in items]
-            batches = plan_batches(lengths, plan["max_tokens"], plan["max_items"])
+            batches = self._batches(request, items)
             answers = self._score(items, batches)
         rows = self.adapter.rows(items, answers)
         elapsed = time.perf_counter() - start
@@ -178,12 +220,13 @@ class Session:
             scores=scores(card["kind"], card["metrics"], rows),
             seconds=elapsed,
             examples=len(rows),
-            tokens=sum(lengths),
+            tokens=sum(len(item.ids) for item in items),
             batches=len(batches),
             batch_plan_hash=canonical_hash(batches),
             cut_examples=sum(bool(row["cut"]) for row in rows),
         )
-        answer = {"quality": quality.model_dump(), "peak_bytes": peak}
+        recompiles = self._graphs(made)
+        answer = {"quality": quality.model_dump(), "peak_bytes": peak, "recompiles": recompiles}
         return answer | self.memory.extras(), to_arrow(rows)
 
     def _score(self, items: list[Item], batches: list[list[int]]) -> list[Any]:
@@ -205,6 +248,7 @@ class Session:
         rules = Workload.model_validate(request["workload"])
         count = len(request["examples"])
         sensor = open_sensor(self.facts)
+        made = self._graphs()
         self.memory.begin()
         phases = Phases()
 
@@ -246,17 +290,22 @@ class Session:
             "energy": energy.model_dump(),
             "other_work_share": other_work_share,
             "peak_bytes": peak,
+            "recompiles": self._graphs(made),
         }
         gc.collect()
         rows = [_request_row(row, request["examples"]) for row in series.rows]
         return answer | self.memory.extras(), to_arrow(rows)
 
+    def _graphs(self, before: int | None = 0) -> int | None:
+        """Graphs compiled beyond `before`; None where nothing is compiled."""
+        return graphs() - (before or 0) if self.runtime.compiles else None
+
     def certificate(self, request: dict[str, Any]) -> tuple[dict[str, Any], bytes]:
         """What multiplied in one request and one batch, and what the row may be called for it."""
         adapter = self.adapter = self.adapter or self._adapter(request)
         plan, format_id = request["batch_plan"], self.request["format"]
-        spec = spec_of(format_id)
         recipe = self.request["recipe"]
+        spec = _arithmetic_of(spec_of(format_id), recipe)
         wanted = recipe["compute_dtype"] if spec.arithmetic == "compute" else spec.arithmetic
         layout = self.outcome.layout
 
@@ -268,21 +317,29 @@ class Session:
             # The shortest inputs: other sizes than the request's, in little time.
             adapter.score([items[i] for i in batches[-1]])
 
-        certificate = certify(
-            self.model,
-            layout,
-            wanted_types(layout, self.outcome.held_in, spec.storage, wanted),
-            run,
-            "one request, and the last batch of the quality pass",
-            int8_native(self.facts)[0] or "avx2" in self.facts.cpu_flags,
-        )
-        promised, reason = self.request["execution"], self.request["reason"]
+        work = "one request, and the last batch of the quality pass"
+        cautions = []
+        with contextlib.ExitStack() as stack:
+            if self.compiled is not None:
+                # Compiled code has no layers to watch any more.
+                stack.enter_context(self.compiled.eagerly())
+                work += ", run eagerly"
+                cautions.append(_EXECUTION_OF_EAGER)
+            certificate = certify(
+                self.model,
+                layout,
+                wanted_types(layout, self.outcome.held_in, spec.storage, wanted),
+                run,
+                work,
+                int8_native(self.facts)[0] or "avx2" in self.facts.cpu_flags,
+            )
+        promised, reason = self.outcome.applied.execution, self.request["reason"]
         judgement = judge(spec, wanted, promised, reason, certificate)
         answer = {
             "certificate": certificate.model_dump(mode="json"),
             "execution": judgement.execution,
             "reason": judgement.reason,
-            "cautions": [c.model_dump() for c in judgement.cautions],
+            "cautions": [c.model_dump() for c in (*judgement.cautions, *cautions)],
         }
         return answer, b""
 
@@ -299,6 +356,15 @@ class Session:
             prompt_tokens=workload["prompt_tokens"],
             output_tokens=workload["output_tokens"],
         )
+
+
+def _arithmetic_of(spec: FormatSpec, recipe: dict[str, Any]) -> FormatSpec:
+    """`spec` with the number type of its products as this recipe has them: that of a checkpoint
+    that comes quantized is its scheme's. Where the scheme does not tell, it is taken to widen its
+    weights, which only products seen in the compute type will prove."""
+    if spec.id != AS_SHIPPED:
+        return spec
+    return replace(spec, arithmetic=recipe["arithmetic"] or "compute")
 
 
 def _request_row(row: dict[str, Any], examples: list[dict[str, Any]]) -> dict[str, Any]:

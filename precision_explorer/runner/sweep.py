@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from precision_explorer.errors import UsageError
-from precision_explorer.formats import Support
+from precision_explorer.formats import AS_SHIPPED, Support
 from precision_explorer.formats.catalog import CATALOG, spec_of
 from precision_explorer.hardware import (
     DeviceFacts,
@@ -18,13 +18,15 @@ from precision_explorer.hardware import (
     resolve_device,
 )
 from precision_explorer.models import ModelRef, check_tokenizer, has_head, resolve
+from precision_explorer.models.shipped import check_library
 from precision_explorer.paths import expand_user
 from precision_explorer.plan import Plan, SweepSpec, expand
+from precision_explorer.plan.expand import reference_of
 from precision_explorer.plan.spec import READER_FIELDS
 from precision_explorer.records import Environment
 from precision_explorer.runner.local import Executor, Tally
 from precision_explorer.runner.manager import Event, OnEvent, prepare_environment
-from precision_explorer.runner.probe import probe
+from precision_explorer.runner.probe import probe, probe_compiled
 from precision_explorer.store import RunFolder
 from precision_explorer.tasks import (
     NoCalibration,
@@ -74,10 +76,12 @@ def prepare_sweep(spec: SweepSpec, on_event: OnEvent) -> Prepared:
     # Cards that are named are read before models, which may have to be fetched.
     tasks = [_prepare_task(spec, name) for name in spec.task]
     refs = [resolve(m, spec.revision, spec.trust_remote_code) for m in spec.model]
+    facts = device_facts(device)
     for ref in refs:
         check_tokenizer(ref)
+        if ref.scheme is not None:
+            check_library(ref.name, ref.scheme, facts)
     tasks = tasks or [_prepare_task(spec, default_task(refs))]
-    facts = device_facts(device)
     threads = spec.threads or facts.cores
     versions = library_versions()
     # A first expansion with nothing known of the formats checks heads and labels before the probe,
@@ -85,8 +89,16 @@ def prepare_sweep(spec: SweepSpec, on_event: OnEvent) -> Prepared:
     blank = {f: Support(f, "unsupported", "not probed yet") for f in spec.formats}
     expand(spec, refs, tasks, workload, facts, blank, versions, threads)
     prepare_environment(threads)
-    supports = probe(facts, list(spec.formats), versions, threads, on_event)
-    plan = expand(spec, refs, tasks, workload, facts, supports, versions, threads)
+    _note_shipped(refs, on_event)
+    supports: dict[str, Support] = {}
+    compiled: dict[str, dict[str, Support]] = {}
+    if any(ref.scheme is None for ref in refs):
+        supports = probe(facts, list(spec.formats), versions, threads, on_event)
+        compiled = {
+            runtime: probe_compiled(facts, list(spec.formats), versions, threads, on_event, runtime)
+            for runtime in spec.runtime
+        }
+    plan = expand(spec, refs, tasks, workload, facts, supports, versions, threads, compiled)
     environment = make_environment(facts, threads, versions)
     return Prepared(spec, refs, tasks, workload, facts, supports, environment, plan)
 
@@ -104,6 +116,16 @@ def _prepare_task(spec: SweepSpec, name: str) -> PreparedTask:
         return replace(task, calibration=load_calibration(loaded, spec.seed, file))
     except NoCalibration:
         return task  # Its cells are skipped with that reason; the others run.
+
+
+def _note_shipped(refs: list[ModelRef], on_event: OnEvent) -> None:
+    for ref in refs:
+        if ref.scheme is not None:
+            text = (
+                f"{ref.name} comes quantized ({ref.scheme.words}): it runs as {AS_SHIPPED}, its "
+                "own reference; to see what quantizing cost, measure the original on the same task"
+            )
+            on_event(Event("note", {"text": text}))
 
 
 def probe_device(device: str, on_event: OnEvent) -> tuple[DeviceFacts, dict[str, Support]]:
@@ -159,6 +181,10 @@ def sweep_document(prepared: Prepared, run: str) -> dict[str, Any]:
     spec["workload"] = prepared.workload.name
     if spec["calibration"] is not None:
         spec["calibration"] = Path(spec["calibration"]).name
+    references = {reference_of(prepared.spec, ref) for ref in prepared.refs}
+    if len(references) == 1:
+        # Where all models come quantized; beside others, their rows have no reference.
+        spec["reference"] = references.pop()
     return {
         "schema_version": 1,
         "run": run,

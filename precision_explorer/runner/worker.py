@@ -80,7 +80,9 @@ def _probe(request: dict[str, Any]) -> dict[str, Any]:
     """Dry runs of the formats; see `formats.dryrun`."""
     import torch
 
+    from precision_explorer.formats.compiling import configure
     from precision_explorer.formats.dryrun import dry_run
+    from precision_explorer.formats.runtimes import RUNTIMES
 
     torch.set_num_threads(request["threads"])
     device = request["device"]
@@ -89,7 +91,10 @@ def _probe(request: dict[str, Any]) -> dict[str, Any]:
         return {"device_error": text}
     if device.startswith("cuda"):
         torch.cuda.set_device(device)
-    return {"formats": dry_run(device, request["formats"])}
+    runtime = RUNTIMES[request.get("runtime", "eager")]
+    if runtime.compiles:
+        configure(request["compile_cache"], device.partition(":")[0])
+    return {"formats": dry_run(device, request["formats"], runtime)}
 
 
 def _job(request: dict[str, Any], progress: Any) -> tuple[dict[str, Any], bytes]:

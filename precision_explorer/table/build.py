@@ -131,6 +131,9 @@ def _own_row(entry: Entry) -> None:
     if measured.load:
         load = measured.load
         row["load_s"] = load.import_s + load.load_s + load.apply_s
+        row["compile_s"] = load.compile_s
+    if measured.compilation:
+        row["graph_breaks"] = measured.compilation.graph_breaks
     if record.status == "ok":
         _latency(entry)
         _throughput(entry)

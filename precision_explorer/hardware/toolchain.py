@@ -1,0 +1,60 @@
+"""What torch.compile needs beside torch: a C++ compiler on a CPU, Triton on a GPU. No torch."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sysconfig
+from collections.abc import Mapping
+from pathlib import Path
+
+_LONGEST_S = 10.0
+
+
+def compiler(kind: str, versions: Mapping[str, str]) -> tuple[dict[str, str], str | None]:
+    """({tool: version}, None) of what compiles for a device of `kind`, or ({}, why there is none
+    and what to do). `versions` are the installed distributions'."""
+    if kind == "cpu":
+        return _cpp_compiler()
+    if "triton" not in versions:
+        return {}, "torch.compile needs Triton on a GPU; install it by: pip install triton"
+    # Triton compiles its launchers in C: CC, else one of these (triton/runtime/build.py).
+    names = [os.environ["CC"]] if "CC" in os.environ else ["gcc", "clang", "cc"]
+    if not any(map(shutil.which, names)):
+        return {}, (
+            f"torch.compile needs a C compiler for Triton and found no {' or '.join(names)}; "
+            "install one (apt-get install gcc), or name it by CC"
+        )
+    return {"triton": versions["triton"]}, None
+
+
+def _cpp_compiler() -> tuple[dict[str, str], str | None]:
+    """Inductor's choice: CXX, else g++ (torch/_inductor/config.py, `cpp.cxx`)."""
+    name = os.environ.get("CXX", "g++")
+    if shutil.which(name) is None:
+        return {}, (
+            f"torch.compile needs a C++ compiler on a CPU and found no {Path(name).name}; install "
+            "one (apt-get install g++), or name it by CXX"
+        )
+    # Inductor's kernels are Python modules.
+    if not (Path(sysconfig.get_paths()["include"]) / "Python.h").is_file():
+        return {}, (
+            "torch.compile needs Python's headers on a CPU and found no Python.h; install them "
+            "(apt-get install python3-dev)"
+        )
+    return {Path(name).name: _version(name)}, None
+
+
+def _version(name: str) -> str:
+    """The compiler's version as it says itself; ``unknown`` where it says none."""
+    try:
+        said = subprocess.run(
+            [name, "--version"], capture_output=True, text=True, timeout=_LONGEST_S, check=False
+        ).stdout
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+    # The last of the first line: "g++ (Debian 12.2.0-14) 12.2.0".
+    found = re.findall(r"\d+(?:\.\d+)+", said.partition("\n")[0])
+    return found[-1] if found else "unknown"
