@@ -1,11 +1,15 @@
-"""What all tests share: a cache of their own, and a workload that takes moments."""
+"""What all tests share: a cache of their own, a device whose roofs are known, and a workload that
+takes moments."""
 
 from pathlib import Path
 
 import pytest
 import yaml
 
+from precision_explorer.hardware import device_facts, library_versions
 from precision_explorer.paths import data_dir
+from precision_explorer.records import Bandwidth, Launch, MatmulRate, Roof
+from precision_explorer.runner.roof import roof_key, store
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -14,7 +18,29 @@ def own_cache(tmp_path_factory):
     cache for the whole run, so that the device is probed once."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PRECISION_EXPLORER_CACHE", str(tmp_path_factory.mktemp("cache")))
+        know_the_roofs()
         yield
+
+
+def know_the_roofs() -> None:
+    """Put roofs that nothing reaches into the cache, so that no sweep of a test measures them,
+    which takes some 20 s."""
+    facts, versions = device_facts("cpu"), library_versions()
+    types = ("float32", "bfloat16", "float16", "int8")
+    bandwidth = Bandwidth(bytes_per_s=1e12, working_set_bytes=1 << 27, how="sum")
+    for threads in range(1, facts.cores + 1):
+        store(
+            Roof(
+                key=roof_key(facts, versions, threads),
+                device_name=facts.name,
+                threads=threads,
+                matmul=[MatmulRate(type=t, kernel="torch", flops_per_s=1e15) for t in types],
+                read=bandwidth,
+                cache=None,
+                copied=bandwidth,
+                launch=Launch(operator_s=1e-9, matmul_s=1e-9),
+            )
+        )
 
 
 @pytest.fixture(scope="session")

@@ -11,9 +11,12 @@ import yaml
 from precision_explorer.cli import COMMANDS, group
 from precision_explorer.formats.catalog import CATALOG
 from precision_explorer.formats.kernels import CPU_KERNELS, CUDA_KERNELS
+from precision_explorer.formats.number_types import NUMBER_TYPES
 from precision_explorer.formats.static import CPU_STATIC_KERNELS, CUDA_STATIC_KERNELS
 from precision_explorer.plan.spec import load_spec
 from precision_explorer.records import METRICS, STATUSES
+from precision_explorer.report.numerics_files import NUMERICS_COLUMNS
+from precision_explorer.stats import SQNR_STATES
 from precision_explorer.table import COLUMNS, build
 from precision_explorer.tasks import KINDS, bundled_cards, load_card
 from precision_explorer.workload import Workload
@@ -66,6 +69,21 @@ def test_the_formats_are_documented_with_their_kernels():
 
 def test_the_columns_are_documented_in_their_order():
     assert first_column(DOCS["table.md"], "## Columns") == list(COLUMNS)
+
+
+def test_the_columns_of_numerics_are_documented_in_their_order():
+    assert first_column(DOCS["numerics.md"], "## Columns") == list(NUMERICS_COLUMNS)
+
+
+def test_number_types_and_states_are_documented():
+    assert first_column(DOCS["numerics.md"], "## Number types") == [*NUMBER_TYPES]
+    assert first_column(DOCS["numerics.md"], "state says why:") == [*SQNR_STATES]
+    text = DOCS["numerics.md"].split("## Number types", 1)[1]
+    for kind in NUMBER_TYPES.values():
+        line = next(line for line in text.splitlines() if line.startswith(f"| `{kind.name}`"))
+        shown = [float(cell.replace(",", "")) for cell in line.split("|")[2:5]]
+        exact = (kind.largest, kind.smallest_normal, kind.smallest)
+        assert shown == pytest.approx(exact, rel=5e-3), kind.name
 
 
 def test_every_status_is_documented():

@@ -21,7 +21,7 @@ RANKS = {
     "errors": 0, "units": 0,
     "records": 1, "stats": 1,
     "pareto": 2, "hardware": 2, "tasks": 2, "workload": 2, "store": 2,
-    "economics": 3, "formats": 3,
+    "economics": 3, "formats": 3, "diagnose": 3,
     "models": 4, "measure": 4, "plan": 4, "table": 4,
     "runner": 5, "report": 5,
     "cli": 6,
@@ -44,11 +44,12 @@ HEAVY = {"torch", "transformers", "torchao", "bitsandbytes", "accelerate"}
 # The measuring wing: these import torch as soon as they are imported.
 MEASURING = {
     "models.adapter", "models.causal_lm", "models.loading", "models.text_classifier",
-    "formats.apply", "formats.autocast", "formats.certificate", "formats.dryrun",
-    "formats.four_bit", "formats.kernels", "formats.microscaling", "formats.reference",
-    "formats.static", "formats.verify",
-    "runner.preload", "runner.session",
-    "formats.compiling", "models.compiled", "runner.compiling",
+    "measure.roof", "measure.timeline", "models.passes", "models.work", "runner.profiling",
+    "formats.autocast", "formats.four_bit", "formats.microscaling", "formats.reference",
+    "formats.apply", "formats.certificate", "formats.compiling", "formats.dryrun", "formats.held",
+    "formats.kernels", "formats.ranges", "formats.static", "formats.verify", "formats.watch",
+    "models.compiled", "runner.compiling",
+    "runner.numerics_job", "runner.preload", "runner.session",
 }  # fmt: skip
 # These may import it inside functions, which are called in a worker or in a process of their own.
 INSIDE_FUNCTIONS = {"models.convert_gguf", "measure.memory", "runner.worker"}

@@ -1,4 +1,4 @@
-"""The options that `sweep` and `plan` share."""
+"""The options that `sweep` and `plan` share, and those of them that `inspect` takes."""
 
 from __future__ import annotations
 
@@ -78,6 +78,35 @@ def sweep_options(function: Callable[..., Any]) -> Callable[..., Any]:
     for option in reversed(_OPTIONS):
         function = option(function)
     return function
+
+
+# Options of a sweep that mean the same to `inspect`.
+_OF_INSPECT = (
+    "--model", "--task", "--formats", "--device", "--out", "--seed", "--revision",
+    "--trust-remote-code", "--threads",
+)  # fmt: skip
+
+
+def inspect_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options of `inspect` that a sweep has too, and its own number of examples."""
+    limit = click.option(
+        "--limit", type=int, metavar="N", help="Run the first N examples of the seeded order (8)."
+    )
+    function = limit(function)
+    for option in reversed(_OPTIONS):
+        if _name_of(option) in _OF_INSPECT:
+            function = option(function)
+    return function
+
+
+def _name_of(option: Callable[..., Any]) -> str:
+    """The option's first name, which click tells only of one that decorates something."""
+
+    def blank() -> None:
+        pass
+
+    parameter: click.Parameter = option(blank).__click_params__[0]
+    return parameter.opts[0]
 
 
 def spec_from(options: dict[str, Any]) -> Any:

@@ -139,6 +139,15 @@ class IntMatmulStatic(_Static, IntMatmulLinear):
         return self.integer_product(values).float() * self.scale
 
 
+def static_weight(module: nn.Module) -> torch.Tensor | None:
+    """(out, in) float32 weight by which a layer of this module multiplies its inputs, smoothing
+    undone; None for other layers. A step of one passes the rounding of inputs unchanged."""
+    if not isinstance(module, _Static):
+        return None
+    steps = torch.eye(module.in_features, device=module.inverse.device)
+    return module.steps_product(steps).float().t() * module.inverse
+
+
 def static_linear(
     linear: nn.Linear, kernel: str, peak: torch.Tensor, alpha: float | None
 ) -> nn.Module:

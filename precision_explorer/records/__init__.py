@@ -5,6 +5,7 @@ Missing is ``None``, never 0 or NaN; units stand in the field names (SI).
 
 from precision_explorer.records.cell import Cell, ModelIdentity, TaskIdentity, canonical_hash
 from precision_explorer.records.metrics import METRICS, MetricInfo, metric_info
+from precision_explorer.records.profile import PhaseProfile, Profile, Spent, Timing, Work
 from precision_explorer.records.record import (
     SCHEMA_VERSION,
     STATUSES,
@@ -21,6 +22,7 @@ from precision_explorer.records.record import (
     OffLabel,
     read_record,
 )
+from precision_explorer.records.roof import Bandwidth, Launch, MatmulRate, Roof
 from precision_explorer.records.upgrade import NewerSchema
 
 __all__ = [
@@ -29,6 +31,7 @@ __all__ = [
     "STATUSES",
     "AppliedFormat",
     "Attempt",
+    "Bandwidth",
     "Caution",
     "Cell",
     "CellRecord",
@@ -36,13 +39,21 @@ __all__ = [
     "Environment",
     "ErrorInfo",
     "Executed",
+    "Launch",
     "LeftBehind",
+    "MatmulRate",
     "Measurements",
     "MetricInfo",
     "ModelIdentity",
     "NewerSchema",
     "OffLabel",
+    "PhaseProfile",
+    "Profile",
+    "Roof",
+    "Spent",
     "TaskIdentity",
+    "Timing",
+    "Work",
     "canonical_hash",
     "metric_info",
     "read_record",

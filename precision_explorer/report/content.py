@@ -10,6 +10,7 @@ from precision_explorer.report.findings import Finding, findings
 from precision_explorer.report.groups import Group, groups
 from precision_explorer.report.questions import Question, questions
 from precision_explorer.report.text import cleaned, listed
+from precision_explorer.report.why import WhySection, of_group
 from precision_explorer.table import Context, Table, TaskContext
 from precision_explorer.units import share
 
@@ -35,6 +36,8 @@ class Section:
     views: list[View]
     detail: View | None
     unmeasured: View | None
+    why: WhySection | None
+    """Why formats are or are not faster than the reference."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +63,7 @@ def make_content(table: Table) -> Content:
     """The content of a report of `table`."""
     table = cleaned(table)
     context = table.context
-    sections = [_section(group) for group in groups(table)]
+    sections = [_section(group, of_group(table, group)) for group in groups(table)]
     of_models = [f"{m.name}: {c}" for m in context.models for c in m.cautions]
     return Content(
         title=f"Precision tradeoffs: {_subject(table)}",
@@ -83,7 +86,7 @@ def _subject(table: Table) -> str:
     return f"{listed(models)} on {listed(tasks)}"
 
 
-def _section(group: Group) -> Section:
+def _section(group: Group, why: WhySection | None) -> Section:
     row = group.rows[0]
     n = next((r["quality_n"] for r in group.ok if r["quality_n"]), None)
     parts = [
@@ -101,6 +104,7 @@ def _section(group: Group) -> Section:
         views=main_views(group),
         detail=detail_view(group),
         unmeasured=unmeasured_view(group),
+        why=why,
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from numbers import Integral, Real
 from typing import Any
 
@@ -17,8 +17,13 @@ _FORMULA = tuple("=+-@\uff1d\uff0b\uff0d\uff20")
 
 def to_csv(table: Table) -> str:
     """Header, then one row per cell; missing is empty, floats have every digit."""
-    rows = ([_text(row[name]) for name in table.columns] for row in table.rows)
-    return "".join(map(_line, [table.columns, *rows]))
+    return csv_text(table.columns, table.rows)
+
+
+def csv_text(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> str:
+    """`columns` as the header, then one line per row."""
+    cells = ([_text(row[name]) for name in columns] for row in rows)
+    return "".join(map(_line, [columns, *cells]))
 
 
 def _line(cells: Sequence[str]) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 from precision_explorer.report.columns import View
 from precision_explorer.report.content import Content, Fact, Section, make_content
+from precision_explorer.report.why import WhySection
 from precision_explorer.table import Table
 
 _SPECIAL = re.compile(r"([\\`*|~]|\](?=[(\[:]))")
@@ -72,8 +73,15 @@ def _section(section: Section) -> list[str]:
         f"## {escape(section.title)}",
         escape(section.line),
         *_titled("### Findings", found),
-        *(block for view in views for block in (f"### {escape(view.title)}", _grid(view))),
+        *(block for view in views for block in (f"### {escape(view.title)}", grid(view))),
+        *(_why(section.why) if section.why else []),
     ]
+
+
+def _why(why: WhySection) -> list[str]:
+    tables = [block for v in why.views for block in (f"#### {escape(v.title)}", grid(v))]
+    texts = _titled("", map(escape, [*why.sentences, *why.lines]))[1:]
+    return ["### Why", *tables, *texts]
 
 
 def _unmeasured(sections: list[Section]) -> list[str]:
@@ -81,7 +89,7 @@ def _unmeasured(sections: list[Section]) -> list[str]:
     for section in sections:
         if section.unmeasured:
             title = f"### {escape(section.title)}"
-            blocks += [*([title] if len(sections) > 1 else []), _grid(section.unmeasured)]
+            blocks += [*([title] if len(sections) > 1 else []), grid(section.unmeasured)]
     return ["## Skipped and failed", *blocks] if blocks else []
 
 
@@ -91,7 +99,14 @@ def _titled(heading: str, items: Iterable[str]) -> list[str]:
     return [heading, "\n".join(lines)] if lines else []
 
 
-def _grid(view: View) -> str:
+def listing(heading: str | None, sentences: Iterable[str]) -> list[str]:
+    """`sentences`, escaped, as a list under `heading`; nothing where there are none."""
+    lines = [f"- {escape(sentence)}" for sentence in sentences]
+    return [*([heading] if heading else []), "\n".join(lines)] if lines else []
+
+
+def grid(view: View) -> str:
+    """`view` as a table."""
     rule = ["--:" if numeric else ":--" for numeric in view.numeric]
     rows = [[escape(h) for h in view.headings], rule]
     rows += [[escape(cell.text) for cell in row] for row in view.rows]

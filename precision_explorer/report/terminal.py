@@ -29,13 +29,28 @@ def print_table(table: Table, console: Console) -> None:
     _print_list("How to read", list(content.notes), console, "dim")
 
 
+def print_why(table: Table, console: Console) -> None:
+    """Print only why formats are or are not faster, group by group."""
+    for section in make_content(table).sections:
+        if section.why is None:
+            continue
+        console.print(Text(section.title, style="bold underline"))
+        console.print(Text(section.line))
+        for view in section.why.views:
+            console.print()
+            console.print(grid(view, console.width))
+        console.print()
+        for line in (*section.why.sentences, *section.why.lines):
+            console.print(Padding(Text(line), (0, 0, 0, 2)))
+
+
 def _print_section(section: Section, console: Console) -> None:
     console.print(Text(section.title, style="bold underline"))
     console.print(Text(section.line))
     unmeasured = [section.unmeasured] if section.unmeasured else []
     for view in [*_packed(section.views, console.width), *unmeasured]:
         console.print()
-        console.print(_grid(view, console.width))
+        console.print(grid(view, console.width))
     console.print()
     console.print(Text("Findings", style="bold"))
     for finding in section.findings:
@@ -90,8 +105,9 @@ def _total(view: View) -> int:
     return sum(_widths(view)) + _GAP * (len(view.headings) - 1)
 
 
-def _grid(view: View, width: int) -> Grid:
-    grid = Grid(
+def grid(view: View, width: int) -> Grid:
+    """`view` as a table, its columns not folded where `width` allows."""
+    made = Grid(
         title=Text(view.title, style="bold"),
         title_justify="left",
         box=SIMPLE_HEAD,
@@ -102,7 +118,7 @@ def _grid(view: View, width: int) -> Grid:
     )
     fits = _total(view) <= width
     for heading, numeric, wide in zip(view.headings, view.numeric, _widths(view), strict=True):
-        grid.add_column(
+        made.add_column(
             Text(heading),
             justify="right" if numeric else "left",
             vertical="top",
@@ -110,8 +126,8 @@ def _grid(view: View, width: int) -> Grid:
             width=wide if fits else None,
         )
     for row in view.rows:
-        grid.add_row(*(_text(cell) for cell in row))
-    return grid
+        made.add_row(*(_text(cell) for cell in row))
+    return made
 
 
 def _text(cell: Cell) -> Text:

@@ -25,7 +25,10 @@ from precision_explorer.runner.manager import (
 )
 
 # {job: module and function}
-JOBS: dict[str, str] = {}
+JOBS: dict[str, str] = {
+    "numerics": "precision_explorer.runner.numerics_job:run",
+    "roof": "precision_explorer.measure.roof:measure_roof",
+}
 
 
 class JobFailed(PrecisionExplorerError):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import datetime, timezone
 from typing import Any
 
+from precision_explorer.diagnose import ABOVE_ROOF, is_above_roof
 from precision_explorer.plan import PlannedCell
 from precision_explorer.records import (
     AppliedFormat,
@@ -14,6 +15,8 @@ from precision_explorer.records import (
     Environment,
     ErrorInfo,
     Measurements,
+    Profile,
+    Roof,
 )
 from precision_explorer.units import share
 
@@ -58,6 +61,27 @@ def measurements(
         for name in ("reserved_peak_bytes", "process_peak_bytes"):
             memory[name] = _peak(*(p.get(name) for p in parts))
     return result
+
+
+def profile_of(
+    answer: dict[str, Any] | None, roof: Roof | None
+) -> tuple[Profile | None, list[Caution]]:
+    """The record's profile from the worker's answer, and a caution where a phase stayed faster than
+    the roof after it was measured again."""
+    if answer is None:
+        return None, []
+    profile = Profile.model_validate(answer["profile"])
+    phases = {"prefill": profile.prefill, "decode": profile.decode}
+    above = [n for n, p in phases.items() if p and roof and is_above_roof(p, roof)]
+    if not above:
+        return profile, []
+    text = (
+        f"{' and '.join(above)} came out more than {share(ABOVE_ROOF - 1, 0)} faster than the "
+        "device's own measured limit, twice: the limit was measured too low (other work on the "
+        "machine), or part of the work is done in a cheaper way than was counted; don't rely on "
+        "its diagnosis"
+    )
+    return profile, [Caution(id="above-roof", message=text)]
 
 
 def _cautions(
@@ -138,13 +162,16 @@ def ok_record(
     started_at: str,
     attempts: list[Attempt],
     resumed: bool,
+    roof: Roof | None = None,
 ) -> CellRecord:
-    """The record of a cell whose load, quality, block and certificate all answered."""
+    """The record of a cell whose load, quality, block and certificate all answered; `answers` may
+    hold its profile, which is held against `roof`."""
     load, quality, block = answers["load"], answers["quality"], answers["block-0"]
     parts = measurements(load, quality, block, answers.get("compile"))
     if resumed:
         # A process that did the timed part alone holds less than one that scored before it.
         parts["memory"]["serving_peak_bytes"] = None
+    parts["profile"], above = profile_of(answers.get("profile"), roof)
     return CellRecord(
         cell_id=planned.cell_id,
         status="ok",
@@ -152,7 +179,7 @@ def ok_record(
         method_id=planned.cell.method_id,
         applied=_proved(load["applied"], answers["certificate"]),
         measurements=Measurements.model_validate(parts),
-        cautions=_cautions(planned, load, answers["certificate"], parts, resumed),
+        cautions=[*_cautions(planned, load, answers["certificate"], parts, resumed), *above],
         environment=environment,
         started_at=started_at,
         attempts=attempts,

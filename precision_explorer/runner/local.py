@@ -14,7 +14,7 @@ from precision_explorer.formats.runtimes import RUNTIMES
 from precision_explorer.hardware import DeviceFacts
 from precision_explorer.paths import without_paths
 from precision_explorer.plan import Plan, PlannedCell, SweepSpec
-from precision_explorer.records import Attempt, CellRecord, Environment, canonical_hash
+from precision_explorer.records import Attempt, CellRecord, Environment, Roof, canonical_hash
 from precision_explorer.runner.join import failed_record, ok_record, skipped_record, utc_now
 from precision_explorer.runner.manager import (
     Event,
@@ -53,6 +53,7 @@ class Executor:
     environment: Environment
     folder: RunFolder
     on_event: OnEvent
+    roof: Roof | None = None
     _context: BaseContext | None = None
     tally: Tally = field(default_factory=Tally)
 
@@ -121,6 +122,9 @@ class Executor:
                     self._event("start", current)
                 answers = {"load": load}
                 self._cell(worker, planned, answers, started, began + self.spec.cell_timeout)
+                if not worker.process.is_alive():
+                    # It died of a profile, which costs no cell: the others get a new worker.
+                    return cells[index + 1 :]
             return []
         except (WorkerError, WorkerGone, EOFError) as error:
             answer = getattr(error, "answer", None) or {
@@ -174,9 +178,30 @@ class Executor:
         folder.write_part(cell_id, "certificate", *certificate)
         answers["certificate"] = certificate[0]
         folder.write_samples(cell_id, arrows)
-        self._store(ok_record(planned, answers, self.environment, started, attempts, resumed))
+        profile = self._profile(worker, request, deadline)
+        if profile is not None:
+            folder.write_part(cell_id, "profile", profile, b"")
+            answers["profile"] = profile
+        record = ok_record(
+            planned, answers, self.environment, started, attempts, resumed, self.roof
+        )
+        self._store(record)
         self.tally.ran += 1
         self._event("cell", planned, status="ok", reused=False)
+
+    def _profile(
+        self, worker: WorkerHandle, request: dict[str, Any], deadline: float
+    ) -> dict[str, Any] | None:
+        """The worker's answer, or None where it gave none: what the cell is measured for is there
+        already, and is not lost for want of an explanation."""
+        roof = None if self.roof is None else self.roof.model_dump(mode="json")
+        try:
+            return worker.ask(request | {"op": "profile", "roof": roof}, deadline)[0]
+        except (WorkerError, WorkerGone) as error:
+            worker.kill()
+            text = f"no profile, so no diagnosis of this cell: {without_paths(str(error))}"
+            self.on_event(Event("note", {"text": text}))
+            return None
 
     def _attempts(self, planned: PlannedCell) -> list[Attempt]:
         """Earlier tries that were not ok, the last one included."""

@@ -1,4 +1,4 @@
-"""A loaded model and what is measured on it: load, quality, block. Runs in a worker."""
+"""A loaded model and what is measured on it: load, quality, block, profile. Runs in a worker."""
 
 from __future__ import annotations
 
@@ -43,10 +43,11 @@ from precision_explorer.models.causal_lm import LanguageModeling, MultipleChoice
 from precision_explorer.models.compiled import CompiledModel
 from precision_explorer.models.loading import load, prepare
 from precision_explorer.models.text_classifier import TextClassifier
-from precision_explorer.records import Caution, canonical_hash
+from precision_explorer.records import Caution, Roof, canonical_hash
 from precision_explorer.records.record import Load, Quality
 from precision_explorer.runner.compiling import calls, compilation, warm_up
 from precision_explorer.runner.guard import limit_memory
+from precision_explorer.runner.profiling import make_subject, profile_cell
 from precision_explorer.tasks import scores
 from precision_explorer.units import bytes_
 from precision_explorer.workload import Workload
@@ -343,19 +344,40 @@ class Session:
         }
         return answer, b""
 
+    def profile(self, request: dict[str, Any]) -> tuple[dict[str, Any], bytes]:
+        """How long passes take at declared shapes and where their time goes; see `profiling`."""
+        adapter = self.adapter = self.adapter or self._adapter(request)
+        roof = Roof.model_validate(request["roof"]) if request["roof"] else None
+        self.progress("profile", 0, 1)
+        with torch.inference_mode():
+            rules = Workload.model_validate(request["workload"])
+            subject = make_subject(
+                self.model, adapter, self.request, self.facts.pci_bus_id, rules.min_seconds
+            )
+            profile = profile_cell(subject, request["card"]["kind"], roof)
+        self.progress("profile", 1, 1)
+        return {"profile": profile.model_dump(mode="json")}, b""
+
     def _adapter(self, request: dict[str, Any]) -> Adapter:
-        card, examples = request["card"], request["examples"]
-        common = (self.model, self.tokenizer, self.device, examples, card)
-        if card["kind"] == "text-classification":
-            return TextClassifier(*common, request["label_ids"])
-        if card["kind"] == "multiple-choice":
-            return MultipleChoice(*common)
-        workload = request["workload"]
-        return LanguageModeling(
-            *common,
-            prompt_tokens=workload["prompt_tokens"],
-            output_tokens=workload["output_tokens"],
-        )
+        return make_adapter(self.model, self.tokenizer, self.device, request)
+
+
+def make_adapter(
+    model: torch.nn.Module, tokenizer: Any, device: str, request: dict[str, Any]
+) -> Adapter:
+    """The adapter of the card's kind of task for `model`."""
+    card, examples = request["card"], request["examples"]
+    common = (model, tokenizer, device, examples, card)
+    if card["kind"] == "text-classification":
+        return TextClassifier(*common, request["label_ids"])
+    if card["kind"] == "multiple-choice":
+        return MultipleChoice(*common)
+    workload = request["workload"]
+    return LanguageModeling(
+        *common,
+        prompt_tokens=workload["prompt_tokens"],
+        output_tokens=workload["output_tokens"],
+    )
 
 
 def _arithmetic_of(spec: FormatSpec, recipe: dict[str, Any]) -> FormatSpec:

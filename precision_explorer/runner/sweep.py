@@ -23,10 +23,11 @@ from precision_explorer.paths import expand_user
 from precision_explorer.plan import Plan, SweepSpec, expand
 from precision_explorer.plan.expand import reference_of
 from precision_explorer.plan.spec import READER_FIELDS
-from precision_explorer.records import Environment
+from precision_explorer.records import Environment, Roof
 from precision_explorer.runner.local import Executor, Tally
 from precision_explorer.runner.manager import Event, OnEvent, prepare_environment
 from precision_explorer.runner.probe import probe, probe_compiled
+from precision_explorer.runner.roof import device_roof, roof_key
 from precision_explorer.store import RunFolder
 from precision_explorer.tasks import (
     NoCalibration,
@@ -157,15 +158,15 @@ def run_folder(prepared: Prepared) -> RunFolder:
     spec = prepared.spec
     if spec.out:
         return RunFolder(expand_user(spec.out))
-    models = "+".join(_safe(ref.name) for ref in prepared.refs)
-    tasks = "+".join(_safe(task.card.name) for task in prepared.tasks)
+    models = "+".join(safe_name(ref.name) for ref in prepared.refs)
+    tasks = "+".join(safe_name(task.card.name) for task in prepared.tasks)
     # Cut before the hash, which keeps apart what the words no longer do.
     words = f"{models}-{tasks}"[:100].rstrip("-+")
-    name = f"{words}-{_safe(prepared.facts.device)}-{spec.measuring_hash()}"
+    name = f"{words}-{safe_name(prepared.facts.device)}-{spec.measuring_hash()}"
     return RunFolder(Path("results") / name)
 
 
-def _safe(name: str) -> str:
+def safe_name(name: str) -> str:
     """A piece of a file name from a name that may be a path or a hub id; never a path."""
     last = name.rstrip("/").split("/")[-1]
     kept = "".join(c if (c.isascii() and c.isalnum()) or c in "-_" else "-" for c in last.lower())
@@ -230,6 +231,7 @@ def run_sweep(prepared: Prepared, on_event: OnEvent) -> tuple[RunFolder, Tally]:
         document = sweep_document(prepared, folder.name)
         _note_replaced(folder.read_sweep_or_none(), document, on_event)
         folder.write_sweep(document)
+        roof = _roof(folder, prepared, on_event)
         executor = Executor(
             prepared.spec,
             prepared.plan,
@@ -237,6 +239,7 @@ def run_sweep(prepared: Prepared, on_event: OnEvent) -> tuple[RunFolder, Tally]:
             prepared.environment,
             folder,
             on_event,
+            roof,
         )
         try:
             tally = executor.run()
@@ -245,6 +248,23 @@ def run_sweep(prepared: Prepared, on_event: OnEvent) -> tuple[RunFolder, Tally]:
     finally:
         folder.close()
     return folder, tally
+
+
+def _roof(folder: RunFolder, prepared: Prepared, on_event: OnEvent) -> Roof | None:
+    """The roofs that this sweep's profiles are held against, stored in the folder. Measured before
+    the cells, and only where there is a cell to measure."""
+    environment = prepared.environment
+    key = roof_key(prepared.facts, environment.libraries, environment.threads)
+    stored = folder.read_roof()
+    if stored is not None and stored.key == key:
+        return stored
+    done = [folder.read_record(cell.cell_id) for cell in prepared.plan.to_run]
+    if all(record is not None and record.status == "ok" for record in done):
+        return None
+    roof = device_roof(prepared.facts, environment.libraries, environment.threads, on_event)
+    if roof is not None:
+        folder.write_roof(roof)
+    return roof
 
 
 def _note_replaced(

@@ -17,9 +17,11 @@ from precision_explorer.stats.paired import (
     verdict_for_share,
 )
 from precision_explorer.stats.percentiles import needed_n, order_interval, percentile, supports
+from precision_explorer.stats.sqnr import SQNR_STATES, relative_error, sqnr
 from precision_explorer.stats.steady import SteadyState, assess
 
 __all__ = [
+    "SQNR_STATES",
     "SteadyState",
     "Verdict",
     "assess",
@@ -33,7 +35,9 @@ __all__ = [
     "paired_interval",
     "paired_p_value",
     "percentile",
+    "relative_error",
     "resample_counts",
+    "sqnr",
     "supports",
     "tango",
     "verdict_for_bootstrap",

@@ -1,4 +1,4 @@
-"""`RunFolder`: sweep.json, parts, cells, samples, logs, manifest (docs/results-folder.md)."""
+"""`RunFolder`: all files of a run and their hashes (docs/results-folder.md)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from precision_explorer.errors import StoreError, UsageError
-from precision_explorer.records import CellRecord, NewerSchema, canonical_hash, read_record
+from precision_explorer.records import (
+    CellRecord,
+    NewerSchema,
+    Roof,
+    canonical_hash,
+    read_record,
+)
 from precision_explorer.store.atomic import write_bytes, write_json
 
 _FOLDERS = ("parts", "cells", "samples", "logs")
@@ -184,16 +190,28 @@ class RunFolder:
         except (OSError, ValueError):
             return None
 
+    def write_roof(self, roof: Roof) -> None:
+        """Store the device's roofs that the run's profiles are held against."""
+        write_json(self.path / "roof.json", roof.model_dump(mode="json"))
+
+    def read_roof(self) -> Roof | None:
+        """The stored roofs, or None where there are none that can be read."""
+        try:
+            return Roof.model_validate_json((self.path / "roof.json").read_bytes())
+        except (OSError, ValueError):
+            return None
+
     def write_manifest(self) -> str:
-        """Hash plan, parts, records and samples; returns the root hash (16 hex digits)."""
+        """Hash plan, roofs, parts, records and samples; returns the root hash (16 hex digits)."""
         files = {}
         for folder in ("parts", "cells", "samples"):
             for path in sorted((self.path / folder).rglob("*")):
                 if path.is_file() and path.suffix in (".json", ".arrow", ".parquet"):
                     name = path.relative_to(self.path).as_posix()
                     files[name] = hashlib.sha256(path.read_bytes()).hexdigest()
-        sweep = self.path / "sweep.json"
-        files["sweep.json"] = hashlib.sha256(sweep.read_bytes()).hexdigest()
+        for name in ("sweep.json", "roof.json"):
+            if name == "sweep.json" or (self.path / name).is_file():
+                files[name] = hashlib.sha256((self.path / name).read_bytes()).hexdigest()
         root = canonical_hash(files)
         write_json(self.path / "manifest.json", {"version": 1, "root": root, "files": files})
         return root

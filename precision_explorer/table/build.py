@@ -23,13 +23,14 @@ from precision_explorer.economics import (
     value_per_usd,
 )
 from precision_explorer.errors import StoreError, UsageError
-from precision_explorer.records import CellRecord
+from precision_explorer.records import CellRecord, Roof
 from precision_explorer.stats import assess, percentile
 from precision_explorer.store import RunFolder, read_run
 from precision_explorer.table.context import Run, make_context
 from precision_explorer.table.data import COLUMNS, Table
 from precision_explorer.table.front import in_words, mark_front
 from precision_explorer.table.quality import Quality, own_columns, paired_columns
+from precision_explorer.table.why import diagnoses
 
 _PERCENTILES = (
     ("latency_p50_s", 0.5),
@@ -54,12 +55,15 @@ class Entry:
     slo: Slo | None = None
 
 
-def build(paths: list[Path], reader: dict[str, Any] | None = None) -> Table:
+def build(
+    paths: list[Path], reader: dict[str, Any] | None = None, roof: Roof | None = None
+) -> Table:
     """The table of the runs at `paths`.
 
     `reader`: price_per_hour, slo, quality_budget, reference of the one who reads; by default what
     the first run's sweep was given, and each run's own price. UsageError for one that can't be,
-    StoreError when a path is no run or holds no record.
+    StoreError when a path is no run or holds no record. `roof`: the device's roofs for runs that
+    hold none.
     """
     entries: list[Entry] = []
     runs: list[Run] = []
@@ -82,7 +86,8 @@ def build(paths: list[Path], reader: dict[str, Any] | None = None) -> Table:
     for entry in entries:
         _own_row(entry)
     objectives = _across_rows(entries)
-    return Table([e.row for e in entries], make_context(runs, entries, objectives))
+    context = make_context(runs, entries, objectives)
+    return Table([e.row for e in entries], context, why=diagnoses(entries, roof))
 
 
 def _check(reader: dict[str, Any]) -> None:

@@ -6,6 +6,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from precision_explorer.diagnose import Why
+
 # The contract's columns, in order; columns may only be added at the end.
 CONTRACT_COLUMNS: tuple[str, ...] = (
     "model", "task", "format", "runtime", "device", "batch_size", "status", "execution",
@@ -89,6 +91,8 @@ class Table:
     rows: list[dict[str, Any]]
     context: Context
     columns: tuple[str, ...] = COLUMNS
+    why: tuple[Why, ...] = ()
+    """Why formats are or are not faster, per run and group; empty without profiles and roofs."""
 
     def to_frame(self) -> Any:
         """The rows as a pandas DataFrame with the declared columns (imports pandas)."""

@@ -1,0 +1,135 @@
+"""The diagnosis laid out: a table per phase, a sentence per format, and how the ranking by the
+device's limits fared."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from precision_explorer.diagnose import CellWhy, Ranking, Why
+from precision_explorer.diagnose.roofline import LARGEST_BATCH
+from precision_explorer.report.columns import Cell, View
+from precision_explorer.report.groups import Group
+from precision_explorer.report.text import listed
+from precision_explorer.table import Table
+from precision_explorer.units import MISSING, rate, seconds, share, significant
+
+WITHOUT = (
+    "Not known: these cells hold no profile (docs/diagnose.md). A sweep of this release with "
+    "another --out makes one."
+)
+
+
+@dataclass(frozen=True)
+class WhySection:
+    """`views`: a table per phase; `sentences`: one per format and phase; `lines`: the ranking, and
+    what is missing. Only `lines` where there is no diagnosis."""
+
+    views: tuple[View, ...]
+    sentences: tuple[str, ...]
+    lines: tuple[str, ...]
+
+
+def _times(value: float | None) -> str:
+    return MISSING if value is None else f"{significant(value)} x"
+
+
+def _wins(cell: CellWhy) -> str:
+    if cell.is_reference:
+        return "reference"
+    if cell.wins_from is None:
+        return "never" if cell.never else MISSING
+    if cell.wins_to == LARGEST_BATCH:
+        return f"from {cell.wins_from}"
+    return f"{cell.wins_from} to {cell.wins_to}"
+
+
+def _roof_share(cell: CellWhy) -> str:
+    text = "no roof" if cell.expected.seconds is None else share(cell.share_of_roof, 0)
+    return f"{text} (above)" if cell.above_roof and (cell.share_of_roof or 0) > 1 else text
+
+
+_COLUMNS: tuple[tuple[str, Callable[[CellWhy], str], bool], ...] = (
+    ("Format", lambda c: c.label, False),
+    ("Took", lambda c: seconds(c.observed_s), True),
+    ("Bound by", lambda c: c.expected.bound or "no roof", False),
+    ("Limit", lambda c: seconds(c.expected.seconds), True),
+    ("Of its limit", _roof_share, True),
+    ("(De)quantizing", lambda c: share(c.quantizing_share, 0), True),
+    ("Between operators", lambda c: share(c.outside_share, 0), True),
+    ("Speed-up expected", lambda c: _times(c.expected_speedup), True),
+    ("Observed", lambda c: _times(c.observed_speedup), True),
+    ("Should win at batch", _wins, True),
+)
+# Beside the rate that was achieved, without which the figure misleads.
+_ON_GPU: tuple[tuple[str, Callable[[CellWhy], str], bool], ...] = (
+    (
+        "Achieved",
+        lambda c: rate(None if c.flops_per_s is None else c.flops_per_s / 1e12, "Tera-op/s"),
+        True,
+    ),
+    ("GPU utilisation (NVML)", lambda c: share(c.utilisation, 0), True),
+)
+
+
+def _view(why: Why, phase: str) -> View | None:
+    cells = [c for c in why.cells if c.phase == phase]
+    if not cells:
+        return None
+    columns = [*_COLUMNS]
+    if any(c.utilisation is not None for c in cells):
+        columns += _ON_GPU
+    return View(
+        f"Why: {phase}, batch 1",
+        tuple(heading for heading, _, _ in columns),
+        tuple(tuple(Cell(show(c)) for _, show, _ in columns) for c in cells),
+        tuple(numeric for _, _, numeric in columns),
+    )
+
+
+def _ranking(ranking: Ranking) -> list[str]:
+    if len(ranking.promised) < 2:
+        return []
+    tau = "" if ranking.tau is None else f" (Kendall's tau {ranking.tau:+.2f})"
+    lines = [
+        f"Ranking in {ranking.phase}, fastest first, by the device's limits alone: "
+        f"{listed(ranking.promised)}; observed: {listed(ranking.observed)}{tau}."
+    ]
+    lines += [
+        f"Wrong in {ranking.phase}: {w.promised} was expected before {w.other}: {w.reason}."
+        for w in ranking.wrong
+    ]
+    return lines
+
+
+def why_section(why: Sequence[Why]) -> WhySection:
+    """The diagnoses of one group; that of each run after the other."""
+    views, sentences, lines = [], [], []
+    for one in why:
+        views += [v for phase in ("prefill", "decode") if (v := _view(one, phase)) is not None]
+        sentences += [c.sentence for c in one.cells if c.sentence]
+        lines += [
+            f"{c.label} should never win in {c.phase}: {c.never}." for c in one.cells if c.never
+        ]
+        for ranking in one.rankings:
+            lines += _ranking(ranking)
+        lines += [f"No roof for {text}." for text in one.no_roof]
+        if one.busy:
+            lines.append(
+                f"Other processes were at work while {listed(one.busy)} were timed: don't rely on "
+                "what is said of them; measure again on an idle machine."
+            )
+        if one.without_profile:
+            lines.append(f"Without a profile: {listed(one.without_profile)}.")
+    if not why:
+        lines.append(WITHOUT)
+    return WhySection(tuple(views), tuple(dict.fromkeys(sentences)), tuple(dict.fromkeys(lines)))
+
+
+def of_group(table: Table, group: Group) -> WhySection | None:
+    """The section of `group`; None where nothing was measured."""
+    if not group.ok:
+        return None
+    row = group.rows[0]
+    names = ("model_revision", "task", "task_version", "device", "method_id")
+    return why_section([w for w in table.why if all(getattr(w, n) == row[n] for n in names)])

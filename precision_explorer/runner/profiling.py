@@ -1,0 +1,182 @@
+"""A cell's profile, made in its worker after everything else: passes timed at declared shapes, then
+one of each looked into. See `records.profile` for what it holds."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from precision_explorer.diagnose.roofline import is_above_roof, observed
+from precision_explorer.formats.catalog import FormatSpec, spec_of
+from precision_explorer.measure.repeats import repeated
+from precision_explorer.measure.throughput import is_out_of_memory
+from precision_explorer.measure.timeline import Timeline, marked, profiled
+from precision_explorer.measure.utilisation import Utilisation
+from precision_explorer.models.passes import Pass, decode_pass, encode_pass, prefill_pass
+from precision_explorer.models.work import (
+    LinearLayer,
+    arithmetic_of,
+    counted_rows,
+    linear_layers,
+    pass_work,
+)
+from precision_explorer.records import PhaseProfile, Profile, Roof, Spent, Timing
+
+BATCHES = (1, 8)
+# Of the workload's least window, per phase and batch size: with 3 s, the four of them and two
+# profiled passes are some 5 s a cell.
+_SHARE_OF_WINDOW = 0.25
+# A larger batch is left out where the smallest one's time says that it would take longer.
+_LONGEST_S = 4.0
+
+Make = Callable[[Any, int], Pass]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """The loaded model and what is known of it."""
+
+    model: nn.Module
+    adapter: Any
+    spec: FormatSpec
+    compute_dtype: str
+    device: str
+    pci_bus_id: str | None
+    compiled: bool
+    layers: dict[str, LinearLayer]
+    budget_s: float
+
+    def sync(self) -> None:
+        """Wait for the device."""
+        if self.device != "cpu":
+            torch.cuda.synchronize(self.device)
+
+
+def make_subject(
+    model: nn.Module,
+    adapter: Any,
+    request: dict[str, Any],
+    pci_bus_id: str | None,
+    min_seconds: float,
+) -> Subject:
+    """The subject of a session whose load was asked by `request`; `min_seconds`: the workload's."""
+    budget_s = _SHARE_OF_WINDOW * min_seconds
+    spec, compute = spec_of(request["format"]), request["recipe"]["compute_dtype"]
+    layers = linear_layers(model, spec, compute)
+    compiled = request.get("runtime", "eager") != "eager"
+    return Subject(
+        model,
+        adapter,
+        spec,
+        compute,
+        request["device"],
+        pci_bus_id,
+        compiled,
+        layers,
+        budget_s,
+    )
+
+
+def profile_cell(subject: Subject, kind: str, roof: Roof | None) -> Profile:
+    """The profile of a cell of a task of `kind`. A phase faster than `roof` allows is measured once
+    more. Never raises for what a model's code does: the reason becomes the profile's `note`."""
+    classifies = kind == "text-classification"
+    makers: dict[str, Make] = {"prefill": encode_pass if classifies else prefill_pass}
+    if not classifies:
+        makers["decode"] = decode_pass
+    phases: dict[str, PhaseProfile | None] = {}
+    again, notes = [], []
+    for name, make in makers.items():
+        try:
+            found = _phase(subject, make)
+            if roof is not None and is_above_roof(found, roof):
+                again.append(name)
+                found = _phase(subject, make)
+            phases[name] = found
+        except Exception as error:
+            first = (str(error).strip().splitlines() or [""])[0]
+            notes.append(f"{name}: {type(error).__name__}: {first[:160]}")
+            gc.collect()
+    return Profile(
+        arithmetic=arithmetic_of(subject.spec, subject.compute_dtype),
+        compute_dtype=subject.compute_dtype,
+        prefill=phases.get("prefill"),
+        decode=phases.get("decode"),
+        measured_again=again,
+        note="; ".join(notes) or None,
+    )
+
+
+def _phase(subject: Subject, make: Make) -> PhaseProfile:
+    timings = _timings(subject, make)
+    run = make(subject.adapter, BATCHES[0])
+    line, rows = _look_into(subject, run)
+    on_cuda = subject.device != "cpu"
+    pass_s = observed(timings[str(BATCHES[0])])
+    return PhaseProfile(
+        tokens=run.tokens,
+        cached_tokens=run.cached,
+        timings=timings,
+        # Kernels' own times are not slowed by the profiler, so they are held to the timed pass.
+        spent=Spent(**line.shares(pass_s if on_cuda else None)),
+        operators=line.operators,
+        matmuls=line.matmuls,
+        work=pass_work(
+            subject.model,
+            subject.layers,
+            rows,
+            run,
+            subject.spec,
+            subject.compute_dtype,
+            line.widened,
+        ),
+    )
+
+
+def _timings(subject: Subject, make: Make) -> dict[str, Timing]:
+    """Each batch size's repeats; one that would take too long or does not fit says so."""
+    timings: dict[str, Timing] = {}
+    first: float | None = None
+    for batch in BATCHES:
+        tokens = make is not decode_pass
+        if tokens and first is not None and first * batch > _LONGEST_S:
+            note = "not timed: it would take longer than the profile's budget"
+            timings[str(batch)] = Timing(seconds=[], note=note)
+            continue
+        try:
+            run = make(subject.adapter, batch)
+            with Utilisation(subject.pci_bus_id) as seen:
+                seconds = repeated(run.call, subject.budget_s, reset=run.reset, sync=subject.sync)
+            timings[str(batch)] = Timing(seconds=seconds, utilisation=seen.share)
+        except Exception as error:
+            if batch == BATCHES[0] or not is_out_of_memory(error):
+                raise
+            timings[str(batch)] = Timing(seconds=[], note="not timed: out of memory")
+        first = first or observed(timings[str(batch)])
+    return timings
+
+
+def _look_into(subject: Subject, run: Pass) -> tuple[Timeline, dict[str, int]]:
+    """The timeline of one pass and the rows that each layer was given. Compiled code calls no
+    hooks, so there the rows are counted in an eager pass of its own."""
+    converted = {n: layer for n, layer in subject.layers.items() if layer.converted}
+    elements = {name: layer.elements for name, layer in converted.items()}
+    with ExitStack() as stack:
+        rows = stack.enter_context(counted_rows(subject.layers))
+        if subject.compiled:
+            with torch.compiler.set_stance("force_eager"):
+                run.call()
+            run.reset()
+            stack.close()
+            line = profiled(run.call, subject.device, elements)
+        else:
+            stack.enter_context(marked({n: layer.module for n, layer in converted.items()}))
+            line = profiled(run.call, subject.device, elements)
+    run.reset()
+    return line, rows

@@ -1,0 +1,108 @@
+"""`diagnose` on a sweep of the bundled model, on runs without roofs, and on those of older
+releases."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from precision_explorer.report.why import WITHOUT
+from precision_explorer.store import read_run
+
+FORMATS = ("fp32", "bf16", "int8-weight-only")
+STORED = Path(__file__).parents[1] / "results" / "demo-sentiment-cpu"
+
+
+def run(*arguments):
+    command = [sys.executable, "-m", "precision_explorer", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory, quick_workload):
+    folder = tmp_path_factory.mktemp("diagnose") / "run"
+    done = run(
+        "sweep", "--limit", 20, "--formats", ",".join(FORMATS), "--workload", quick_workload,
+        "--device", "cpu", "--threads", 1, "--out", folder,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def test_every_cell_has_a_row_and_a_sentence(swept):
+    done = run("diagnose", swept)
+    assert done.returncode == 0, done.stderr
+    assert "Why: prefill, batch 1" in done.stdout
+    for name in FORMATS:
+        assert done.stdout.count(name) >= 3, name
+    text = " ".join(done.stdout.split())
+    assert "the arithmetic stays float32" in text
+    assert "int8-weight-only should never win in prefill" in text
+    assert "Ranking in prefill" in text
+
+
+def test_the_same_as_json(swept):
+    done = run("diagnose", swept, "--json")
+    (diagnosis,) = json.loads(done.stdout)["diagnoses"]
+    cells = {cell["format"]: cell for cell in diagnosis["cells"]}
+    assert set(cells) == set(FORMATS)
+    for cell in cells.values():
+        assert cell["observed_s"] > 0
+        assert cell["expected"]["bound"] in ("compute", "memory", "launch")
+        shares = [cell[f"{name}_share"] for name in ("quantizing", "matmul", "outside")]
+        assert all(0 <= share <= 1 for share in shares)
+    assert cells["int8-weight-only"]["quantizing_share"] > cells["fp32"]["quantizing_share"]
+    assert cells["int8-weight-only"]["arithmetic"] == "float32"
+    assert diagnosis["without_profile"] == []
+
+
+def test_the_profile_is_a_part_and_the_roof_is_in_the_manifest(swept):
+    folder, sweep = read_run(swept)
+    files = json.loads((swept / "manifest.json").read_text())["files"]
+    assert "roof.json" in files
+    assert folder.read_roof().threads == 1
+    for cell in sweep["plan"]["cells"]:
+        assert f"parts/{cell['cell_id']}/profile.json" in files
+        assert folder.read_record(cell["cell_id"]).measurements.profile.note is None
+
+
+def test_the_reports_say_why(swept):
+    markdown, html = ((swept / n).read_text() for n in ("tradeoffs.md", "report.html"))
+    assert "### Why" in markdown
+    for text in (markdown, html):
+        assert "Why: prefill, batch 1" in text
+        assert "the arithmetic stays float32" in text
+
+
+def test_a_run_without_roofs_is_held_against_those_measured_now(swept, tmp_path):
+    copy = shutil.copytree(swept, tmp_path / "copy")
+    (copy / "roof.json").unlink()
+    done = run("diagnose", copy)
+    assert done.returncode == 0, done.stderr
+    assert "Ranking in prefill" in " ".join(done.stdout.split())
+    assert not (copy / "roof.json").exists()  # A reader changes nothing.
+
+
+def test_a_run_without_roofs_of_another_device_says_where_to_go(swept, tmp_path):
+    copy = shutil.copytree(swept, tmp_path / "copy")
+    (copy / "roof.json").unlink()
+    sweep = json.loads((copy / "sweep.json").read_text())
+    sweep["device"]["name"] = "Another CPU"
+    (copy / "sweep.json").write_text(json.dumps(sweep))
+    done = run("diagnose", copy)
+    assert done.returncode == 1
+    assert "another device (Another CPU)" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_run_of_an_older_release_says_what_to_do(tmp_path):
+    done = run("diagnose", STORED)
+    assert done.returncode == 1
+    assert "holds no profile" in done.stderr
+    assert "sweep again" in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert run("report", STORED, "--out", tmp_path).returncode == 0
+    assert WITHOUT in (tmp_path / "tradeoffs.md").read_text()
