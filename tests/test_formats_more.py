@@ -144,6 +144,18 @@ def test_odd_sizes_are_right_or_named_with_the_reason(format_id):
     assert outcome.applied.converted_elements == total - sum(x.elements for x in left.values())
 
 
+@pytest.mark.parametrize("format_id", BYTES)
+def test_inputs_of_any_layout_are_taken(format_id):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(64, 32))
+    applied(model, format_id)
+    x = torch.randn(2, 3, 64).to(model[0].bias.dtype)
+    with torch.inference_mode():
+        for view in (x[:, 0], x.transpose(0, 1)):
+            assert not view.is_contiguous()
+            torch.testing.assert_close(model(view), model(view.contiguous()))
+
+
 def test_a_size_that_the_library_widens_wrongly_is_left_and_named(monkeypatch):
     functional = pytest.importorskip("bitsandbytes").functional
     original = functional.dequantize_4bit

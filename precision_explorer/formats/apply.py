@@ -173,10 +173,7 @@ def _fp8_dynamic_per_tensor(model: nn.Module, plan: Layout, recipe: dict[str, An
 
 @handler("mxfp8")
 def _mxfp8(model: nn.Module, plan: Layout, recipe: dict[str, Any]) -> Reasons:
-    left = _too_odd(model, plan, partial(microscaling.fits, "mxfp8"))
-    config = microscaling.mxfp8_config(recipe["kernel"])
-    _torchao(model, plan, config, set(plan.targets) - set(left))
-    return left
+    return _in_blocks("mxfp8", microscaling.mxfp8_config(recipe["kernel"]), model, plan)
 
 
 @handler("nvfp4")
@@ -189,8 +186,15 @@ def _nvfp4(model: nn.Module, plan: Layout, recipe: dict[str, Any]) -> Reasons:
                 microscaling.fits("nvfp4", linear) or microscaling.EmulatedNvfp4Linear(linear)
             ),
         )
-    left = _too_odd(model, plan, partial(microscaling.fits, "nvfp4"))
-    _torchao(model, plan, microscaling.nvfp4_config(), set(plan.targets) - set(left))
+    return _in_blocks("nvfp4", microscaling.nvfp4_config(), model, plan)
+
+
+def _in_blocks(format_id: str, config: Any, model: nn.Module, plan: Layout) -> Reasons:
+    left = _too_odd(model, plan, partial(microscaling.fits, format_id))
+    chosen = set(plan.targets) - set(left)
+    _torchao(model, plan, config, chosen)
+    for name in chosen:
+        microscaling.take_any_layout(model.get_submodule(name))
     return left
 
 

@@ -44,6 +44,12 @@ def nvfp4_config() -> Any:
     return NVFP4DynamicActivationNVFP4WeightConfig(use_triton_kernel=False)
 
 
+def take_any_layout(linear: nn.Module) -> None:
+    """Lay inputs out in order before `linear`: torchao's rounding refuses slices and transposed
+    views (a pooler's first token, say)."""
+    linear.register_forward_pre_hook(lambda module, args: (args[0].contiguous(), *args[1:]))
+
+
 class EmulatedNvfp4Linear(nn.Module):
     """NVFP4 without its hardware: torchao's own rounding of weights and activations, then a product
     of the rounded values in the compute type."""
