@@ -6,11 +6,13 @@ import math
 import pytest
 import torch
 
-from precision_explorer.formats import DEFAULT_FORMATS, apply, decide, dryrun
+from precision_explorer.formats import DEFAULT_FORMATS, apply, decide, dryrun, reference
 from precision_explorer.formats.support import candidates
 from precision_explorer.hardware import device_facts
 
 FACTS = device_facts("cpu")
+# Formats with an exact emulation that a CPU can run.
+EMULATED = ["nf4", "int4-weight-only", "mxfp8", "nvfp4"]
 TRIED = candidates(FACTS, list(DEFAULT_FORMATS))
 
 
@@ -147,3 +149,106 @@ def test_a_library_that_converts_nothing_fails_the_dry_run(monkeypatch, small):
     answer = dryrun.dry_run("cpu", ["int8-llm"])["int8-llm"]
     assert not answer["ok"]
     assert answer["why"].startswith("FormatNotApplied: int8-llm converted none")
+
+
+# -- held against an exact emulation -----------------------------------------------------------
+
+
+def test_nf4_values_and_tables_are_those_of_the_library():
+    functional = pytest.importorskip("bitsandbytes").functional
+    values = functional.get_4bit_type("nf4", device="cpu")
+    assert torch.allclose(values, torch.tensor(reference.NF4_VALUES))
+    table = functional.create_dynamic_map()
+    assert torch.allclose(table.double(), reference.dynamic_codebook(), atol=1e-7)
+
+
+def test_rounding_goes_to_the_nearest_value():
+    codebook = torch.tensor([-1.0, 0.0, 0.5])
+    values = torch.tensor([[-9.0, -0.6, -0.4], [0.2, 0.3, 9.0]])
+    expected = torch.tensor([[-1.0, -1.0, 0.0], [0.0, 0.5, 0.5]])
+    assert torch.equal(reference._nearest(values, codebook), expected)
+
+
+@pytest.fixture
+def blocks(monkeypatch):
+    monkeypatch.setattr(dryrun, "_SHAPES", ((4, 64, 32),))
+
+
+@pytest.mark.parametrize("format_id", EMULATED)
+def test_a_right_kernel_is_as_close_as_its_compute_type_allows(blocks, format_id):
+    answer = dryrun.dry_run("cpu", [format_id])[format_id]
+    assert answer["ok"], answer
+    allowed = reference.tolerance(getattr(torch, answer["recipe"]["compute_dtype"]))
+    assert 0 <= answer["deviation"] <= allowed < answer["error"]
+
+
+@pytest.mark.parametrize("format_id", EMULATED)
+def test_a_kernel_that_adds_to_the_format_s_rounding_is_refused(monkeypatch, blocks, format_id):
+    original = apply._HANDLERS[format_id]
+
+    def coarser(model, plan, recipe):
+        original(model, plan, recipe)
+        model.body.register_forward_hook(lambda module, args, y: y * 1.03)
+
+    monkeypatch.setitem(apply._HANDLERS, format_id, coarser)
+    answer = dryrun.dry_run("cpu", [format_id])[format_id]
+    assert not answer["ok"]
+    assert "exact emulation" in answer["why"]
+    assert answer["deviation"] == pytest.approx(0.03, abs=0.01)
+
+
+def test_ties_of_fp4_go_to_the_even_mantissa():
+    ties = torch.tensor([0.25, 0.75, 1.25, 1.75, 2.5, 3.5, 5.0], dtype=torch.float64)
+    assert reference._e2m1(ties).tolist() == [0.0, 1.0, 1.0, 2.0, 2.0, 4.0, 4.0]
+    near = torch.tensor([0.24, 0.26, 2.6, 9.0], dtype=torch.float64)
+    assert reference._e2m1(near).tolist() == [0.0, 0.5, 3.0, 6.0]
+
+
+@pytest.mark.parametrize("name", ["mxfp8_tensor", "nvfp4_tensor"])
+def test_the_emulations_round_as_torchao_does(name):
+    from torchao.prototype.mx_formats.mx_tensor import MXTensor, ScaleCalculationMode
+
+    from precision_explorer.formats.microscaling import _nvfp4
+
+    torch.manual_seed(0)
+    tensor = (torch.randn(48, 128) * torch.logspace(-6, 3, 48)[:, None]).bfloat16()
+    if name == "nvfp4_tensor":
+        found = _nvfp4(tensor)
+    else:
+        mode = ScaleCalculationMode.RCEIL
+        found = MXTensor.to_mx(tensor, torch.float8_e4m3fn, 32, scaling_mode=mode)
+    expected = getattr(reference, name)(tensor)
+    difference = (found.dequantize(torch.float32).double() - expected).norm() / expected.norm()
+    assert float(difference) < 1e-6
+
+
+def test_fp8_per_tensor_is_rounded_by_its_definition():
+    tensor = torch.tensor([[448.0, -17.0, 0.3]])
+    assert reference.fp8_tensor(tensor).tolist() == [[448.0, -16.0, 0.3125]]
+    assert torch.allclose(reference.fp8_tensor(tensor / 7), reference.fp8_tensor(tensor) / 7)
+
+
+def test_autocast_that_does_not_cast_is_refused(monkeypatch, small):
+    assert dryrun.dry_run("cpu", ["bf16-autocast"])["bf16-autocast"]["ok"]
+    monkeypatch.setitem(apply._HANDLERS, "bf16-autocast", lambda model, plan, recipe: None)
+    answer = dryrun.dry_run("cpu", ["bf16-autocast"])["bf16-autocast"]
+    assert not answer["ok"]
+    assert "not bfloat16's" in answer["why"]
+
+
+@pytest.mark.parametrize(
+    ("capability", "kernel"), [((9, 0), "emulated"), ((10, 0), "scaled-mm"), ((12, 0), "scaled-mm")]
+)
+@pytest.mark.parametrize("format_id", ["mxfp8", "nvfp4"])
+def test_scaled_blocks_are_emulated_below_blackwell(monkeypatch, capability, kernel, format_id):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    assert dryrun._default_recipe(format_id, "cuda:0")["kernel"] == kernel
+    assert dryrun._default_recipe(format_id, "cpu")["kernel"] == "emulated"
+
+
+def test_the_recipe_of_int4_says_groups_and_packing():
+    recipe = dryrun._default_recipe("int4-weight-only", "cpu")
+    assert recipe["group_size"] == [128, 64, 32]
+    assert (recipe["packing"], recipe["compute_dtype"]) == ("cpu", "float32")
+    recipe = dryrun._default_recipe("int4-weight-only", "cuda:0")
+    assert (recipe["packing"], recipe["compute_dtype"]) == ("tile_packed_to_4d", "bfloat16")

@@ -10,9 +10,13 @@ from precision_explorer.formats.support import candidates
 from precision_explorer.hardware import device_facts
 from precision_explorer.hardware.fakes import FakeGpu, FakeNvml
 
-CONTRACT = [
+DEFAULT = [
     "fp32", "tf32", "bf16", "fp16", "fp8-dynamic", "fp8-weight-only", "int8-llm",
-    "int8-weight-only", "int8-dynamic", "int8-static",
+    "int8-weight-only", "int8-dynamic",
+]  # fmt: skip
+CONTRACT = [
+    *DEFAULT, "int8-static",
+    "nf4", "int4-weight-only", "fp8-dynamic-per-tensor", "mxfp8", "nvfp4", "bf16-autocast",
 ]  # fmt: skip
 
 
@@ -29,7 +33,7 @@ def gpu(capability):
 AVX2 = cpu()
 AVX512 = cpu("avx512f")
 VNNI = cpu("avx512f avx512_vnni avx512_bf16")
-H100, A100, T4, L4 = gpu((9, 0)), gpu((8, 0)), gpu((7, 5)), gpu((8, 9))
+H100, A100, T4, L4, B200 = gpu((9, 0)), gpu((8, 0)), gpu((7, 5)), gpu((8, 9)), gpu((10, 0))
 DEVICES = [AVX2, AVX512, VNNI, H100, A100, T4, L4]
 
 
@@ -42,9 +46,9 @@ def execution(format_id, facts, **more):
     return decide(format_id, facts, answer(**more)).execution
 
 
-def test_the_ids_are_the_contracts_and_nine_are_default():
+def test_the_ids_are_the_contracts_and_the_first_nine_are_default():
     assert list(CATALOG) == [*CONTRACT, AS_SHIPPED]
-    assert list(DEFAULT_FORMATS) == CONTRACT[:9]
+    assert list(DEFAULT_FORMATS) == DEFAULT
     assert all(spec.id == name for name, spec in CATALOG.items())
 
 
@@ -71,7 +75,11 @@ def test_the_reading_wing_may_import_the_catalogue_without_torch():
     ],
 )
 def test_tf32_and_fp8_dynamic_follow_the_facts(facts, tf32, fp8):
-    for format_id, native in (("tf32", tf32), ("fp8-dynamic", fp8)):
+    for format_id, native in (
+        ("tf32", tf32),
+        ("fp8-dynamic", fp8),
+        ("fp8-dynamic-per-tensor", fp8),
+    ):
         found = decide(format_id, facts, answer())
         assert found.execution == ("native" if native else "unsupported")
         assert found.supported is native
@@ -80,14 +88,21 @@ def test_tf32_and_fp8_dynamic_follow_the_facts(facts, tf32, fp8):
 
 
 def test_what_the_facts_rule_out_is_not_tried():
-    assert candidates(AVX2, CONTRACT) == [f for f in CONTRACT if f not in ("tf32", "fp8-dynamic")]
-    assert candidates(A100, CONTRACT) == [f for f in CONTRACT if f != "fp8-dynamic"]
+    fp8 = ("fp8-dynamic", "fp8-dynamic-per-tensor")
+    assert candidates(AVX2, CONTRACT) == [f for f in CONTRACT if f not in ("tf32", *fp8)]
+    assert candidates(A100, CONTRACT) == [f for f in CONTRACT if f not in fp8]
     assert candidates(H100, CONTRACT) == CONTRACT
 
 
 @pytest.mark.parametrize("facts", DEVICES)
 @pytest.mark.parametrize(
-    ("format_id", "storage"), [("int8-weight-only", "int8"), ("fp8-weight-only", "float8_e4m3fn")]
+    ("format_id", "storage"),
+    [
+        ("int8-weight-only", "int8"),
+        ("fp8-weight-only", "float8_e4m3fn"),
+        ("nf4", "nf4"),
+        ("int4-weight-only", "int4"),
+    ],
 )
 def test_weight_only_is_dequantized_everywhere(facts, format_id, storage):
     found = decide(format_id, facts, answer("torchao", "bfloat16"))
@@ -156,6 +171,29 @@ def test_fp16_is_native_on_a_t4_and_emulated_without_its_instructions():
     assert execution("fp16", T4, dtype="float16") == "native"
     assert execution("fp16", VNNI, dtype="float16", speed_ratio=0.02) == "emulated"
     assert execution("fp16", cpu("avx512_fp16"), dtype="float16", speed_ratio=1.9) == "native"
+
+
+@pytest.mark.parametrize("format_id", ["mxfp8", "nvfp4"])
+def test_scaled_blocks_are_native_on_blackwell_and_emulated_elsewhere(format_id):
+    assert execution(format_id, B200, kernel="scaled-mm") == "native"
+    for facts in (VNNI, A100, H100):
+        found = decide(format_id, facts, answer("emulated", "bfloat16"))
+        assert found.execution == "emulated"
+        assert "10.0" in found.reason
+        assert "multiplied in bfloat16" in found.reason
+    # Where the hardware has it but the library does not use it.
+    assert execution(format_id, B200, kernel="emulated") == "emulated"
+
+
+@pytest.mark.parametrize(
+    ("facts", "ratio", "expected"),
+    [(VNNI, 2.0, "native"), (VNNI, 0.3, "emulated"), (AVX2, 0.2, "emulated"), (T4, 1, "emulated")],
+)
+def test_autocast_is_as_native_as_bf16(facts, ratio, expected):
+    found = decide("bf16-autocast", facts, answer(speed_ratio=ratio))
+    assert found.execution == expected
+    assert "bf16" in found.reason
+    assert f"{ratio:.2g} x fp32" in found.reason
 
 
 @pytest.mark.parametrize("facts", DEVICES)

@@ -45,6 +45,7 @@ HEAVY = {"torch", "transformers", "torchao", "bitsandbytes", "accelerate"}
 MEASURING = {
     "models.adapter", "models.causal_lm", "models.loading", "models.text_classifier",
     "measure.roof", "measure.timeline", "models.passes", "models.work", "runner.profiling",
+    "formats.autocast", "formats.four_bit", "formats.microscaling", "formats.reference",
     "formats.apply", "formats.certificate", "formats.compiling", "formats.dryrun", "formats.held",
     "formats.kernels", "formats.ranges", "formats.static", "formats.verify", "formats.watch",
     "models.compiled", "runner.compiling",

@@ -7,23 +7,29 @@ was converted afterwards and refuses a label that would be untrue.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, cast
 
 import torch
 from torch import nn
 
 from precision_explorer.errors import FormatNotApplied
+from precision_explorer.formats import microscaling
+from precision_explorer.formats.autocast import autocast_forward
 from precision_explorer.formats.catalog import AS_SHIPPED, spec_of
+from precision_explorer.formats.four_bit import group_size, int4_config, int4_fits, nf4_linear
 from precision_explorer.formats.kernels import int8_linear
 from precision_explorer.formats.static import Calibrate, observe, static_linear
 from precision_explorer.formats.verify import Layout, census, layout, left_behind, shipped_layout
 from precision_explorer.records import AppliedFormat, Caution, LeftBehind
 from precision_explorer.units import share
 
+# What a handler leaves as it was on purpose it returns: {layer: why}.
+Reasons = dict[str, str]
 # (model, its layout, recipe); those of formats that calibrate take the run that does it as well.
-Handler = Callable[..., None]
+Handler = Callable[..., Reasons | None]
 _HANDLERS: dict[str, Handler] = {}
 
 
@@ -62,11 +68,20 @@ def _cast(model: nn.Module, plan: Layout, recipe: dict[str, Any]) -> None:
         parameter.data = parameter.data.to(dtype)
 
 
-def _torchao(model: nn.Module, plan: Layout, config: Any) -> None:
+def _torchao(
+    model: nn.Module, plan: Layout, config: Any, targets: Collection[str] | None = None
+) -> None:
+    """Convert `targets` in place (all of the plan's, if None)."""
     from torchao.quantization import quantize_
 
-    targets = set(plan.targets)
-    quantize_(model, config, filter_fn=lambda module, name: name in targets)
+    chosen = set(plan.targets if targets is None else targets)
+    quantize_(model, config, filter_fn=lambda module, name: name in chosen)
+
+
+def _too_odd(model: nn.Module, plan: Layout, why_not: Callable[[nn.Linear], str | None]) -> Reasons:
+    """The targets that `why_not` rules out, with its reasons."""
+    found = {name: why_not(cast(nn.Linear, model.get_submodule(name))) for name in plan.targets}
+    return {name: why for name, why in found.items() if why is not None}
 
 
 @handler("int8-weight-only")
@@ -149,6 +164,62 @@ def _int8_llm(model: nn.Module, plan: Layout, recipe: dict[str, Any]) -> None:
     _replace(model, plan, convert)
 
 
+@handler("fp8-dynamic-per-tensor")
+def _fp8_dynamic_per_tensor(model: nn.Module, plan: Layout, recipe: dict[str, Any]) -> None:
+    from torchao.quantization import Float8DynamicActivationFloat8WeightConfig, PerTensor
+
+    _torchao(model, plan, Float8DynamicActivationFloat8WeightConfig(granularity=PerTensor()))
+
+
+@handler("mxfp8")
+def _mxfp8(model: nn.Module, plan: Layout, recipe: dict[str, Any]) -> Reasons:
+    return _in_blocks("mxfp8", microscaling.mxfp8_config(recipe["kernel"]), model, plan)
+
+
+@handler("nvfp4")
+def _nvfp4(model: nn.Module, plan: Layout, recipe: dict[str, Any]) -> Reasons:
+    if recipe["kernel"] == "emulated":
+        return _replace(
+            model,
+            plan,
+            lambda linear: (
+                microscaling.fits("nvfp4", linear) or microscaling.EmulatedNvfp4Linear(linear)
+            ),
+        )
+    return _in_blocks("nvfp4", microscaling.nvfp4_config(), model, plan)
+
+
+def _in_blocks(format_id: str, config: Any, model: nn.Module, plan: Layout) -> Reasons:
+    left = _too_odd(model, plan, partial(microscaling.fits, format_id))
+    chosen = set(plan.targets) - set(left)
+    _torchao(model, plan, config, chosen)
+    for name in chosen:
+        microscaling.take_any_layout(model.get_submodule(name))
+    return left
+
+
+@handler("int4-weight-only")
+def _int4_weight_only(model: nn.Module, plan: Layout, recipe: dict[str, Any]) -> Reasons:
+    left = _too_odd(model, plan, int4_fits)
+    groups: dict[int, list[str]] = {}
+    for name in set(plan.targets) - set(left):
+        linear = cast(nn.Linear, model.get_submodule(name))
+        groups.setdefault(cast(int, group_size(linear.in_features)), []).append(name)
+    for group, names in groups.items():
+        _torchao(model, plan, int4_config(group, recipe["packing"]), names)
+    return left
+
+
+@handler("bf16-autocast")
+def _bf16_autocast(model: nn.Module, plan: Layout, recipe: dict[str, Any]) -> None:
+    autocast_forward(model, torch.bfloat16)
+
+
+@handler("nf4")
+def _nf4(model: nn.Module, plan: Layout, recipe: dict[str, Any]) -> Reasons:
+    return _replace(model, plan, lambda linear: nf4_linear(linear, compute_dtype(recipe)))
+
+
 @handler(AS_SHIPPED)
 def _as_shipped(model: nn.Module, plan: Layout, recipe: dict[str, Any]) -> None:
     """Loading was the format. One token goes through, since a library may widen its weights only
@@ -158,14 +229,22 @@ def _as_shipped(model: nn.Module, plan: Layout, recipe: dict[str, Any]) -> None:
     model(input_ids=torch.zeros((1, 1), dtype=torch.long, device=device))
 
 
-def _replace(model: nn.Module, plan: Layout, make: Callable[[nn.Linear], nn.Module]) -> None:
-    """Replace each target by `make(target)`, one at a time, so that memory grows by one layer."""
+def _replace(
+    model: nn.Module, plan: Layout, make: Callable[[nn.Linear], nn.Module | str]
+) -> Reasons:
+    """Replace each target by `make(target)`, one at a time, so that memory grows by one layer. A
+    text in its place is the reason why the target stays; these are returned."""
+    reasons = {}
     for name in plan.targets:
         parent_name, _, child = name.rpartition(".")
         parent = model.get_submodule(parent_name)
         new = make(getattr(parent, child))
+        if isinstance(new, str):
+            reasons[name] = new
+            continue
         new.train(False)
         setattr(parent, child, new)
+    return reasons
 
 
 @dataclass(frozen=True)
@@ -198,13 +277,14 @@ def apply_format(
     before = _shipped_layout(model, recipe) if shipped else layout(model)
     set_matmul_precision(format_id)
     with torch.no_grad():
-        _HANDLERS[format_id](model, before, recipe, *([calibrate] if spec.calibrates else []))
+        run = [calibrate] if spec.calibrates else []
+        reasons = _HANDLERS[format_id](model, before, recipe, *run) or {}
     after = census(model)
     converted: int | None = None
     held: float | None = None
     left: list[LeftBehind] = []
     if spec.storage is not None:
-        converted, left = left_behind(before, after, spec.storage, recipe["compute_dtype"])
+        converted, left = left_behind(before, after, spec.storage, recipe["compute_dtype"], reasons)
         if converted == 0 and not shipped:
             raise FormatNotApplied(
                 f"{format_id} converted none of the model's {len(before.elements)} linear layers; "
@@ -258,6 +338,6 @@ def _cautions(before: Layout, applied: AppliedFormat) -> list[Caution]:
         Caution(
             id="partly-converted",
             message=f"{applied.format} holds {share(applied.converted_share)} of the linear "
-            f"weights; the library left {names}{more} as they were; read the row as a mixture",
+            f"weights; {names}{more} stayed as they were; read the row as a mixture",
         )
     ]

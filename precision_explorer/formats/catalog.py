@@ -37,6 +37,8 @@ class FormatSpec:
 _CAST = "torch-cast"
 AS_SHIPPED = "as-shipped"
 _TORCHAO = ("torchao.quantization",)
+_MICROSCALING = (*_TORCHAO, "torchao.prototype.mx_formats")
+_BITSANDBYTES = ("bitsandbytes",)
 
 CATALOG: dict[str, FormatSpec] = {
     f.id: f
@@ -76,7 +78,7 @@ CATALOG: dict[str, FormatSpec] = {
         FormatSpec(
             "int8-llm", "int8 + outliers", "int8 + outliers",
             storage="int8", arithmetic="int8", library="bitsandbytes",
-            packages=("bitsandbytes",),
+            packages=_BITSANDBYTES,
             summary="LLM.int8(): int8 matmul, outlier columns in 16 or 32 bits",
         ),
         FormatSpec(
@@ -94,6 +96,41 @@ CATALOG: dict[str, FormatSpec] = {
             "int8-static", "int8 per channel", "int8 per tensor",
             storage="int8", arithmetic="int8", library="torch", calibrates=True,
             summary="int8 weights and activations, calibrated scales after SmoothQuant",
+        ),
+        FormatSpec(
+            "nf4", "4-bit NormalFloat, block 64", "16- or 32-bit",
+            storage="nf4", arithmetic="compute", library="bitsandbytes",
+            packages=_BITSANDBYTES,
+            summary="QLoRA's 4-bit weights widened before each matmul: saves storage",
+        ),
+        FormatSpec(
+            "int4-weight-only", "int4 per group", "16- or 32-bit",
+            storage="int4", arithmetic="compute", library="torchao",
+            packages=(*_TORCHAO, "torchao.prototype.quantization.int4.inference_workflow"),
+            summary="int4 weights, scale and offset per group, widened in the matmul",
+        ),
+        FormatSpec(
+            "fp8-dynamic-per-tensor", "e4m3 per tensor", "e4m3 per tensor",
+            storage="float8_e4m3fn", arithmetic="float8_e4m3fn", library="torchao",
+            packages=_TORCHAO,
+            summary="fp8 weights and activations, one scale a tensor, at run time",
+        ),
+        FormatSpec(
+            "mxfp8", "e4m3 per 32, e8m0 scales", "e4m3 per 32, e8m0 scales",
+            storage="mxfp8", arithmetic="float8_e4m3fn", library="torchao",
+            packages=_MICROSCALING,
+            summary="OCP MX: fp8 weights and activations, power-of-two scales per 32",
+        ),
+        FormatSpec(
+            "nvfp4", "e2m1 per 16, e4m3 scales", "e2m1 per 16, e4m3 scales",
+            storage="nvfp4", arithmetic="float4_e2m1fn", library="torchao",
+            packages=_MICROSCALING,
+            summary="NVIDIA's fp4 weights and activations, fp8 scales per 16",
+        ),
+        FormatSpec(
+            "bf16-autocast", "float32", "bfloat16 matmul",
+            storage=None, arithmetic="bfloat16", library="torch",
+            summary="float32 weights, matmuls and the like cast to bfloat16 as they are made",
         ),
         FormatSpec(
             AS_SHIPPED, "as the checkpoint says", "as the checkpoint says",

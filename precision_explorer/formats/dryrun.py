@@ -16,9 +16,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from precision_explorer.formats import reference
 from precision_explorer.formats.apply import apply_format, set_matmul_precision
 from precision_explorer.formats.catalog import spec_of
 from precision_explorer.formats.compiling import compiled
+from precision_explorer.formats.four_bit import GROUPS
 from precision_explorer.formats.kernels import CPU_KERNELS, CUDA_KERNELS
 from precision_explorer.formats.runtimes import RUNTIMES, Runtime
 from precision_explorer.formats.static import (
@@ -35,7 +37,7 @@ _REPEATS = 7
 WRONG = 0.06
 # Where the error itself proves what computed: float32 rounds to 24 bits (an error of about 1e-7
 # here), TF32 to 11 (about 3e-4), bfloat16 to 8 (about 3e-3).
-_EXACTNESS = {"fp32": (0.0, 1e-5), "tf32": (2e-5, 2e-3)}
+_EXACTNESS = {"fp32": (0.0, 1e-5), "tf32": (2e-5, 2e-3), "bf16-autocast": (5e-4, 2e-2)}
 # Kernels whose times differ by less than this are equally fast: so much do two dry runs differ.
 _AS_FAST = 0.1
 
@@ -98,35 +100,53 @@ def _try(
     answer: dict[str, Any] = {"kernel": recipe["kernel"], "recipe": recipe, "ok": False}
     dtype = getattr(torch, recipe["compute_dtype"])
     try:
-        errors, seconds = [], []
+        errors, deviations, seconds = [], [], []
         for shape in _SHAPES:
             for hard in (True, False):
                 model, x = _inputs(shape, hard)
                 exact = x.double() @ model.body.weight.detach().double().t()
                 ready = model.to(device=device, dtype=dtype).eval()
                 inputs = x.to(device=device, dtype=dtype)
+                weight = ready.body.weight.detach().cpu()
+                expected = reference.product(format_id, recipe, inputs.cpu(), weight)
                 calibrate = partial(ready, inputs)
                 apply_format(ready, format_id, recipe, "unverified", "dry run", calibrate)
                 if runtime.compiles:
                     ready = compiled(ready, runtime, torch.device(device).type)
                 with torch.inference_mode():
-                    errors.append(_error(ready(inputs), exact))
+                    result = ready(inputs)
+                    errors.append(_error(result, exact))
+                    if expected is not None:
+                        deviations.append(_error(result, expected))
                     if not hard:
                         seconds.append(_timed(partial(ready, inputs), device))
-        worst = max(errors)
-        # JSON, in which the answer travels, has no infinity.
-        finite = math.isfinite(worst)
-        error = worst if finite else None
-        low, high = _EXACTNESS.get(format_id, (0.0, WRONG))
-        answer |= {"error": error, "seconds": seconds, "ok": low <= worst <= high}
-        if not finite:
-            answer["why"] = "wrong results: NaN or infinity"
-        elif not answer["ok"]:
-            answer["why"] = _wrong(format_id, worst)
+        answer |= {"seconds": seconds} | _judged(format_id, recipe, errors, deviations)
     except Exception as failure:
         message = str(failure).strip().splitlines() or ["no message"]
         answer["why"] = f"{type(failure).__name__}: {message[0][:200]}"
     return answer
+
+
+def _judged(
+    format_id: str, recipe: dict[str, Any], errors: list[float], deviations: list[float]
+) -> dict[str, Any]:
+    """Whether the errors against exact arithmetic, or, where the format is emulated in `reference`,
+    the deviations from that, are those of a right kernel."""
+    worst, deviation = max(errors), max(deviations, default=None)
+    if not math.isfinite(worst):
+        # JSON, in which the answer travels, has no infinity.
+        return {"error": None, "ok": False, "why": "wrong results: NaN or infinity"}
+    if deviation is not None:
+        allowed = reference.tolerance(getattr(torch, recipe["compute_dtype"]))
+        why = (
+            f"wrong results: {deviation:.3g} away from an exact emulation of the format; its "
+            f"rounding explains {allowed:.2g}"
+        )
+        found = {"error": worst, "deviation": deviation, "ok": deviation <= allowed}
+        return found if found["ok"] else found | {"why": why}
+    low, high = _EXACTNESS.get(format_id, (0.0, WRONG))
+    ok = low <= worst <= high
+    return {"error": worst, "ok": ok} | ({} if ok else {"why": _wrong(format_id, worst)})
 
 
 def _wrong(format_id: str, error: float) -> str:
@@ -137,6 +157,8 @@ def _wrong(format_id: str, error: float) -> str:
         )
     if format_id == "tf32" and error <= WRONG:
         return f"a relative error of {error:.1e} is not TF32's: another type computes"
+    if format_id == "bf16-autocast" and error <= WRONG:
+        return f"a relative error of {error:.1e} is not bfloat16's: another type computes"
     return f"wrong results: relative error {error:.3f} (saturation)"
 
 
@@ -151,14 +173,29 @@ def _compute_rate(dtype: torch.dtype, device: str) -> float:
 
 def _default_recipe(format_id: str, device: str) -> dict[str, Any]:
     quantized = "float32" if device == "cpu" else "bfloat16"
-    dtype = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32", "tf32": "float32"}
+    dtype = {
+        "bf16": "bfloat16", "fp16": "float16", "fp32": "float32", "tf32": "float32",
+        "bf16-autocast": "float32", "mxfp8": "bfloat16", "nvfp4": "bfloat16",
+    }  # fmt: skip
     spec = spec_of(format_id)
-    smoothing = {"smoothing_alpha": SMOOTHING_ALPHA} if spec.calibrates else {}
-    return smoothing | {
+    recipe: dict[str, Any] = {
         "kernel": "torch" if not spec.quantizes else spec.library,
         "library": "torch" if not spec.quantizes else spec.library,
         "compute_dtype": dtype.get(format_id, quantized),
     }
+    if format_id in ("mxfp8", "nvfp4"):
+        recipe["kernel"] = "scaled-mm" if _scales_blocks(device) else "emulated"
+    elif format_id == "int4-weight-only":
+        packing = "cpu" if device == "cpu" else "tile_packed_to_4d"
+        recipe |= {"kernel": "int4pack-mm", "packing": packing, "group_size": list(GROUPS)}
+    elif spec.calibrates:
+        recipe["smoothing_alpha"] = SMOOTHING_ALPHA
+    return recipe
+
+
+def _scales_blocks(device: str) -> bool:
+    """Whether torchao's kernels for scaled blocks run on `device`: it asks for 10.0 itself."""
+    return device != "cpu" and torch.cuda.get_device_capability(device) >= (10, 0)
 
 
 def _kernels(format_id: str, device: str) -> list[dict[str, Any]]:
@@ -206,7 +243,8 @@ def dry_run(
             continue
         answers[format_id] = _try(format_id, _default_recipe(format_id, device), device, runtime)
     set_matmul_precision("fp32")
-    for format_id, dtype in (("bf16", torch.bfloat16), ("fp16", torch.float16)):
+    halves = {"bf16": torch.bfloat16, "fp16": torch.float16, "bf16-autocast": torch.bfloat16}
+    for format_id, dtype in halves.items():
         if answers.get(format_id, {}).get("ok"):
             answers[format_id]["speed_ratio"] = _speed_ratio(dtype, device)
     return answers

@@ -19,9 +19,14 @@ from precision_explorer.hardware import (
     fp8_native,
     fp16_native,
     int8_native,
+    microscaling_native,
     tf32_native,
 )
 
+# Formats whose weights are widened before each product, on every device.
+_WIDENED = ("fp8-weight-only", "int8-weight-only", "nf4", "int4-weight-only")
+_FP8 = ("fp8-dynamic", "fp8-dynamic-per-tensor")
+_MICROSCALING = ("mxfp8", "nvfp4")
 # An arithmetic unit that is there but is used at less than this share of fp32's rate is not
 # computing in the format: emulation costs 3 to 10 times (measured: 4.7 to 8.7 on AVX2).
 _USED = 0.6
@@ -58,7 +63,7 @@ def _unsupported_by_facts(format_id: str, facts: DeviceFacts) -> str | None:
     if format_id == "tf32":
         ok, reason = tf32_native(facts)
         return None if ok else reason
-    if format_id == "fp8-dynamic":
+    if format_id in _FP8:
         ok, reason = fp8_native(facts)
         return None if ok else reason
     return None
@@ -86,7 +91,7 @@ def _cast(format_id: str, facts: DeviceFacts, answer: dict[str, Any] | None) -> 
         return "native", "float32 arithmetic"
     if format_id == "tf32":
         return "native", tf32_native(facts)[1]
-    native, reason = {"bf16": bf16_native, "fp16": fp16_native}[format_id](facts)
+    native, reason = (fp16_native if format_id == "fp16" else bf16_native)(facts)
     ratio = answer.get("speed_ratio") if answer else None
     measured = f"; measured {ratio:.2g} x fp32's matmul rate here" if ratio else ""
     if native and ratio is not None and ratio < _USED:
@@ -121,6 +126,15 @@ def _int8(format_id: str, facts: DeviceFacts, answer: dict[str, Any] | None) -> 
     return "emulated", detail
 
 
+def _microscaling(facts: DeviceFacts, answer: dict[str, Any] | None) -> tuple[str, str]:
+    native, reason = microscaling_native(facts)
+    emulated = answer["kernel"] == "emulated" if answer else not native
+    if not emulated:
+        return "native", reason
+    wide = answer["recipe"]["compute_dtype"] if answer else "bfloat16"
+    return "emulated", f"{reason}; values are rounded as there and multiplied in {wide}"
+
+
 def _execution(
     format_id: str, facts: DeviceFacts, answer: dict[str, Any] | None
 ) -> tuple[str, str]:
@@ -128,10 +142,12 @@ def _execution(
     spec = spec_of(format_id)
     if format_id in ("int8-llm", "int8-dynamic", "int8-static"):
         return _int8(format_id, facts, answer)
-    if format_id.endswith("-weight-only"):
+    if format_id in _WIDENED:
         wide = answer["recipe"]["compute_dtype"] if answer else "16 or 32 bits"
         return "dequantized", f"weights are stored as {spec.storage} and widened to {wide}"
-    if format_id == "fp8-dynamic":
+    if format_id in _MICROSCALING:
+        return _microscaling(facts, answer)
+    if format_id in _FP8:
         return "native", fp8_native(facts)[1]
     return _cast(format_id, facts, answer)
 

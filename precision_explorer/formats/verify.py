@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
@@ -184,10 +185,45 @@ def _module_tensors(module: nn.Module) -> Iterator[torch.Tensor]:
         if name not in module._non_persistent_buffers_set and buffer is not None:
             yield buffer
     # bitsandbytes keeps the scales of its int8 weight beside the parameter, not in the state.
-    for holder in (module._parameters.get("weight"), getattr(module, "state", None)):
+    weight = module._parameters.get("weight")
+    for holder in (weight, getattr(module, "state", None)):
         scales = getattr(holder, "SCB", None)
         if isinstance(scales, torch.Tensor):
             yield scales
+    # Nor the scales and code tables of its 4-bit weights, the scales' own scales among them.
+    state = getattr(weight, "quant_state", None)
+    for holder in (state, getattr(state, "state2", None)):
+        found = (getattr(holder, name, None) for name in ("absmax", "code", "offset"))
+        yield from (tensor for tensor in found if isinstance(tensor, torch.Tensor))
+
+
+@dataclass(frozen=True)
+class _Packed:
+    """Block formats and types of less than a byte: what the items of `values` stand for."""
+
+    storage: str
+    elements: int
+    values: torch.Tensor
+
+
+def _packed(tensor: torch.Tensor) -> _Packed | None:
+    """What `tensor` holds if it is no plain type, told by its inner tensors; None for others."""
+    state = getattr(tensor, "quant_state", None)
+    if state is not None:
+        return _Packed(str(state.quant_type), math.prod(state.shape), tensor)
+    values, scale = getattr(tensor, "qdata", None), getattr(tensor, "scale", None)
+    if values is None:
+        return None
+    count = tensor.numel()
+    if hasattr(tensor, "scale_and_zero"):
+        # Two to a byte, padded to whole tiles by the kernel for CUDA.
+        return _Packed("int4", count, values) if 2 * values.nbytes >= count else None
+    scaled = getattr(scale, "dtype", None)
+    if values.dtype == torch.float8_e4m3fn and scaled == torch.float8_e8m0fnu:
+        return _Packed("mxfp8", count, values)
+    if 2 * values.nbytes == count and scaled == torch.float8_e4m3fn:
+        return _Packed("nvfp4", count, values)
+    return None
 
 
 def _own_tensors(module: nn.Module) -> list[torch.Tensor]:
@@ -210,12 +246,16 @@ def census(model: nn.Module) -> Census:
         for tensor in _module_tensors(module):
             if tensor is None:
                 continue
+            packed = _packed(tensor)
             for plain in plain_tensors(tensor):
                 key = (plain.data_ptr(), plain.numel() * plain.element_size())
                 if key in seen and plain.data_ptr() != 0:
                     continue
                 seen.add(key)
-                result.add(_name(plain.dtype), plain.numel(), key[1])
+                if packed is not None and packed.values is plain:
+                    result.add(packed.storage, packed.elements, key[1])
+                else:
+                    result.add(_name(plain.dtype), plain.numel(), key[1])
         for parameter, stack in _stacks(module).items():
             full = f"{name}.{parameter}" if name else parameter
             result.held_in[full] = _name(stack.dtype)
@@ -227,8 +267,9 @@ def census(model: nn.Module) -> Census:
             own = _own_tensors(module)
             weight = max(own, key=lambda t: t.numel() * t.element_size(), default=None)
         if weight is not None and name not in result.held_in:
+            packed = _packed(weight)
             largest = max(plain_tensors(weight), key=lambda t: t.numel())
-            result.held_in[name] = _name(largest.dtype)
+            result.held_in[name] = packed.storage if packed else _name(largest.dtype)
     return result
 
 
@@ -241,17 +282,17 @@ def is_held(found: str | None, storage: str) -> bool:
 
 
 def left_behind(
-    before: Layout, after: Census, storage: str, compute_dtype: str
+    before: Layout, after: Census, storage: str, compute_dtype: str, reasons: dict[str, str]
 ) -> tuple[int, list[LeftBehind]]:
-    """Elements of `before`'s layers found in `storage`, and every layer that was not, with why."""
+    """Elements of `before`'s layers found in `storage`, and every layer that was not, with why:
+    `reasons` are those of the layers that the handler left on purpose."""
     converted, left = 0, []
     for name, elements in before.elements.items():
         found = after.held_in.get(name, "nowhere")
         if is_held(found, storage):
             converted += elements
             continue
-        reason = before.kept.get(
-            name, f"the library left it in {found} without saying so (compute type {compute_dtype})"
-        )
+        silent = f"the library left it in {found} without saying so (compute type {compute_dtype})"
+        reason = before.kept.get(name) or reasons.get(name, silent)
         left.append(LeftBehind(name=name, elements=elements, reason=reason))
     return converted, left

@@ -6,6 +6,7 @@ from precision_explorer.hardware.capabilities import (
     fp8_native,
     fp16_native,
     int8_native,
+    microscaling_native,
     tf32_native,
 )
 from precision_explorer.hardware.device_profiles import (
@@ -44,6 +45,7 @@ __all__ = [
     "fp16_native",
     "int8_native",
     "library_versions",
+    "microscaling_native",
     "named_profile",
     "nvml_process_bytes",
     "open_sensor",

@@ -97,6 +97,17 @@ def fp8_native(facts: DeviceFacts) -> Answer:
     return _cuda(facts, (8, 9), "fp8 tensor cores")
 
 
+def microscaling_native(facts: DeviceFacts) -> Answer:
+    """Products of blocks with their own scales, of MXFP8 and NVFP4: CUDA from compute capability
+    10.0 (Blackwell; PTX ISA, "tcgen05.mma", kinds mxf8f6f4 and mxf4nvf4)."""
+    if facts.kind == "cpu":
+        return (
+            False,
+            "no CPU known here multiplies scaled blocks; NVIDIA does from 10.0 (Blackwell)",
+        )
+    return _cuda(facts, (10, 0), "tensor cores for scaled blocks")
+
+
 def tf32_native(facts: DeviceFacts) -> Answer:
     """TF32 products: CUDA from compute capability 8.0 (Ampere)."""
     if facts.kind == "cpu":
