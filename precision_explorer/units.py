@@ -111,6 +111,7 @@ def points(value: float | None, digits: int = 2) -> str:
 _DURATION = {"us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
 _SIZE = {"": 1, "b": 1, "kb": 1e3, "mb": 1e6, "gb": 1e9, "tb": 1e12}
 _SIZE |= {"kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40}
+_ENERGY = {"mj": 1e-3, "j": 1.0, "kj": 1e3}
 _NUMBER = re.compile(r"^\s*([0-9]*\.?[0-9]+(?:[eE][+-]?[0-9]+)?)\s*([a-zA-Zµ%]*)\s*$")
 
 
@@ -138,6 +139,14 @@ def parse_size(text: str) -> int:
     if math.isinf(size):
         raise ValueError(f"'{text}' is no size; write it as 8GB or 512MiB")
     return int(size)
+
+
+def parse_energy(text: str) -> float:
+    """Joules from ``2J``, ``500mJ``, ``1.2kJ``; ValueError without a known unit."""
+    value, unit = _split(text, "energy", "2J or 500mJ")
+    if unit.lower() not in _ENERGY:
+        raise ValueError(f"'{text}' has no known unit of energy; write it as 2J or 500mJ")
+    return value * _ENERGY[unit.lower()]
 
 
 def parse_share(text: str) -> float:

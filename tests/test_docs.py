@@ -12,6 +12,7 @@ from precision_explorer.cli import COMMANDS, group
 from precision_explorer.formats.catalog import CATALOG
 from precision_explorer.formats.kernels import CPU_KERNELS, CUDA_KERNELS
 from precision_explorer.formats.number_types import NUMBER_TYPES
+from precision_explorer.formats.recipe import Recipe, read_recipe
 from precision_explorer.formats.static import CPU_STATIC_KERNELS, CUDA_STATIC_KERNELS
 from precision_explorer.plan.spec import load_spec
 from precision_explorer.records import METRICS, STATUSES
@@ -136,6 +137,17 @@ def test_the_example_card_is_one(tmp_path):
     (tmp_path / "task.yaml").write_text(example_of("tasks.md"))
     assert load_card(str(tmp_path)).card.metrics == ["accuracy", "macro_f1"]
     assert yaml.safe_load(example_of("tasks.md"))["name"] == "sentiment"
+
+
+def test_the_example_recipe_is_one_and_its_keys_are_documented(tmp_path):
+    part = DOCS["mixed-precision.md"].split("## The recipe file\n", 1)[1]
+    lines = [line[4:] for line in part.split("\n| key")[0].splitlines()]
+    path = tmp_path / "recipe.yaml"
+    path.write_text("\n".join(lines))
+    recipe = read_recipe(path)
+    assert set(recipe.formats) == {"fp32", "int8-weight-only", "nf4"}
+    keys = first_column(DOCS["mixed-precision.md"], "## The recipe file")
+    assert set(keys) == set(Recipe.model_fields)
 
 
 def test_every_dependency_is_explained():

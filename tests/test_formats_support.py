@@ -6,6 +6,7 @@ import sys
 import pytest
 
 from precision_explorer.formats import AS_SHIPPED, CATALOG, DEFAULT_FORMATS, decide
+from precision_explorer.formats.catalog import MIXED
 from precision_explorer.formats.support import candidates
 from precision_explorer.hardware import device_facts
 from precision_explorer.hardware.fakes import FakeGpu, FakeNvml
@@ -55,7 +56,7 @@ def test_the_ids_are_the_contracts_and_the_first_nine_are_default():
 def test_every_format_has_a_handler_and_no_handler_is_without_format():
     from precision_explorer.formats.apply import _HANDLERS
 
-    assert set(_HANDLERS) == set(CATALOG)
+    assert set(_HANDLERS) == {*CATALOG, MIXED}
 
 
 def test_the_reading_wing_may_import_the_catalogue_without_torch():

@@ -21,6 +21,7 @@ RANKS = {
     "errors": 0, "units": 0,
     "records": 1, "stats": 1,
     "pareto": 2, "hardware": 2, "tasks": 2, "workload": 2, "store": 2,
+    "search": 2,
     "economics": 3, "formats": 3, "diagnose": 3,
     "models": 4, "measure": 4, "plan": 4, "table": 4,
     "runner": 5, "report": 5,
@@ -43,7 +44,8 @@ DEPARTURES = {
 HEAVY = {"torch", "transformers", "torchao", "bitsandbytes", "accelerate"}
 # The measuring wing: these import torch as soon as they are imported.
 MEASURING = {
-    "models.adapter", "models.causal_lm", "models.loading", "models.text_classifier",
+    "models.adapter", "models.causal_lm", "models.loading", "models.replay",
+    "models.text_classifier", "formats.partly", "runner.sensitivity",
     "measure.roof", "measure.timeline", "models.passes", "models.work", "runner.profiling",
     "formats.autocast", "formats.four_bit", "formats.microscaling", "formats.reference",
     "formats.apply", "formats.certificate", "formats.compiling", "formats.dryrun", "formats.held",

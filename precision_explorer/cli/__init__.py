@@ -17,6 +17,7 @@ COMMANDS = {
     "formats": "What this machine runs natively, dequantized, emulated or not, and why.",
     "tasks": "The task cards known, with size and metric.",
     "inspect": "Where each format loses precision: errors and ranges, layer by layer.",
+    "mix": "Search which format each layer should be held in, within a budget.",
     "report": "Make the tables and the HTML page of runs again from their records.",
     "diagnose": "Why a format is or is not faster, against the device's own limits.",
     "fetch": "Get a model that needs no model hub.",

@@ -19,8 +19,8 @@ _OPTIONS: list[Callable[..., Any]] = [
     ),
     click.option(
         "--formats", metavar="a,b,...|all",
-        help="Formats, comma-separated; by default the nine from fp32 to int8-dynamic. The "
-        "reference is always among them.",
+        help="Formats, comma-separated; by default the nine from fp32 to int8-dynamic. "
+        "mixed:recipe.yaml is a recipe of mix. The reference is always among them.",
     ),
     click.option("--reference", metavar="FORMAT", help="What others are compared to (fp32)."),
     click.option("--device", metavar="auto|cpu|cuda:0", help="Where to run (auto)."),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, cast
 
@@ -18,9 +18,10 @@ from torch import nn
 from precision_explorer.errors import FormatNotApplied
 from precision_explorer.formats import microscaling
 from precision_explorer.formats.autocast import autocast_forward
-from precision_explorer.formats.catalog import AS_SHIPPED, spec_of
+from precision_explorer.formats.catalog import AS_SHIPPED, MIXED, is_mixed, spec_of
 from precision_explorer.formats.four_bit import group_size, int4_config, int4_fits, nf4_linear
 from precision_explorer.formats.kernels import int8_linear
+from precision_explorer.formats.recipe import layers_of
 from precision_explorer.formats.static import Calibrate, observe, static_linear
 from precision_explorer.formats.verify import Layout, census, layout, left_behind, shipped_layout
 from precision_explorer.records import AppliedFormat, Caution, LeftBehind
@@ -229,6 +230,33 @@ def _as_shipped(model: nn.Module, plan: Layout, recipe: dict[str, Any]) -> None:
     model(input_ids=torch.zeros((1, 1), dtype=torch.long, device=device))
 
 
+def convert(
+    model: nn.Module, format_id: str, plan: Layout, recipe: dict[str, Any], *more: Any
+) -> Reasons:
+    """Let the format's handler change `plan.targets` in place; why it left some on purpose. What it
+    did is for the caller to count; `apply_format` does. `more` as the handler takes it."""
+    handle = _HANDLERS[MIXED if is_mixed(format_id) else format_id]
+    return handle(model, plan, recipe, *more) or {}
+
+
+@handler(MIXED)
+def _mixed(model: nn.Module, plan: Layout, recipe: dict[str, Any]) -> Reasons:
+    """Each format of a recipe on its own layers."""
+    layers: dict[str, list[str]] = recipe["layers"]
+    unknown = sorted({n for held in layers.values() for n in held} - set(plan.targets))
+    if unknown:
+        more = f" and {len(unknown) - 3} more" if len(unknown) > 3 else ""
+        raise FormatNotApplied(
+            f"the recipe names {', '.join(unknown[:3])}{more}, which the model has not as a linear "
+            "layer that can be converted; correct the recipe"
+        )
+    reasons: Reasons = {}
+    for format_id, held in layers.items():
+        part = replace(plan, targets=tuple(held))
+        reasons |= convert(model, format_id, part, recipe["parts"][format_id])
+    return reasons
+
+
 def _replace(
     model: nn.Module, plan: Layout, make: Callable[[nn.Linear], nn.Module | str]
 ) -> Reasons:
@@ -277,14 +305,17 @@ def apply_format(
     before = _shipped_layout(model, recipe) if shipped else layout(model)
     set_matmul_precision(format_id)
     with torch.no_grad():
-        run = [calibrate] if spec.calibrates else []
-        reasons = _HANDLERS[format_id](model, before, recipe, *run) or {}
+        more = [calibrate] if spec.calibrates else []
+        reasons = convert(model, format_id, before, recipe, *more)
     after = census(model)
     converted: int | None = None
     held: float | None = None
     left: list[LeftBehind] = []
+    on_purpose: dict[str, str] = {}
     if spec.storage is not None:
-        converted, left = left_behind(before, after, spec.storage, recipe["compute_dtype"], reasons)
+        wanted, on_purpose = _wanted(before, format_id, recipe)
+        reasons |= on_purpose
+        converted, left = left_behind(before, after, wanted, recipe["compute_dtype"], reasons)
         if converted == 0 and not shipped:
             raise FormatNotApplied(
                 f"{format_id} converted none of the model's {len(before.elements)} linear layers; "
@@ -308,7 +339,17 @@ def apply_format(
         bytes_by_dtype=after.bytes_by_dtype,
         left_behind=left,
     )
-    return Outcome(applied, _cautions(before, applied), before, after.held_in)
+    return Outcome(applied, _cautions({*before.heads, *on_purpose}, applied), before, after.held_in)
+
+
+def _wanted(
+    before: Layout, format_id: str, recipe: dict[str, Any]
+) -> tuple[dict[str, str], dict[str, str]]:
+    """({layer: the storage it must be found in}, {layer that is meant to stay: why})."""
+    layers = layers_of(format_id, recipe, before.elements)
+    wanted = {name: str(spec_of(part).storage) for part, held in layers.items() for name in held}
+    rest = [name for name in before.targets if name not in wanted]
+    return wanted, dict.fromkeys(rest, f"the recipe leaves it in {recipe.get('base')}")
 
 
 def _first_reason(left: list[LeftBehind]) -> str:
@@ -319,7 +360,8 @@ def _shipped_layout(model: nn.Module, recipe: dict[str, Any]) -> Layout:
     return shipped_layout(model, recipe.get("ignored", ()), recipe.get("weight_bits"))
 
 
-def _cautions(before: Layout, applied: AppliedFormat) -> list[Caution]:
+def _cautions(meant: set[str], applied: AppliedFormat) -> list[Caution]:
+    """`meant`: the layers that were to stay as they were."""
     if applied.format == AS_SHIPPED and applied.converted_elements == 0:
         return [
             Caution(
@@ -329,7 +371,7 @@ def _cautions(before: Layout, applied: AppliedFormat) -> list[Caution]:
                 "computes in its scheme would show",
             )
         ]
-    surprising = [layer for layer in applied.left_behind if layer.name not in before.heads]
+    surprising = [layer for layer in applied.left_behind if layer.name not in meant]
     if not surprising:
         return []
     names = ", ".join(layer.name for layer in surprising[:5])

@@ -147,6 +147,21 @@ DEFAULT_FORMATS: tuple[str, ...] = (
 )  # fmt: skip
 
 
+# The library, storage and arithmetic of a format that is several: `mixed:NAME`, by a recipe.
+MIXED = "mixed"
+
+
+def is_mixed(format_id: str) -> bool:
+    """Whether the format is a recipe's: ``mixed:`` and the recipe's name (in options: its path)."""
+    return format_id.startswith(f"{MIXED}:")
+
+
 def spec_of(format_id: str) -> FormatSpec:
     """The spec of a format id. KeyError for an unknown one."""
+    if is_mixed(format_id):
+        return FormatSpec(
+            format_id, "by layer", "by layer",
+            storage=MIXED, arithmetic=MIXED, library=MIXED,
+            summary="each linear layer in the format that a recipe names for it",
+        )  # fmt: skip
     return CATALOG[format_id]

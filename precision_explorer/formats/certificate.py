@@ -29,6 +29,7 @@ from precision_explorer.formats.evidence import (
     cuda_product,
     products_of,
 )
+from precision_explorer.formats.recipe import layers_of, parts_of, spec_in
 from precision_explorer.formats.verify import Layout, is_held, linear_layers
 from precision_explorer.records import Certificate, Executed, OffLabel
 
@@ -423,3 +424,17 @@ def wanted_types(
         name: number_type if storage is None or is_held(held_in.get(name), storage) else None
         for name in plan.elements
     }
+
+
+def wanted_in(
+    plan: Layout, held_in: dict[str, str], format_id: str, recipe: dict[str, Any]
+) -> dict[str, str | None]:
+    """`wanted_types` of a cell's recipe: of a mixed one, each format's for the layers it names."""
+    wanted: dict[str, str | None] = dict.fromkeys(plan.elements)
+    parts = parts_of(format_id, recipe)
+    for part, names in layers_of(format_id, recipe, plan.elements).items():
+        spec = spec_in(part, parts[part])
+        made_in = recipe["compute_dtype"] if spec.arithmetic == "compute" else spec.arithmetic
+        types = wanted_types(plan, held_in, spec.storage, made_in)
+        wanted |= {name: types[name] for name in names}
+    return wanted

@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from precision_explorer.errors import FormatNotApplied
-from precision_explorer.formats.catalog import AS_SHIPPED, FormatSpec
+from precision_explorer.formats.catalog import AS_SHIPPED, MIXED, FormatSpec
 from precision_explorer.formats.evidence import NATIVE, UNKNOWN
 from precision_explorer.records import Caution, Certificate, OffLabel
 from precision_explorer.units import share
@@ -83,6 +83,9 @@ def _execution(spec: FormatSpec, promised: str, certificate: Certificate) -> str
         return "emulated" if widened else "unverified"
     if spec.arithmetic == "compute":
         return "dequantized" if certificate.executed_flops else "unverified"
+    if spec.arithmetic == MIXED:
+        # The weakest of its formats, as promised, unless most of it ran wider than they name.
+        return promised if certificate.executed_flops >= 0.5 * labelled else "dequantized"
     if certificate.executed_flops >= 0.5 * labelled:
         native = sum(part.flops for part in bearing if part.unit == NATIVE)
         return "native" if native >= 0.5 * labelled else "emulated"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -282,14 +282,18 @@ def is_held(found: str | None, storage: str) -> bool:
 
 
 def left_behind(
-    before: Layout, after: Census, storage: str, compute_dtype: str, reasons: dict[str, str]
+    before: Layout,
+    after: Census,
+    wanted: Mapping[str, str],
+    compute_dtype: str,
+    reasons: Mapping[str, str],
 ) -> tuple[int, list[LeftBehind]]:
-    """Elements of `before`'s layers found in `storage`, and every layer that was not, with why:
-    `reasons` are those of the layers that the handler left on purpose."""
+    """Elements of `before`'s layers found in the storage that `wanted` names for them, and every
+    layer that was not, with why: `reasons` are those of the layers that were left on purpose."""
     converted, left = 0, []
     for name, elements in before.elements.items():
         found = after.held_in.get(name, "nowhere")
-        if is_held(found, storage):
+        if name in wanted and is_held(found, wanted[name]):
             converted += elements
             continue
         silent = f"the library left it in {found} without saying so (compute type {compute_dtype})"

@@ -37,6 +37,9 @@ class Adapter(Protocol):
     def items(self) -> list[Item]:
         """All rows of the quality pass, in the order of the examples."""
 
+    def scores(self, batch: Sequence[Item]) -> torch.Tensor:
+        """(rows, classes): the logits of every distribution that `score` reads, on the device."""
+
     def score(self, batch: Sequence[Item]) -> list[Any]:
         """One answer per item, moved off the device once."""
 

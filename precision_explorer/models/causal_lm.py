@@ -73,6 +73,21 @@ class _CausalLM:
             ).logits
         return self.model(input_ids=ids, attention_mask=mask, use_cache=False).logits[:, index]
 
+    def scores(self, batch: Sequence[Item]) -> torch.Tensor:
+        """(scored positions, vocabulary) logits: each item's scored positions in order, once."""
+        positions = sorted({p for item in batch for _, p, _ in item.targets})
+        logits = self._logits([item.ids for item in batch], positions)
+        place = {p: k for k, p in enumerate(positions)}
+        rows, places = zip(
+            *(
+                (i, place[p])
+                for i, it in enumerate(batch)
+                for p in sorted({t[1] for t in it.targets})
+            ),
+            strict=True,
+        )
+        return logits[list(rows), list(places)]
+
     def score(self, batch: Sequence[Item]) -> list[dict[int, float]]:
         """{slot: summed log-probability in nats} per item."""
         positions = sorted({p for item in batch for _, p, _ in item.targets})

@@ -17,7 +17,8 @@ _AUTO = {
 }
 
 
-def _auto(kind: str) -> Any:
+def auto_class(kind: str) -> Any:
+    """transformers' class that loads a model with the head of a task kind."""
     import transformers
 
     return getattr(transformers, _AUTO[kind])
@@ -31,7 +32,7 @@ def prepare(path: Path, kind: str, trust_remote_code: bool) -> Any:
     common = {"local_files_only": True, "trust_remote_code": trust_remote_code}
     config = transformers.AutoConfig.from_pretrained(path, **common)
     with torch.device("meta"):
-        _auto(kind).from_config(config, trust_remote_code=trust_remote_code)
+        auto_class(kind).from_config(config, trust_remote_code=trust_remote_code)
     return transformers.AutoTokenizer.from_pretrained(path, **common)
 
 
@@ -51,7 +52,7 @@ def load(
     would fill them at random).
     """
     placed = {"device_map": {"": device}} if shipped else {}
-    model, info = _auto(kind).from_pretrained(
+    model, info = auto_class(kind).from_pretrained(
         path,
         dtype=dtype,
         use_safetensors=True,

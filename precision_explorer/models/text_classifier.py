@@ -49,6 +49,10 @@ class TextClassifier:
         ids, mask = pad_right(rows, self.pad, self.device)
         return self.model(input_ids=ids, attention_mask=mask).logits
 
+    def scores(self, batch: Sequence[Item]) -> torch.Tensor:
+        """(items, labels) logits."""
+        return self._logits([item.ids for item in batch])
+
     def score(self, batch: Sequence[Item]) -> list[list[float]]:
         """(labels,) logits of each item, as float32."""
         return self._logits([item.ids for item in batch]).float().cpu().tolist()

@@ -7,6 +7,7 @@ from typing import Any
 
 from precision_explorer.formats import AS_SHIPPED, Support
 from precision_explorer.formats.catalog import spec_of
+from precision_explorer.formats.recipe import parts_of
 from precision_explorer.formats.runtimes import RUNTIMES
 from precision_explorer.hardware import DeviceFacts, compiler, relevant_variables
 from precision_explorer.models import ModelRef, check_head
@@ -99,8 +100,9 @@ def batch_plan(kind: str) -> dict[str, Any]:
 
 def relevant_libraries(format_id: str, recipe: dict[str, Any], versions: dict[str, str]) -> dict:
     """The libraries whose version can change a cell's result."""
-    library = recipe.get("library", spec_of(format_id).library)
-    names = _RELEVANT["torch"] + _RELEVANT.get(library, ()) + tuple(recipe.get("requires", ()))
+    names = _RELEVANT["torch"] + tuple(recipe.get("requires", ()))
+    for part, made in parts_of(format_id, recipe).items():
+        names += _RELEVANT.get(made.get("library", spec_of(part).library), ())
     return {name: versions[name] for name in names if name in versions}
 
 

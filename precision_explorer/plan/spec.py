@@ -17,7 +17,7 @@ from pydantic import (
 
 from precision_explorer.economics import parse_slo
 from precision_explorer.errors import PrecisionExplorerError, UsageError, unknown_name
-from precision_explorer.formats.catalog import CATALOG, DEFAULT_FORMATS
+from precision_explorer.formats.catalog import CATALOG, DEFAULT_FORMATS, MIXED, is_mixed
 from precision_explorer.formats.runtimes import RUNTIMES
 from precision_explorer.option_files import read_options
 from precision_explorer.records import canonical_hash
@@ -112,9 +112,12 @@ class SweepSpec(BaseModel):
         if not value:
             raise ValueError("names no format; give some as in fp32,int8-dynamic, or all")
         for name in value:
-            if name != "all" and name not in CATALOG:
+            if name == f"{MIXED}:":
+                raise ValueError("mixed: names no recipe; write it as mixed:recipe.yaml")
+            if name != "all" and name not in CATALOG and not is_mixed(name):
                 raise ValueError(unknown_name("format", name, (*CATALOG, "all")))
-        names = tuple(CATALOG) if "all" in value else value
+        mixed = tuple(filter(is_mixed, value))
+        names = (*CATALOG, *mixed) if "all" in value else value
         reference = info.data.get("reference", names[0])
         return tuple(dict.fromkeys(names if reference in names else (reference, *names)))
 

@@ -28,6 +28,9 @@ from precision_explorer.runner.manager import (
 JOBS: dict[str, str] = {
     "numerics": "precision_explorer.runner.numerics_job:run",
     "roof": "precision_explorer.measure.roof:measure_roof",
+    "layers": "precision_explorer.runner.sensitivity:measure_layers",
+    "recipes": "precision_explorer.runner.sensitivity:try_assignments",
+    "layer-names": "precision_explorer.runner.sensitivity:list_layers",
 }
 
 

@@ -7,7 +7,6 @@ import importlib
 import os
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +14,11 @@ import torch
 
 from precision_explorer.errors import DoesNotFit, InvalidNumerics
 from precision_explorer.formats.apply import apply_format, compute_dtype, set_matmul_precision
-from precision_explorer.formats.catalog import AS_SHIPPED, FormatSpec, spec_of
-from precision_explorer.formats.certificate import certify, wanted_types
+from precision_explorer.formats.catalog import AS_SHIPPED
+from precision_explorer.formats.certificate import certify, wanted_in
 from precision_explorer.formats.compiling import configure, graphs, load_compiler
 from precision_explorer.formats.execution import judge
+from precision_explorer.formats.recipe import packages_of, spec_in
 from precision_explorer.formats.runtimes import RUNTIMES
 from precision_explorer.hardware import (
     DeviceFacts,
@@ -66,11 +66,8 @@ class Session:
         if self.device != "cpu":
             torch.cuda.set_device(self.device)
         start = time.perf_counter()
-        recipe = request["recipe"]
-        for package in (*spec_of(request["format"]).packages, *recipe.get("packages", ())):
+        for package in packages_of(request["format"], request["recipe"]):
             importlib.import_module(package)
-        if request["recipe"]["library"] == "torchao":
-            importlib.import_module("torchao.quantization")
         self.runtime = RUNTIMES[request.get("runtime", "eager")]
         if self.runtime.compiles:
             configure(request["compile_cache"], self.facts.kind)
@@ -300,7 +297,7 @@ class Session:
         adapter = self.adapter = self.adapter or self._adapter(request)
         plan, format_id = request["batch_plan"], self.request["format"]
         recipe = self.request["recipe"]
-        spec = _arithmetic_of(spec_of(format_id), recipe)
+        spec = spec_in(format_id, recipe)
         wanted = recipe["compute_dtype"] if spec.arithmetic == "compute" else spec.arithmetic
         layout = self.outcome.layout
 
@@ -316,7 +313,7 @@ class Session:
         certificate = certify(
             self.model,
             layout,
-            wanted_types(layout, self.outcome.held_in, spec.storage, wanted),
+            wanted_in(layout, self.outcome.held_in, format_id, recipe),
             run,
             work,
             int8_native(self.facts)[0] or "avx2" in self.facts.cpu_flags,
@@ -366,15 +363,6 @@ def make_adapter(
         prompt_tokens=workload["prompt_tokens"],
         output_tokens=workload["output_tokens"],
     )
-
-
-def _arithmetic_of(spec: FormatSpec, recipe: dict[str, Any]) -> FormatSpec:
-    """`spec` with the number type of its products as this recipe has them: that of a checkpoint
-    that comes quantized is its scheme's. Where the scheme does not tell, it is taken to widen its
-    weights, which only products seen in the compute type will prove."""
-    if spec.id != AS_SHIPPED:
-        return spec
-    return replace(spec, arithmetic=recipe["arithmetic"] or "compute")
 
 
 def _request_row(row: dict[str, Any], examples: list[dict[str, Any]]) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import Any
 from precision_explorer.errors import UsageError
 from precision_explorer.formats import AS_SHIPPED, Support
 from precision_explorer.formats.catalog import CATALOG, spec_of
+from precision_explorer.formats.recipe import row_id
 from precision_explorer.hardware import (
     DeviceFacts,
     device_facts,
@@ -26,6 +27,13 @@ from precision_explorer.plan.spec import READER_FIELDS
 from precision_explorer.records import Environment, Roof
 from precision_explorer.runner.local import Executor, Tally
 from precision_explorer.runner.manager import Event, OnEvent, prepare_environment
+from precision_explorer.runner.mixed import (
+    check_against,
+    check_revisions,
+    formats_in,
+    read_recipes,
+    with_mixed,
+)
 from precision_explorer.runner.probe import probe, probe_compiled
 from precision_explorer.runner.roof import device_roof, roof_key
 from precision_explorer.store import RunFolder
@@ -74,6 +82,7 @@ def prepare_sweep(spec: SweepSpec, on_event: OnEvent) -> Prepared:
     """
     device = resolve_device(spec.device)
     workload = load_workload(spec.workload)
+    recipes = read_recipes(spec.formats)
     # Cards that are named are read before models, which may have to be fetched.
     tasks = [_prepare_task(spec, name) for name in spec.task]
     refs = [resolve(m, spec.revision, spec.trust_remote_code) for m in spec.model]
@@ -82,6 +91,7 @@ def prepare_sweep(spec: SweepSpec, on_event: OnEvent) -> Prepared:
         check_tokenizer(ref)
         if ref.scheme is not None:
             check_library(ref.name, ref.scheme, facts)
+    check_revisions(recipes, refs)
     tasks = tasks or [_prepare_task(spec, default_task(refs))]
     threads = spec.threads or facts.cores
     versions = library_versions()
@@ -93,12 +103,16 @@ def prepare_sweep(spec: SweepSpec, on_event: OnEvent) -> Prepared:
     _note_shipped(refs, on_event)
     supports: dict[str, Support] = {}
     compiled: dict[str, dict[str, Support]] = {}
-    if any(ref.scheme is None for ref in refs):
-        supports = probe(facts, list(spec.formats), versions, threads, on_event)
-        compiled = {
-            runtime: probe_compiled(facts, list(spec.formats), versions, threads, on_event, runtime)
-            for runtime in spec.runtime
-        }
+    plain = [ref for ref in refs if ref.scheme is None]
+    if plain:
+        tried = formats_in(spec.formats, recipes)
+        supports = probe(facts, tried, versions, threads, on_event)
+        kind, trusted = tasks[0].card.kind, spec.trust_remote_code
+        check_against(recipes, plain, kind, facts, threads, trusted, on_event)
+        for runtime in spec.runtime:
+            found = probe_compiled(facts, tried, versions, threads, on_event, runtime)
+            compiled[runtime] = found | with_mixed(recipes, supports | found)
+        supports = with_mixed(recipes, supports)
     plan = expand(spec, refs, tasks, workload, facts, supports, versions, threads, compiled)
     environment = make_environment(facts, threads, versions)
     return Prepared(spec, refs, tasks, workload, facts, supports, environment, plan)
@@ -186,6 +200,8 @@ def sweep_document(prepared: Prepared, run: str) -> dict[str, Any]:
     if len(references) == 1:
         # Where all models come quantized; beside others, their rows have no reference.
         spec["reference"] = references.pop()
+    # A recipe's file is known by its label alone.
+    spec["formats"] = [row_id(name) for name in prepared.spec.formats]
     return {
         "schema_version": 1,
         "run": run,
