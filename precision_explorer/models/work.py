@@ -9,7 +9,7 @@ Normalisation, activation functions and the softmax are not counted: they are no
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from precision_explorer.formats.catalog import FormatSpec
-from precision_explorer.formats.verify import census, plain_tensors
+from precision_explorer.formats.verify import census, is_held, plain_tensors
 from precision_explorer.models.passes import Pass
 from precision_explorer.records import Work
 
@@ -55,20 +55,26 @@ def arithmetic_of(spec: FormatSpec, compute_dtype: str) -> str:
     return compute_dtype if spec.arithmetic == "compute" else spec.arithmetic
 
 
-def linear_layers(model: nn.Module, spec: FormatSpec, compute_dtype: str) -> dict[str, LinearLayer]:
+def linear_layers(
+    model: nn.Module,
+    spec: FormatSpec,
+    compute_dtype: str,
+    by_layer: Mapping[str, FormatSpec] | None = None,
+) -> dict[str, LinearLayer]:
     """Every linear layer by name after the format was applied, also those that a library replaced
-    by a class of its own (the outermost where one holds another)."""
+    by a class of its own (the outermost where one holds another). `by_layer`: the formats of a
+    mixed recipe's layers."""
     held = census(model).held_in
-    arithmetic = arithmetic_of(spec, compute_dtype)
     found: dict[str, LinearLayer] = {}
     for name, module in model.named_modules():
         sizes = _sizes(module)
         if sizes is None or any(name.startswith(f"{outer}.") for outer in found):
             continue
+        own = (by_layer or {}).get(name, spec)
         # A format of arithmetic only reaches every layer.
-        reached = spec.storage is None or held.get(name) == spec.storage
-        number_type = arithmetic if reached else compute_dtype
-        found[name] = LinearLayer(module, *sizes, number_type, reached and spec.quantizes)
+        reached = own.storage is None or is_held(held.get(name), own.storage)
+        number_type = arithmetic_of(own, compute_dtype) if reached else compute_dtype
+        found[name] = LinearLayer(module, *sizes, number_type, reached and own.quantizes)
     return found
 
 

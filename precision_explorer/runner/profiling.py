@@ -13,7 +13,8 @@ import torch
 from torch import nn
 
 from precision_explorer.diagnose.roofline import is_above_roof, observed
-from precision_explorer.formats.catalog import FormatSpec, spec_of
+from precision_explorer.formats.catalog import FormatSpec
+from precision_explorer.formats.recipe import layers_of, parts_of, spec_in
 from precision_explorer.measure.repeats import repeated
 from precision_explorer.measure.throughput import is_out_of_memory
 from precision_explorer.measure.timeline import Timeline, marked, profiled
@@ -67,8 +68,15 @@ def make_subject(
 ) -> Subject:
     """The subject of a session whose load was asked by `request`; `min_seconds`: the workload's."""
     budget_s = _SHARE_OF_WINDOW * min_seconds
-    spec, compute = spec_of(request["format"]), request["recipe"]["compute_dtype"]
-    layers = linear_layers(model, spec, compute)
+    format_id, recipe = request["format"], request["recipe"]
+    spec, compute = spec_in(format_id, recipe), recipe["compute_dtype"]
+    parts = parts_of(format_id, recipe)
+    by_layer = {
+        name: spec_in(part, parts[part])
+        for part, names in layers_of(format_id, recipe, ()).items()
+        for name in names
+    }
+    layers = linear_layers(model, spec, compute, by_layer)
     compiled = request.get("runtime", "eager") != "eager"
     return Subject(
         model,
