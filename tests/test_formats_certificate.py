@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from precision_explorer.errors import FormatNotApplied
-from precision_explorer.formats import certificate as certificate_module
+from precision_explorer.formats import products
 from precision_explorer.formats.apply import apply_format
 from precision_explorer.formats.catalog import CATALOG
 from precision_explorer.formats.certificate import certify, wanted_types
@@ -196,13 +196,13 @@ def test_compiled_code_is_watched_too(format_id, kernel, number_type):
 
 def test_products_of_compiled_code_go_to_layers_of_their_size():
     calls = [
-        certificate_module._Call("a", 60.0, "float32", (5, 3)),
-        certificate_module._Call("b", 60.0, "float32", (5, 3)),
-        certificate_module._Call("c", 40.0, "float32", (4, 5)),
+        products.Call("a", 60.0, "float32", (5, 3)),
+        products.Call("b", 60.0, "float32", (5, 3)),
+        products.Call("c", 40.0, "float32", (4, 5)),
     ]
     line = "MKL_VERBOSE SGEMM(N,N,3,2,5,0x1) 1us"
-    whole = certificate_module._Call("", 0.0, "", text=f"{line}\n{line}\n")
-    parts = certificate_module._as_compiled(calls, whole, cuda=False)
+    whole = products.Call("", 0.0, "", text=f"{line}\n{line}\n")
+    parts = products._as_compiled(calls, whole, cuda=False)
     found = {}
     for call, product, flops in parts:
         found.setdefault(call.layer, {}).setdefault(product.number_type, 0.0)
@@ -212,7 +212,7 @@ def test_products_of_compiled_code_go_to_layers_of_their_size():
     whole.text = f"{line}\n"
     (a, *_) = [
         (p.number_type, f)
-        for c, p, f in certificate_module._as_compiled(calls, whole, cuda=False)
+        for c, p, f in products._as_compiled(calls, whole, cuda=False)
         if c.layer == "a" and p.number_type == "unknown"
     ]
     assert a == ("unknown", 30.0)
@@ -417,16 +417,16 @@ def test_a_layer_that_fails_leaves_no_hook():
 
 
 def test_kernels_of_a_gpu_share_a_calls_flops_by_their_time():
-    call = certificate_module._Call("a", 90.0, "float16")
+    call = products.Call("a", 90.0, "float16")
     call.kernels = [
         ("cutlass_80_tensorop_i16832gemm_s8_256x128", 2e-6),
         ("ampere_fp16_s16816gemm_fp16_64x64", 1e-6),
         ("vectorized_elementwise_kernel", 5e-6),
     ]
-    parts = [(p.number_type, flops) for p, flops in certificate_module._of_cuda(call)]
+    parts = [(p.number_type, flops) for p, flops in products._of_cuda(call)]
     assert parts == [("int8", pytest.approx(60.0)), ("float16", pytest.approx(30.0))]
     call.kernels = call.kernels[2:]
-    ((product, flops),) = certificate_module._of_cuda(call)
+    ((product, flops),) = products._of_cuda(call)
     assert (product.number_type, flops) == ("unknown", 90.0)
 
 
@@ -434,7 +434,7 @@ def test_kernels_and_operators_are_collected_through_the_tree():
     kernel = SimpleNamespace(name="nvjet_tst_1", duration=3.0)
     inner = SimpleNamespace(name="aten::mm", kernels=[kernel], cpu_children=[])
     outer = SimpleNamespace(name="aten::linear", kernels=[], cpu_children=[inner])
-    call = certificate_module._Call("a", 1.0, "bfloat16")
-    certificate_module._collect(SimpleNamespace(cpu_children=[outer]), call)
+    call = products.Call("a", 1.0, "bfloat16")
+    products._collect(SimpleNamespace(cpu_children=[outer]), call)
     assert call.operators == {"aten::linear", "aten::mm"}
     assert call.kernels == [("nvjet_tst_1", pytest.approx(3e-6))]

@@ -49,7 +49,8 @@ MEASURING = {
     "measure.roof", "measure.timeline", "models.passes", "models.work", "runner.profiling",
     "formats.autocast", "formats.four_bit", "formats.microscaling", "formats.reference",
     "formats.apply", "formats.certificate", "formats.compiling", "formats.dryrun", "formats.held",
-    "formats.kernels", "formats.ranges", "formats.static", "formats.verify", "formats.watch",
+    "formats.kernels", "formats.products", "formats.ranges", "formats.static", "formats.verify",
+    "formats.watch",
     "models.compiled", "runner.compiling",
     "runner.numerics_job", "runner.preload", "runner.session",
 }  # fmt: skip

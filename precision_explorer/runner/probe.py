@@ -101,7 +101,7 @@ def _cache_path(
 ) -> Path:
     stack = {n: versions.get(n) for n in ("torch", "torchao", "bitsandbytes", "transformers")}
     key = canonical_hash(
-        [__version__, facts.model_dump(mode="json"), formats, stack, threads, "dry run 3"]
+        [__version__, facts.model_dump(mode="json"), formats, stack, threads, "dry run 4"]
         + (runtime or [])
     )
     return cache_dir() / "probe" / f"{key}.json"
