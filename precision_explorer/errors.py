@@ -49,8 +49,12 @@ class DoesNotFit(PrecisionExplorerError):
 
 
 def near_names(name: str, known: Iterable[str], limit: int = 3) -> list[str]:
-    """Known names close to `name` by difflib's ratio (cutoff 0.5), the closest first."""
-    return difflib.get_close_matches(name, list(known), n=limit, cutoff=0.5)
+    """Known names that begin with `name`, then those close to it by difflib's ratio (cutoff 0.5),
+    the closest first."""
+    names = list(known)
+    begun = [full for full in names if len(name) > 1 and full.startswith(name.lower())]
+    close = difflib.get_close_matches(name.lower(), names, n=limit, cutoff=0.5)
+    return list(dict.fromkeys([*begun, *close]))[:limit]
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> str:

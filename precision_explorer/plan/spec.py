@@ -154,7 +154,7 @@ class SweepSpec(BaseModel):
         given = [("runtime", one, RUNTIMES) for one in self.runtime]
         for name, one, known in [*given, ("executor", self.executor, EXECUTORS)]:
             if one not in known:
-                raise ValueError(f"{unknown_name(name, one, known)} in this release")
+                raise ValueError(unknown_name(name, one, known))
         if not self.model:
             raise ValueError("names no model; give one by --model, such as demo")
         if not self.runtime:

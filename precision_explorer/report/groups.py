@@ -66,13 +66,14 @@ class Group:
 
     def label(self, row: Row) -> str:
         """The row's format, with the runtime and run where the format alone is not unique."""
-        parts = [row["format"]]
+        parts = []
         if len({r["runtime"] for r in self.rows}) > 1:
             parts.append(row["runtime"])
         same = Counter((r["format"], r["runtime"]) for r in self.rows)
         if same[row["format"], row["runtime"]] > 1:
             parts.append(f"run {str(row['manifest_root'])[:6]}")
-        return ", ".join(parts)
+        # In brackets: labels are listed with commas.
+        return f"{row['format']} ({', '.join(parts)})" if parts else str(row["format"])
 
     def named(self, row: Row) -> str:
         """The label, which says so when slow software computes the format."""
