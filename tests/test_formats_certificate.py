@@ -202,7 +202,7 @@ def test_products_of_compiled_code_go_to_layers_of_their_size():
     ]
     line = "MKL_VERBOSE SGEMM(N,N,3,2,5,0x1) 1us"
     whole = products.Call("", 0.0, "", text=f"{line}\n{line}\n")
-    parts = products._as_compiled(calls, whole, cuda=False)
+    parts = products._as_compiled(calls, whole, False, {})
     found = {}
     for call, product, flops in parts:
         found.setdefault(call.layer, {}).setdefault(product.number_type, 0.0)
@@ -212,10 +212,65 @@ def test_products_of_compiled_code_go_to_layers_of_their_size():
     whole.text = f"{line}\n"
     (a, *_) = [
         (p.number_type, f)
-        for c, p, f in products._as_compiled(calls, whole, cuda=False)
+        for c, p, f in products._as_compiled(calls, whole, False, {})
         if c.layer == "a" and p.number_type == "unknown"
     ]
     assert a == ("unknown", 30.0)
+
+
+def types_of(parts):
+    """{layer: {number type: FLOPs}}"""
+    found = {}
+    for call, product, flops in parts:
+        own = found.setdefault(call.layer, {})
+        own[product.number_type] = own.get(product.number_type, 0.0) + flops
+    return found
+
+
+def test_compiled_layers_of_one_size_in_two_formats_are_told_apart():
+    """A mixed recipe's: an int8 layer that ran so is not charged with its neighbour's float32, nor
+    is one that fell back given the other's int8."""
+    calls = [products.Call(name, 60.0, "float32", (5, 3)) for name in "abc"]
+    made = {
+        "int8": "MKL_VERBOSE GEMM_S8S8S32(N,N,3,2,5,0x1) 1us\n",
+        "float32": "MKL_VERBOSE SGEMM(N,N,3,2,5,0x1) 1us\n",
+    }
+
+    def shared(*kinds, padded=1):
+        whole = products.Call("", 0.0, "", text="".join(made[kind] for kind in kinds) * padded)
+        parts = products._as_compiled(calls, whole, False, {"a": "int8", "b": "int8"})
+        return types_of(parts)
+
+    wide = {"float32": 60.0}
+    assert shared("int8", "int8", "float32") == {
+        "a": {"int8": 60.0},
+        "b": {"int8": 60.0},
+        "c": wide,
+    }
+    assert shared("float32", "float32", "float32") == {"a": wide, "b": wide, "c": wide}
+    half = {"int8": 30.0, "float32": 30.0}
+    assert shared("int8", "float32", "float32") == {"a": half, "b": half, "c": wide}
+    assert shared("int8", "float32", "float32", padded=4) == {"a": half, "b": half, "c": wide}
+    half = {"int8": 30.0, "unknown": 30.0}
+    assert shared("int8", "float32") == {"a": half, "b": half, "c": wide}
+
+
+def test_a_compiled_layer_whose_library_prints_nothing_takes_no_line_of_its_size():
+    """FBGEMM's beside a float32 layer of the same size, whose padded products would do for both."""
+    torch.manual_seed(0)
+    layer, x = FbgemmLinear(nn.Linear(5, 3), 7), torch.randn(2, 5)
+    with torch.inference_mode():
+        quiet = products.Call("a", 60.0, "float32", (5, 3), checked=(layer, x, layer(x)))
+    quiet.operators = {products._FBGEMM}
+    calls = [quiet, products.Call("b", 60.0, "float32", (5, 3))]
+    line = "MKL_VERBOSE SGEMM(N,N,3,2,5,0x1) 1us\n"
+    whole = products.Call("", 0.0, "", text=line * 2, operators={products._FBGEMM})
+    found = types_of(products._as_compiled(calls, whole, False, {"a": "int8"}))
+    assert found == {"a": {"int8": 60.0}, "b": {"float32": 60.0}}
+    # The compiled pass called no such operator: then it is no proof of anything.
+    whole.operators = set()
+    found = types_of(products._as_compiled(calls, whole, False, {"a": "int8"}))
+    assert found["a"] == {"float32": 60.0}
 
 
 # -- untrue labels ----------------------------------------------------------------------------
