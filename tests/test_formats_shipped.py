@@ -11,11 +11,11 @@ from precision_explorer.errors import ModelError
 from precision_explorer.formats import AS_SHIPPED, spec_of
 from precision_explorer.formats.apply import apply_format, compute_dtype
 from precision_explorer.formats.execution import judge
+from precision_explorer.formats.recipe import spec_in
 from precision_explorer.formats.verify import is_held, shipped_layout
 from precision_explorer.models.loading import load
 from precision_explorer.models.shipped import scheme_of, shipped_support
 from precision_explorer.records import Certificate, Executed
-from precision_explorer.runner.session import _arithmetic_of
 from tests import checkpoints
 from tests.checkpoints import BODY, HEAD, HIDDEN, LAYERS, WORDS
 from tests.test_formats_support import VNNI
@@ -297,9 +297,9 @@ def test_what_was_widened_stays_emulated_when_its_products_are_seen(promised):
     ("arithmetic", "expected"), [("int8", "int8"), ("compute", "compute"), (None, "compute")]
 )
 def test_the_products_of_a_scheme_are_looked_for_in_its_own_type(arithmetic, expected):
-    found = _arithmetic_of(spec_of(AS_SHIPPED), {"arithmetic": arithmetic})
+    found = spec_in(AS_SHIPPED, {"arithmetic": arithmetic})
     assert found.arithmetic == expected
-    assert _arithmetic_of(spec_of("int8-llm"), {}) is spec_of("int8-llm")
+    assert spec_in("int8-llm", {}) == spec_of("int8-llm")
 
 
 @pytest.mark.slow
