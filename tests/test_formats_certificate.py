@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from precision_explorer.errors import FormatNotApplied
-from precision_explorer.formats import products
+from precision_explorer.formats import certificate, products
 from precision_explorer.formats.apply import apply_format
 from precision_explorer.formats.catalog import CATALOG
 from precision_explorer.formats.certificate import certify, wanted_types
@@ -446,6 +446,68 @@ def test_wider_arithmetic_is_what_was_promised_or_widened(promised, expected):
     verdict = judge(CATALOG["fp8-dynamic"], "float8_e4m3fn", promised, "", found)
     assert verdict.execution == expected
     assert [c.id for c in verdict.cautions] == ["partly-executed"]
+
+
+def bearing(*parts, converted=True, wanted="int8"):
+    """A certificate of converted layers from (number type, unit, FLOPs)."""
+    executed = [
+        Executed(kernel="K", number_type=kind, unit=unit, flops=flops, converted=converted)
+        for kind, unit, flops in parts
+    ]
+    whole = sum(flops for _, _, flops in parts)
+    right = sum(flops for kind, _, flops in parts if kind == wanted)
+    return Certificate(
+        evidence="", work="", linear_flops=whole, executed_flops=right,
+        executed_share=right / whole, executed=executed,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("parts", "promised", "expected"),
+    [
+        ([("int8", "native", 100)], "emulated", "native"),
+        ([("int8", "software", 60), ("int8", "native", 40)], "native", "emulated"),
+        ([("int8", "unknown", 100)], "native", "unverified"),
+        ([("int8", "unknown", 100)], "emulated", "emulated"),
+        ([("unknown", "unknown", 100)], "native", "unverified"),
+        ([("unknown", "unknown", 90), ("int8", "native", 10)], "native", "native"),
+        ([("unknown", "unknown", 50), ("float32", "native", 50)], "native", "dequantized"),
+    ],
+)
+def test_the_word_follows_from_the_units_seen_and_never_from_the_promise(parts, promised, expected):
+    verdict = judge(CATALOG["int8-dynamic"], "int8", promised, "", bearing(*parts))
+    assert verdict.execution == expected
+    unknown = any(kind == "unknown" for kind, _, _ in parts)
+    assert ("execution-unknown" in [c.id for c in verdict.cautions]) == unknown
+
+
+def test_weights_that_are_not_widened_are_not_called_so():
+    spec = CATALOG["int8-weight-only"]
+
+    def word(*parts):
+        return judge(
+            spec, "float32", "dequantized", "", bearing(*parts, wanted="float32")
+        ).execution
+
+    assert word(("float32", "native", 9), ("int8", "native", 1)) == "dequantized"
+    assert word(("float32", "native", 1), ("int8", "native", 9)) == "unverified"
+    assert word(("unknown", "unknown", 9)) == "unverified"
+
+
+def test_int8_without_integer_units_is_not_native():
+    """A kernel that does not name its unit is not believed to have one that the device has not."""
+    product = products.Product("K", "int8", "unknown")
+    assert certificate._with_unit(product, False).unit == "unknown"
+    assert certificate._with_unit(product, True).unit == "native"
+
+
+def test_what_lines_do_not_cover_stays_unknown():
+    line = "MKL_VERBOSE SGEMM(N,N,3,2,5,0x1) 1us\n"
+    call = products.Call("a", 240.0, "float32", (5, 3), text=line)
+    found = [(p.number_type, flops) for p, flops in products._of_cpu(call)]
+    assert found == [("float32", 60.0), ("unknown", 180.0)]
+    call.text = line * 4
+    assert {p.number_type for p, _ in products._of_cpu(call)} == {"float32"}
 
 
 # -- the watch itself -------------------------------------------------------------------------
