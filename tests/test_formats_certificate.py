@@ -6,6 +6,7 @@ import os
 import platform
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -499,6 +500,23 @@ def test_int8_without_integer_units_is_not_native():
     product = products.Product("K", "int8", "unknown")
     assert certificate._with_unit(product, False).unit == "unknown"
     assert certificate._with_unit(product, True).unit == "native"
+
+
+def test_an_operator_that_prints_nothing_multiplies_in_its_inputs_type():
+    """int4's kernel for CPUs sums in the type of its input; only float32's unit is sure."""
+    call = products.Call("a", 60.0, "bfloat16", operators={"aten::_weight_int4pack_mm_for_cpu"})
+    found = products._silent(call)
+    assert (found.number_type, found.unit) == ("bfloat16", "unknown")
+    found = products._silent(replace(call, input_type="float32"))
+    assert (found.number_type, found.unit) == ("float32", "native")
+
+
+def test_a_tied_head_s_products_are_watched_with_their_size():
+    """Also where the library prints no line for it, as ATen's loops do in bfloat16."""
+    found, _ = certified(small(tied=True), "bf16")
+    assert sum(e.flops for e in found.other if e.number_type == "bfloat16") >= (
+        2 * TOKENS * LLAMA_HEAD
+    )
 
 
 def test_what_lines_do_not_cover_stays_unknown():
