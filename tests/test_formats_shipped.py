@@ -258,7 +258,7 @@ def test_a_quantized_checkpoint_is_placed_by_its_library(monkeypatch, shipped):
             model.to = lambda device: moved.append(device) or model
             return model, {"missing_keys": []}
 
-    monkeypatch.setattr("precision_explorer.models.loading._auto", lambda kind: Auto)
+    monkeypatch.setattr("precision_explorer.models.loading.auto_class", lambda kind: Auto)
     load(Path("x"), "language-modeling", torch.float32, "cpu", False, shipped=shipped)
     assert asked.get("device_map") == ({"": "cpu"} if shipped else None)
     assert moved == ([] if shipped else ["cpu"])
