@@ -6,6 +6,7 @@ import os
 import platform
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,7 +15,7 @@ import torch
 from torch import nn
 
 from precision_explorer.errors import FormatNotApplied
-from precision_explorer.formats import products
+from precision_explorer.formats import certificate, products
 from precision_explorer.formats.apply import apply_format
 from precision_explorer.formats.catalog import CATALOG
 from precision_explorer.formats.certificate import certify, wanted_types
@@ -94,7 +95,7 @@ def test_a_tied_head_is_other_work():
         ("int8-weight-only", None, "float32"),
         ("fp8-weight-only", None, "float32"),
         ("int8-dynamic", "fbgemm-per-token", "int8"),
-        ("int8-dynamic", "fbgemm-per-token-7bit", "int8"),
+        ("int8-dynamic", "fbgemm-per-token-paired", "int8"),
         ("int8-dynamic", "onednn-per-token", "int8"),
         ("int8-dynamic", "int-mm", "int8"),
         ("int8-dynamic", "torchao", "int8"),
@@ -164,7 +165,7 @@ def test_a_layer_that_never_ran_is_named():
         ("fp32", None, "float32"),
         ("int8-weight-only", None, "float32"),
         ("int8-dynamic", "torchao", "int8"),
-        ("int8-dynamic", "fbgemm-per-token-7bit", "int8"),
+        ("int8-dynamic", "fbgemm-per-token-paired", "int8"),
     ],
 )
 def test_compiled_code_is_watched_too(format_id, kernel, number_type):
@@ -202,7 +203,7 @@ def test_products_of_compiled_code_go_to_layers_of_their_size():
     ]
     line = "MKL_VERBOSE SGEMM(N,N,3,2,5,0x1) 1us"
     whole = products.Call("", 0.0, "", text=f"{line}\n{line}\n")
-    parts = products._as_compiled(calls, whole, cuda=False)
+    parts = products._as_compiled(calls, whole, False, {})
     found = {}
     for call, product, flops in parts:
         found.setdefault(call.layer, {}).setdefault(product.number_type, 0.0)
@@ -212,10 +213,65 @@ def test_products_of_compiled_code_go_to_layers_of_their_size():
     whole.text = f"{line}\n"
     (a, *_) = [
         (p.number_type, f)
-        for c, p, f in products._as_compiled(calls, whole, cuda=False)
+        for c, p, f in products._as_compiled(calls, whole, False, {})
         if c.layer == "a" and p.number_type == "unknown"
     ]
     assert a == ("unknown", 30.0)
+
+
+def types_of(parts):
+    """{layer: {number type: FLOPs}}"""
+    found = {}
+    for call, product, flops in parts:
+        own = found.setdefault(call.layer, {})
+        own[product.number_type] = own.get(product.number_type, 0.0) + flops
+    return found
+
+
+def test_compiled_layers_of_one_size_in_two_formats_are_told_apart():
+    """A mixed recipe's: an int8 layer that ran so is not charged with its neighbour's float32, nor
+    is one that fell back given the other's int8."""
+    calls = [products.Call(name, 60.0, "float32", (5, 3)) for name in "abc"]
+    made = {
+        "int8": "MKL_VERBOSE GEMM_S8S8S32(N,N,3,2,5,0x1) 1us\n",
+        "float32": "MKL_VERBOSE SGEMM(N,N,3,2,5,0x1) 1us\n",
+    }
+
+    def shared(*kinds, padded=1):
+        whole = products.Call("", 0.0, "", text="".join(made[kind] for kind in kinds) * padded)
+        parts = products._as_compiled(calls, whole, False, {"a": "int8", "b": "int8"})
+        return types_of(parts)
+
+    wide = {"float32": 60.0}
+    assert shared("int8", "int8", "float32") == {
+        "a": {"int8": 60.0},
+        "b": {"int8": 60.0},
+        "c": wide,
+    }
+    assert shared("float32", "float32", "float32") == {"a": wide, "b": wide, "c": wide}
+    half = {"int8": 30.0, "float32": 30.0}
+    assert shared("int8", "float32", "float32") == {"a": half, "b": half, "c": wide}
+    assert shared("int8", "float32", "float32", padded=4) == {"a": half, "b": half, "c": wide}
+    half = {"int8": 30.0, "unknown": 30.0}
+    assert shared("int8", "float32") == {"a": half, "b": half, "c": wide}
+
+
+def test_a_compiled_layer_whose_library_prints_nothing_takes_no_line_of_its_size():
+    """FBGEMM's beside a float32 layer of the same size, whose padded products would do for both."""
+    torch.manual_seed(0)
+    layer, x = FbgemmLinear(nn.Linear(5, 3), True), torch.randn(2, 5)
+    with torch.inference_mode():
+        quiet = products.Call("a", 60.0, "float32", (5, 3), checked=(layer, x, layer(x)))
+    quiet.operators = {products._FBGEMM}
+    calls = [quiet, products.Call("b", 60.0, "float32", (5, 3))]
+    line = "MKL_VERBOSE SGEMM(N,N,3,2,5,0x1) 1us\n"
+    whole = products.Call("", 0.0, "", text=line * 2, operators={products._FBGEMM})
+    found = types_of(products._as_compiled(calls, whole, False, {"a": "int8"}))
+    assert found == {"a": {"int8": 60.0}, "b": {"float32": 60.0}}
+    # The compiled pass called no such operator: then it is no proof of anything.
+    whole.operators = set()
+    found = types_of(products._as_compiled(calls, whole, False, {"a": "int8"}))
+    assert found["a"] == {"float32": 60.0}
 
 
 # -- untrue labels ----------------------------------------------------------------------------
@@ -263,7 +319,7 @@ def replaced(kind):
     """A model of two layers as loaded, one of them then replaced by `kind`, the other by FBGEMM."""
     model = _Sequence(nn.Linear(16, 16), nn.Linear(16, 16)).eval()
     plan = layout(model)
-    model.body[0] = FbgemmLinear(model.body[0], 7)
+    model.body[0] = FbgemmLinear(model.body[0], True)
     model.body[1] = kind(model.body[1])
     return model, plan
 
@@ -301,7 +357,7 @@ def test_what_is_not_understood_is_unknown_and_no_match():
 
 def test_fbgemm_counts_only_where_its_result_is_exact(monkeypatch):
     """Its operator's name alone proves nothing: a saturated sum has the same name."""
-    model, plan = replaced(lambda linear: FbgemmLinear(linear, 7))
+    model, plan = replaced(lambda linear: FbgemmLinear(linear, True))
     assert watched(model, plan).executed_share == 1.0
     exact = FbgemmLinear.exact
     monkeypatch.setattr(FbgemmLinear, "exact", lambda self, x: exact(self, x) * 1.01)
@@ -313,7 +369,7 @@ def test_fbgemm_counts_only_where_its_result_is_exact(monkeypatch):
 def test_exact_results_of_static_scales():
     torch.manual_seed(0)
     linear, x = nn.Linear(24, 10), torch.randn(5, 24)
-    layer = static_linear(linear, "fbgemm-per-tensor-7bit", x.abs().amax(dim=0), 0.5)
+    layer = static_linear(linear, "fbgemm-per-tensor-paired", x.abs().amax(dim=0), 0.5)
     with torch.inference_mode():
         y = layer(2 * x)  # Beyond the calibrated range, where the input is clipped.
     assert torch.allclose(y.double(), layer.exact(2 * x), rtol=1e-4, atol=1e-5)
@@ -332,25 +388,25 @@ def test_sums_that_saturate_are_no_int8_arithmetic():
     believed. The instruction set is capped before the libraries load, so in another process."""
     script = (
         "import tests.test_formats_certificate as t\n"
-        "for bits in (7, 8):\n"
+        "for paired in (True, False):\n"
         "    t.torch.manual_seed(0)\n"
         "    model = t._Sequence(t.nn.Linear(16, 16)); plan = t.layout(model)\n"
-        "    model.body[0] = t.FbgemmLinear(model.body[0], bits)\n"
-        "    print('SHARE', bits, t.watched(model.eval(), plan).executed_share)\n"
+        "    model.body[0] = t.FbgemmLinear(model.body[0], paired)\n"
+        "    print('SHARE', paired, t.watched(model.eval(), plan).executed_share)\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=True,
         env=os.environ | CAPPED, cwd=Path(__file__).parents[1],
     )  # fmt: skip
     shares = [line for line in done.stdout.splitlines() if line.startswith("SHARE")]
-    assert shares == ["SHARE 7 1.0", "SHARE 8 0.0"]
+    assert shares == ["SHARE True 1.0", "SHARE False 0.0"]
 
 
-@pytest.mark.parametrize("bits", [7, 8] if "avx512_vnni" in FLAGS else [7])
-def test_fbgemms_exact_result_is_what_it_computes(bits):
+@pytest.mark.parametrize("paired", [True, False] if "avx512_vnni" in FLAGS else [True])
+def test_fbgemms_exact_result_is_what_it_computes(paired):
     """Where nothing saturates, the operator and exact arithmetic agree; the weights are small."""
     torch.manual_seed(0)
-    layer = FbgemmLinear(nn.Linear(24, 10), bits)
+    layer = FbgemmLinear(nn.Linear(24, 10), paired)
     x = torch.randn(5, 24) * torch.tensor([1.0, 5.0, 0.1, 100.0, 0.0])[:, None]
     with torch.inference_mode():
         y = layer(x)
@@ -391,6 +447,85 @@ def test_wider_arithmetic_is_what_was_promised_or_widened(promised, expected):
     verdict = judge(CATALOG["fp8-dynamic"], "float8_e4m3fn", promised, "", found)
     assert verdict.execution == expected
     assert [c.id for c in verdict.cautions] == ["partly-executed"]
+
+
+def bearing(*parts, converted=True, wanted="int8"):
+    """A certificate of converted layers from (number type, unit, FLOPs)."""
+    executed = [
+        Executed(kernel="K", number_type=kind, unit=unit, flops=flops, converted=converted)
+        for kind, unit, flops in parts
+    ]
+    whole = sum(flops for _, _, flops in parts)
+    right = sum(flops for kind, _, flops in parts if kind == wanted)
+    return Certificate(
+        evidence="", work="", linear_flops=whole, executed_flops=right,
+        executed_share=right / whole, executed=executed,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("parts", "promised", "expected"),
+    [
+        ([("int8", "native", 100)], "emulated", "native"),
+        ([("int8", "software", 60), ("int8", "native", 40)], "native", "emulated"),
+        ([("int8", "unknown", 100)], "native", "unverified"),
+        ([("int8", "unknown", 100)], "emulated", "emulated"),
+        ([("unknown", "unknown", 100)], "native", "unverified"),
+        ([("unknown", "unknown", 90), ("int8", "native", 10)], "native", "native"),
+        ([("unknown", "unknown", 50), ("float32", "native", 50)], "native", "dequantized"),
+    ],
+)
+def test_the_word_follows_from_the_units_seen_and_never_from_the_promise(parts, promised, expected):
+    verdict = judge(CATALOG["int8-dynamic"], "int8", promised, "", bearing(*parts))
+    assert verdict.execution == expected
+    unknown = any(kind == "unknown" for kind, _, _ in parts)
+    assert ("execution-unknown" in [c.id for c in verdict.cautions]) == unknown
+
+
+def test_weights_that_are_not_widened_are_not_called_so():
+    spec = CATALOG["int8-weight-only"]
+
+    def word(*parts):
+        return judge(
+            spec, "float32", "dequantized", "", bearing(*parts, wanted="float32")
+        ).execution
+
+    assert word(("float32", "native", 9), ("int8", "native", 1)) == "dequantized"
+    assert word(("float32", "native", 1), ("int8", "native", 9)) == "unverified"
+    assert word(("unknown", "unknown", 9)) == "unverified"
+
+
+def test_int8_without_integer_units_is_not_native():
+    """A kernel that does not name its unit is not believed to have one that the device has not."""
+    product = products.Product("K", "int8", "unknown")
+    assert certificate._with_unit(product, False).unit == "unknown"
+    assert certificate._with_unit(product, True).unit == "native"
+
+
+def test_an_operator_that_prints_nothing_multiplies_in_its_inputs_type():
+    """int4's kernel for CPUs sums in the type of its input; only float32's unit is sure."""
+    call = products.Call("a", 60.0, "bfloat16", operators={"aten::_weight_int4pack_mm_for_cpu"})
+    found = products._silent(call)
+    assert (found.number_type, found.unit) == ("bfloat16", "unknown")
+    found = products._silent(replace(call, input_type="float32"))
+    assert (found.number_type, found.unit) == ("float32", "native")
+
+
+def test_a_tied_head_s_products_are_watched_with_their_size():
+    """Also where the library prints no line for it, as ATen's loops do in bfloat16."""
+    found, _ = certified(small(tied=True), "bf16")
+    assert sum(e.flops for e in found.other if e.number_type == "bfloat16") >= (
+        2 * TOKENS * LLAMA_HEAD
+    )
+
+
+def test_what_lines_do_not_cover_stays_unknown():
+    line = "MKL_VERBOSE SGEMM(N,N,3,2,5,0x1) 1us\n"
+    call = products.Call("a", 240.0, "float32", (5, 3), text=line)
+    found = [(p.number_type, flops) for p, flops in products._of_cpu(call)]
+    assert found == [("float32", 60.0), ("unknown", 180.0)]
+    call.text = line * 4
+    assert {p.number_type for p, _ in products._of_cpu(call)} == {"float32"}
 
 
 # -- the watch itself -------------------------------------------------------------------------

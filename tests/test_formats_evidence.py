@@ -161,5 +161,8 @@ def test_kernels_that_make_no_product():
         "void cublasLt::splitKreduce_kernel<32, 16, int, float>",
         "Memcpy DtoD (Device -> Device)",
         "softmax_warp_forward",
+        # Attention's: they multiply, but no layer's weights.
+        "fmha_cutlassF_bf16_aligned_64x64_rf_sm80(PyTorchMemEffAttention::AttentionKernel<cutlass>)",
+        "cudnn_generated_fort_native_sdpa_sm90_flash_fprop_wgmma_f16_knob_7_64x128x128",
     ):
         assert cuda_product(name) is None

@@ -76,18 +76,27 @@ def run(model, x):
         return model(x).clone()
 
 
+def pair_sums(weight):
+    """Of columns 0 and 1, 2 and 3, ...: the sums of what is positive, and of what is negative."""
+    even = torch.cat([weight, weight.new_zeros(len(weight), weight.shape[1] % 2)], dim=1)
+    first, second = even[:, ::2], even[:, 1::2]
+    signs = [first.clamp_min(0) + second.clamp_min(0), first.clamp_max(0) + second.clamp_max(0)]
+    return torch.cat(signs, dim=1)
+
+
 def by_hand(linear, x, kernel):
     """The scheme in float64, its products in int32: torchao's scales span 255 steps, ours 254."""
     span = 127.5 if kernel == "torchao" else 127.0
-    weight_span = 63.0 if kernel.endswith("7bit") else span
     lowest = -128 if kernel == "torchao" else -127
 
-    def quantized(values, steps):
-        scale = values.abs().amax(-1, keepdim=True) / steps
+    def quantized(values, steps, reach):
+        scale = reach.abs().amax(-1, keepdim=True) / steps
         return (values / scale).round().clamp(lowest, 127).to(torch.int32), scale
 
-    weight, weight_scale = quantized(linear.weight.detach().double(), weight_span)
-    values, scale = quantized(x.double(), span)
+    weight = linear.weight.detach().double()
+    reach = pair_sums(weight) if kernel.endswith("paired") else weight
+    weight, weight_scale = quantized(weight, span, reach)
+    values, scale = quantized(x.double(), span, x.double())
     y = (values @ weight.t()).double() * scale * weight_scale.t()
     return y if linear.bias is None else y + linear.bias.detach().double()
 
@@ -113,10 +122,11 @@ def test_each_kernel_computes_the_scheme(kernel, shape, bias):
 def test_what_int8_can_hold_is_multiplied_exactly(kernel):
     need_sound(kernel)
     generator = torch.Generator().manual_seed(1)
-    top = 63 if kernel.endswith("7bit") else 127
-    weight = torch.randint(-top, top + 1, (24, 40), generator=generator)
+    weight = torch.randint(-127, 128, (24, 40), generator=generator)
+    if kernel.endswith("paired"):
+        weight[:, 1::2] = 0  # Pairs of one sign may sum to as much as one weight alone.
     values = torch.randint(-127, 128, (6, 40), generator=generator)
-    weight[:, 3], values[:, 5] = top, -127
+    weight[:, 4], values[:, 5] = 127, -127
     linear = nn.Linear(40, 24, bias=False)
     with torch.no_grad():
         linear.weight.copy_(weight.float() / 64)
@@ -276,14 +286,14 @@ def test_without_vnni_the_8_bit_kernels_saturate_and_are_refused():
     found = {c["kernel"]: c for c in answer["candidates"]}
     assert set(found) == {k for k in CPU_KERNELS if "per-token" in k}
     for engine in ("fbgemm", "onednn"):
-        wide, narrow = found[f"{engine}-per-token"], found[f"{engine}-per-token-7bit"]
+        wide, narrow = found[f"{engine}-per-token"], found[f"{engine}-per-token-paired"]
         assert not wide["ok"]
         assert "wrong results" in wide["why"]
         assert wide["error"] > 0.1
         assert narrow["ok"], narrow
         assert narrow["error"] < 0.03
     assert answer["ok"]
-    assert answer["kernel"].endswith("7bit")
+    assert answer["kernel"].endswith("paired")
 
 
 class Saturating(nn.Module):
@@ -347,9 +357,9 @@ def test_no_shape_outweighs_another_in_the_choice():
 
 
 def test_of_equally_fast_kernels_the_most_exact_is_chosen():
-    coarse, exact = candidate("7bit", 1.0, 1.0, error=0.018), candidate("8bit", 1.05, 1.05)
+    coarse, exact = candidate("paired", 1.0, 1.0, error=0.018), candidate("8bit", 1.05, 1.05)
     assert best_kernel([coarse, exact])["kernel"] == "8bit"
-    assert best_kernel([coarse, candidate("8bit", 1.2, 1.2)])["kernel"] == "7bit"
+    assert best_kernel([coarse, candidate("8bit", 1.2, 1.2)])["kernel"] == "paired"
 
 
 def test_a_candidate_that_failed_has_no_seconds_and_is_passed_over():

@@ -13,7 +13,7 @@ from precision_explorer.runner import sweep
 from tests.test_formats_support import AVX2, H100, T4, VNNI, answer
 
 # Written down by hand: n native, d dequantized, e emulated, u unsupported. AVX2 and the V100 have
-# no int8 units of their own; AVX2 adds products of 7-bit weights soundly, the V100 has dp4a.
+# no int8 units of their own; AVX2 adds products of paired weights soundly, the V100 has dp4a.
 GOLDEN = {
     #                   fp32 tf32 bf16 fp16 fp8-d fp8-wo llm wo dynamic
     "x86-avx2":         "n u e e u d d d n",
@@ -58,7 +58,7 @@ def test_a_profile_answers_for_every_format_and_never_says_measured(name):
 def test_a_dry_run_that_goes_well_keeps_the_promise(name, format_id):
     """The rules stand in one place: with an answer that adds nothing, the decision is the same."""
     facts = PROFILES[name].facts()
-    kernel = "fbgemm-per-token-7bit" if facts.kind == "cpu" else "int-mm"
+    kernel = "fbgemm-per-token-paired" if facts.kind == "cpu" else "int-mm"
     found = decide(format_id, facts, answer(kernel))
     assert found.execution == promise(format_id, facts).execution
     assert found.remedy == promise(format_id, facts).remedy

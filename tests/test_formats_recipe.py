@@ -65,7 +65,7 @@ def test_layers_named_for_the_base_are_as_if_not_named():
 @pytest.mark.parametrize(
     ("more", "said"),
     [
-        ({"layers": {"nf5": ["a"]}}, "unknown format in layers 'nf5'; did you mean nf4?"),
+        ({"layers": {"nf5": ["a"]}}, "unknown format in layers 'nf5'; did you mean nf4 or nvfp4?"),
         ({"layers": {"int8-static": ["a"]}}, "unknown format in layers"),
         ({"layers": {"bf16": ["a"], "nf4": ["b"]}}, "unknown format in layers 'bf16'"),
         ({"layers": {"nf4": ["a", "b"], "int8-weight-only": ["b"]}}, "names b more than once"),

@@ -23,6 +23,7 @@ from precision_explorer.formats.static import (
     smoothing,
     static_linear,
 )
+from tests.test_formats_kernels import pair_sums
 
 X86 = platform.machine().lower() in ("x86_64", "amd64")
 KERNELS = CPU_STATIC_KERNELS if X86 else ("int-mm",)
@@ -77,8 +78,8 @@ def by_hand(linear, x, peak, kernel, alpha):
         s = peak**alpha / weight.abs().amax(0) ** (1 - alpha)
     weight, x = weight * s, x.double() / s
     step = float((peak / s).max()) / 127
-    levels = 63 if kernel.endswith("7bit") else 127
-    weight_scale = weight.abs().amax(1) / levels
+    reach = pair_sums(weight) if kernel.endswith("paired") else weight
+    weight_scale = reach.abs().amax(1) / 127
     q_weight = (weight / weight_scale[:, None]).round().to(torch.int32)
     q_x = (x / step).round().clamp(-128, 127).to(torch.int32)
     y = (q_x @ q_weight.t()).double() * step * weight_scale
@@ -155,10 +156,11 @@ def test_each_kernel_computes_the_scheme(kernel, shape, bias, alpha):
 def test_what_int8_can_hold_is_multiplied_exactly(kernel):
     need_sound(kernel)
     generator = torch.Generator().manual_seed(1)
-    top = 63 if kernel.endswith("7bit") else 127
-    weight = torch.randint(-top, top + 1, (24, 40), generator=generator)
+    weight = torch.randint(-127, 128, (24, 40), generator=generator)
+    if kernel.endswith("paired"):
+        weight[:, 1::2] = 0  # Pairs of one sign may sum to as much as one weight alone.
     values = torch.randint(-127, 128, (6, 40), generator=generator)
-    weight[:, 3] = top
+    weight[:, 4] = 127
     linear = nn.Linear(40, 24, bias=False)
     with torch.no_grad():
         linear.weight.copy_(weight.float() / 64)
@@ -388,8 +390,8 @@ def test_without_vnni_the_8_bit_kernels_saturate_and_are_refused():
     answer = json.loads(done.stdout.splitlines()[-1])
     found = {c["kernel"]: c for c in answer["candidates"]}
     for engine in ("fbgemm", "onednn"):
-        wide, narrow = found[f"{engine}-per-tensor"], found[f"{engine}-per-tensor-7bit"]
+        wide, narrow = found[f"{engine}-per-tensor"], found[f"{engine}-per-tensor-paired"]
         assert not wide["ok"]
         assert "wrong results" in wide["why"]
         assert narrow["ok"], narrow
-    assert answer["kernel"].endswith("7bit")
+    assert answer["kernel"].endswith("paired")

@@ -131,8 +131,8 @@ def test_llm_int8_needs_avx512_and_vnni_on_a_processor(facts, expected):
 @pytest.mark.parametrize(
     ("facts", "kernel", "expected"),
     [
-        (AVX2, "fbgemm-per-token-7bit", "native"),
-        (AVX2, "onednn-per-token-7bit", "native"),
+        (AVX2, "fbgemm-per-token-paired", "native"),
+        (AVX2, "onednn-per-token-paired", "native"),
         (AVX2, "int-mm", "emulated"),
         (AVX2, "torchao", "emulated"),
         (VNNI, "fbgemm-per-token", "native"),

@@ -50,4 +50,4 @@ def test_int8_dynamic_is_sound_on_a_language_model_with_and_without_vnni(smollm2
     assert done.returncode == 0, done.stdout + done.stderr
     kernels = [line[16:40].strip() for line in done.stdout.splitlines()[1:]]
     assert len(kernels) == 2
-    assert kernels[1] in ("fbgemm-per-token-7bit", "onednn-per-token-7bit", "int-mm", "torchao")
+    assert kernels[1] in ("fbgemm-per-token-paired", "onednn-per-token-paired", "int-mm", "torchao")

@@ -178,8 +178,8 @@ def test_nan_and_nothing_are_no_magnitudes():
 
 
 def test_seven_bits_reach_half_as_far():
-    assert uses("int8-dynamic", "fbgemm-per-token-7bit").weights.type.largest == 63
-    assert uses("int8-dynamic", "fbgemm-per-token-7bit").inputs.type.largest == 127
+    assert uses("int8-dynamic", "fbgemm-per-token-paired").weights.type.largest == 63
+    assert uses("int8-dynamic", "fbgemm-per-token-paired").inputs.type.largest == 127
     assert uses("no-such", "torch") is None
     assert plain("int8") is None  # Its scale is not in its name.
 
@@ -212,7 +212,7 @@ def test_int8_weights_have_the_sqnr_of_theory(format_id, kernel):
         held = held_weight(model.body)
     sums = Sums()
     assert sums.add(weight, held)
-    levels = 63 if kernel and kernel.endswith("7bit") else 127
+    levels = 63 if kernel and kernel.endswith("paired") else 127
     assert sqnr(sums.signal, sums.noise)[1] == pytest.approx(20 * math.log10(2 * levels), abs=0.15)
 
 

@@ -492,6 +492,7 @@ class DeadWorker:
 
     def __init__(self):
         self.killed = False
+        self.process = SimpleNamespace(is_alive=lambda: not self.killed)
 
     def ask(self, request, deadline):
         raise WorkerGone("failed", "WorkerCrashed", "the worker was ended by SIGSEGV", "SIGSEGV")

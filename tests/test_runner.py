@@ -161,6 +161,25 @@ def test_the_cells_that_were_finished_are_not_run_again(resumed):
     assert reused == {"fp32": True, "bf16": False}
 
 
+def test_an_interrupt_in_the_profile_takes_nothing_that_was_measured(tmp_path, quick_workload):
+    def interrupt(event: Event) -> None:
+        if event.name == "progress" and event.data["phase"] == "profile":
+            raise KeyboardInterrupt
+
+    given = options(tmp_path, quick_workload) | {"formats": ("fp32",)}
+    prepared = prepare_sweep(make_spec(given), nothing)
+    with pytest.raises(KeyboardInterrupt):
+        run_sweep(prepared, interrupt)
+    folder, tally = run_sweep(prepare_sweep(make_spec(given), nothing), nothing)
+    (planned,) = prepared.plan.cells
+    record = folder.read_record(planned.cell_id)
+    assert (tally.ran, tally.reused) == (0, 1)
+    assert record.measurements.latency.requests >= 5
+    assert record.applied.certificate.executed_share == 1.0
+    assert "resumed" not in {caution.id for caution in record.cautions}
+    assert len(folder.read_samples(planned.cell_id, "request")["id"]) >= 5
+
+
 def test_an_interrupted_sweep_lets_go_of_its_folder(tmp_path, quick_workload, monkeypatch):
     class Interrupted:
         def __init__(self, *arguments: Any) -> None:
@@ -488,6 +507,56 @@ def test_a_failed_record_keeps_what_was_measured_before():
     assert record.applied.format == "fp32"
     assert record.attempts == [attempt]
     assert set(messages(record)) == {"inputs-cut"}
+
+
+def test_what_was_timed_before_a_label_was_found_untrue_is_kept_and_no_promise_is():
+    answers = {"load": LOAD, "quality": QUALITY, "block-0": BLOCK}
+    record = failed_record(planned_cell(), ERROR, answers, "", ENVIRONMENT, STARTED, [])
+    assert record.measurements.latency.requests == 30
+    assert record.measurements.energy.energy_j == 3.0
+    assert record.applied.execution == "unverified"
+    assert FULL["applied"]["execution"] == "native"
+
+
+class Watched:
+    """A worker whose certificate's pass fails by `error`."""
+
+    def __init__(self, error):
+        self.error, self.asked, self.killed = error, [], False
+        self.process = SimpleNamespace(is_alive=lambda: not self.killed)
+
+    def ask(self, request, deadline):
+        self.asked.append(request["op"])
+        raise self.error
+
+    def kill(self):
+        self.killed = True
+
+
+@pytest.mark.parametrize("dies", [True, False])
+def test_a_certificate_that_can_t_be_made_costs_no_measurement(dies):
+    text = "the worker was ended by SIGSEGV"
+    error = (
+        WorkerGone("failed", "WorkerCrashed", text)
+        if dies
+        else WorkerError({"status": "failed", "kind": "RuntimeError", "message": text})
+    )
+    worker = Watched(error)
+    executor = local.Executor(*[None] * 6)
+    found = executor._certificate(worker, {}, 0.0)
+    record = joined(certificate=found)
+    assert (record.status, record.applied.execution) == ("ok", "unverified")
+    assert record.applied.certificate is None
+    assert text in messages(record)["execution-unknown"]
+    # A worker that ended is asked for no profile.
+    assert executor._profile(worker, {}, 0.0) is None
+    assert worker.asked == ["certificate"]
+
+
+def test_a_label_seen_to_be_untrue_fails_its_cell():
+    answer = {"status": "failed", "kind": "FormatNotApplied", "message": "fp32 was multiplied"}
+    with pytest.raises(WorkerError, match="fp32 was multiplied"):
+        local.Executor(*[None] * 6)._certificate(Watched(WorkerError(answer)), {}, 0.0)
 
 
 def test_a_failed_record_holds_the_error_whole():

@@ -34,7 +34,8 @@ def certify(
     """
     # Heads tied to the embedding are watched too, but count as other work.
     tied = {n: m.weight.numel() for n, m in linear_layers(model).items() if n not in plan.elements}
-    seen = watch(model, plan.elements | tied, run, eagerly)
+    expected = {name: kind for name, kind in wanted.items() if kind is not None}
+    seen = watch(model, plan.elements | tied, run, eagerly, expected)
     parts = [(call, _with_unit(product, integer_units), f) for call, product, f in seen.parts]
     counted = [part for part in parts if part[0].layer in plan.elements]
     linear = sum(flops for _, _, flops in counted)

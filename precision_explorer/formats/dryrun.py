@@ -79,6 +79,9 @@ def _inputs(shape: tuple[int, int, int], hard: bool) -> tuple[_Tiny, torch.Tenso
             x = 0.9 + 0.1 * torch.rand(rows, inner, generator=generator)
             model.body.weight.copy_(0.9 + 0.1 * torch.rand(outer, inner, generator=generator))
             model.body.weight[::2] *= -1
+            # Kernels that are sound for some pairs of columns only are found out by the others.
+            model.body.weight[1::4, ::2] *= 0.01
+            model.body.weight[2::4, 1::2] *= 0.01
         else:
             x = torch.randn(rows, inner, generator=generator)
             weight = torch.randn(outer, inner, generator=generator) / inner**0.5

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from precision_explorer.errors import FormatNotApplied
 from precision_explorer.formats.catalog import AS_SHIPPED, MIXED, FormatSpec
-from precision_explorer.formats.evidence import NATIVE, UNKNOWN
+from precision_explorer.formats.evidence import NATIVE, SOFTWARE, UNKNOWN
 from precision_explorer.records import Caution, Certificate, OffLabel
 from precision_explorer.units import share
 
@@ -16,6 +16,8 @@ _PRECISION = {
     "float64": 53, "float32": 24, "tf32": 11, "float16": 11, "bfloat16": 8, "int8": 8,
     "float8_e4m3fn": 4,
 }  # fmt: skip
+# What a row is called by the unit that made its products.
+_SAYS = {NATIVE: "native", SOFTWARE: "emulated"}
 # Below this share of FLOPs, a difference is a rounding of the count.
 _NOTHING = 0.001
 
@@ -82,17 +84,24 @@ def _execution(spec: FormatSpec, promised: str, certificate: Certificate) -> str
         widened = spec.id == AS_SHIPPED and promised == "emulated"
         return "emulated" if widened else "unverified"
     if spec.arithmetic == "compute":
-        return "dequantized" if certificate.executed_flops else "unverified"
+        # Most of it in another type is neither what the label says nor what it denies.
+        return "dequantized" if certificate.executed_flops >= 0.5 * labelled else "unverified"
     if spec.arithmetic == MIXED:
         # The weakest of its formats, as promised, unless most of it ran wider than they name.
         return promised if certificate.executed_flops >= 0.5 * labelled else "dequantized"
     if certificate.executed_flops >= 0.5 * labelled:
-        native = sum(part.flops for part in bearing if part.unit == NATIVE)
-        return "native" if native >= 0.5 * labelled else "emulated"
+        units = {kind: sum(p.flops for p in bearing if p.unit == kind) for kind in _SAYS}
+        said = max(units, key=units.__getitem__)
+        # Of a kernel that does not name its unit, only the worse promise is believed.
+        return _SAYS[said] if units[said] >= 0.5 * labelled else _doubted(promised)
     # Wider arithmetic: weights that are widened for it, or software that stands in for the format.
     if promised in ("emulated", "dequantized"):
         return promised
     return "dequantized" if spec.quantizes else "emulated"
+
+
+def _doubted(promised: str) -> str:
+    return "emulated" if promised == "emulated" else "unverified"
 
 
 def _in_words(certificate: Certificate) -> str:
@@ -120,8 +129,10 @@ def _off(spec: FormatSpec, wanted: str, certificate: Certificate) -> Caution:
     off = _otherwise(certificate)
     names, found = [layer.name for layer in off], off[0].found
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    meant = "the types that its formats stand for" if spec.arithmetic == MIXED else wanted
+    which = "" if spec.arithmetic == MIXED else f", which {spec.id} stands for"
     return Caution(
         id="partly-executed",
-        message=f"{share(certificate.executed_share)} of the linear layers' FLOPs ran in {wanted}, "
-        f"which {spec.id} stands for: {', '.join(names[:3])}{more} ran in {found}",
+        message=f"{share(certificate.executed_share)} of the linear layers' FLOPs ran in "
+        f"{meant}{which}: {', '.join(names[:3])}{more} ran in {found}",
     )

@@ -24,12 +24,21 @@ _TINY = torch.finfo(torch.float32).tiny
 _LEVELS = 127
 
 
-def quantize_rows(weight: torch.Tensor, bits: int = 8) -> tuple[torch.Tensor, torch.Tensor]:
-    """(out, in) float weight to int8 of the same shape, of which `bits` are used, and (out,)
-    float32 scales."""
-    weight, levels = weight.detach().float(), 2 ** (bits - 1) - 1
-    scale = weight.abs().amax(dim=1).clamp_min(_TINY) / levels
-    return (weight / scale[:, None]).round().clamp(-levels, levels).to(torch.int8), scale
+def quantize_rows(weight: torch.Tensor, paired: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
+    """(out, in) float weight to int8 of the same shape, and (out,) float32 scales. `paired`: no
+    two neighbours of one sign, of which the first stands in an even column, sum to more than 128
+    (see `_PackedLinear`)."""
+    weight = weight.detach().float()
+    reach = _pair_sums(weight) if paired else weight.abs()
+    scale = reach.amax(dim=1).clamp_min(_TINY) / _LEVELS
+    return (weight / scale[:, None]).round().clamp(-_LEVELS, _LEVELS).to(torch.int8), scale
+
+
+def _pair_sums(weight: torch.Tensor) -> torch.Tensor:
+    """(out, pairs) the larger of the sums of each pair's positive and of its negative weights."""
+    even = nn.functional.pad(weight, (0, weight.shape[1] % 2))
+    pairs = even.reshape(len(even), -1, 2)
+    return torch.maximum(pairs.clamp_min(0).sum(-1), (-pairs).clamp_min(0).sum(-1))
 
 
 class _PackedLinear(nn.Module):
@@ -39,9 +48,10 @@ class _PackedLinear(nn.Module):
     point, and the result is multiplied back, so that an answer does not depend on what else is in
     the batch (torch's `linear_dynamic` would take the range of the whole input).
 
-    `bits` 7 keeps weights below 64: without VNNI, pairs of u8 x s8 products are added in 16 bits,
-    where 2 x 255 x 127 would saturate and 2 x 255 x 63 does not. Activations, whose outliers need
-    the range more, keep 8 bits. A `factor` is multiplied into the weight's scales.
+    `paired` is for processors without VNNI, where the products of neighbours are added in 16 bits
+    (vpmaddubsw): two weights of 127 by two inputs of 255 would saturate. It scales each row so that
+    no pair of one sign sums to more than 128, and 255 x 128 stays below 32,767; that costs less
+    than halving every weight's range. A `factor` is multiplied into the weight's scales.
     """
 
     def __init__(self, linear: nn.Linear) -> None:
@@ -93,9 +103,9 @@ def _packed_product_shape(values: torch.Tensor, number: int, outer: int) -> torc
 class FbgemmLinear(_PackedLinear):
     """FBGEMM, torch's own int8 GEMM of x86."""
 
-    def __init__(self, linear: nn.Linear, bits: int, factor: float = 1.0) -> None:
+    def __init__(self, linear: nn.Linear, paired: bool, factor: float = 1.0) -> None:
         super().__init__(linear)
-        values, scale = quantize_rows(linear.weight, bits)
+        values, scale = quantize_rows(linear.weight, paired)
         scale = scale * factor
         weight = torch._make_per_channel_quantized_tensor(
             values, scale.double(), torch.zeros(self.out_features, dtype=torch.long), 0
@@ -157,9 +167,9 @@ def _fbgemm_block() -> tuple[int, int]:
 class OnednnLinear(_PackedLinear):
     """oneDNN's int8 GEMM, which uses AMX where there is one."""
 
-    def __init__(self, linear: nn.Linear, bits: int, factor: float = 1.0) -> None:
+    def __init__(self, linear: nn.Linear, paired: bool, factor: float = 1.0) -> None:
         super().__init__(linear)
-        values, scale = quantize_rows(linear.weight, bits)
+        values, scale = quantize_rows(linear.weight, paired)
         scale = scale * factor
         self._packed = torch.ops.onednn.qlinear_prepack(values, None)
         self.register_buffer("scale", scale)
@@ -219,9 +229,9 @@ class IntMatmulLinear(nn.Module):
 
 CPU_KERNELS: tuple[str, ...] = (
     "fbgemm-per-token",
-    "fbgemm-per-token-7bit",
+    "fbgemm-per-token-paired",
     "onednn-per-token",
-    "onednn-per-token-7bit",
+    "onednn-per-token-paired",
     "int-mm",
     "torchao",
 )
@@ -237,5 +247,5 @@ def int8_linear(linear: nn.Linear, kernel: str) -> nn.Module:
         if linear.weight.is_cuda and any(size % 8 for size in sizes):
             return linear
         return IntMatmulLinear(linear)
-    bits = 7 if kernel.endswith("7bit") else 8
-    return (FbgemmLinear if kernel.startswith("fbgemm") else OnednnLinear)(linear, bits)
+    layer = FbgemmLinear if kernel.startswith("fbgemm") else OnednnLinear
+    return layer(linear, kernel.endswith("paired"))

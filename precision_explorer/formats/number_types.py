@@ -109,9 +109,9 @@ _USES: dict[str, Uses] = {
 def uses(format_id: str, kernel: str) -> Uses | None:
     """What a layer converted to `format_id` by `kernel` uses; None where that is not known here."""
     found = _USES.get(format_id)
-    if found and found.weights and kernel.endswith("-7bit"):
-        seven = replace(found.weights.type, name="int7", largest=63.0, saturates_from=62.5)
-        found = replace(found, weights=replace(found.weights, type=seven))
+    if found and found.weights and kernel.endswith("-paired"):
+        # Its scales follow pairs of weights, so that no single largest value says how far they go.
+        found = replace(found, weights=None)
     return found
 
 

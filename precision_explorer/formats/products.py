@@ -15,7 +15,7 @@ import ctypes
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -34,6 +34,8 @@ from precision_explorer.formats.evidence import (
 _MARK = "precision-explorer-call"
 # Lines that cover less than this share of a layer's FLOPs leave the rest unknown.
 COVERED = 0.99
+# Rounding of the shares that several layers have of one product.
+_DUST = 1e-6
 # How far an int8 result may be from exact integer arithmetic on the same numbers: ties are rounded
 # apart in a few of them, while saturation or float arithmetic give 0.01 and more (see `dryrun`).
 _EXACT = 2e-3
@@ -273,12 +275,14 @@ def _of_cuda(call: Call) -> list[tuple[Product, float]]:
 Part = tuple[Call, Product, float]
 
 
-def _as_compiled(calls: list[Call], whole: Call, cuda: bool) -> list[Part]:
+def _as_compiled(
+    calls: list[Call], whole: Call, cuda: bool, expected: Mapping[str, str]
+) -> list[Part]:
     """What `whole`, a pass of the compiled model, shows of `calls`, which an eager pass made.
 
-    Compiled code has no layers, but its products have sizes: those of one layer size share that
-    size's FLOPs, and what is missing there is unknown. On CUDA names have no sizes, so all layers
-    share all kernels by their time.
+    Compiled code has no layers, but its products have sizes: `_shared` gives those of one size to
+    the layers of that size. On CUDA names have no sizes, so all layers share all kernels by their
+    time. `expected` as for `_shared`.
     """
     if cuda:
         return [
@@ -289,29 +293,70 @@ def _as_compiled(calls: list[Call], whole: Call, cuda: bool) -> list[Part]:
     by_size: dict[tuple[int, int] | None, list[Product]] = {}
     for product in products_of(whole.text):
         by_size.setdefault(product.sizes, []).append(product)
-    expected: dict[tuple[int, int], float] = {}
-    for call in calls:
-        expected[call.sizes] = expected.get(call.sizes, 0.0) + call.flops
     parts: list[Part] = []
+    groups: dict[tuple[int, int], list[Call]] = {}
     for call in calls:
-        found = by_size.get(call.sizes, [])
-        if not found:
-            # FBGEMM and ATen's loops print nothing, compiled or not.
-            silent = replace(call, operators=_products_in(whole.operators))
-            parts.append((call, _silent(silent), call.flops))
-            continue
-        seen = float(sum(product.flops or 0 for product in found))
-        # Padding makes more products than the layers ask for.
-        most = seen if seen >= COVERED * expected[call.sizes] else expected[call.sizes]
-        parts += [(call, p, call.flops * (p.flops or 0) / most) for p in found]
-        if most > seen:
-            rest = call.flops * (1 - seen / most)
-            parts.append((call, Product("nothing said", UNKNOWN, UNKNOWN), rest))
+        own = _own_in(call, whole)
+        if own:
+            parts.append((call, _silent(replace(call, operators=own)), call.flops))
+        elif call.sizes in by_size:
+            groups.setdefault(call.sizes, []).append(call)
+        else:
+            # ATen's loops print nothing, compiled or not.
+            plain = replace(call, operators=whole.operators & _PLAIN_PRODUCTS)
+            parts.append((call, _silent(plain), call.flops))
+    for sizes, group in groups.items():
+        parts += _shared(group, by_size[sizes], expected)
     return parts
 
 
-def _products_in(operators: set[str]) -> set[str]:
-    return operators & {_FBGEMM, *_OWN_KERNELS, *_PLAIN_PRODUCTS}
+def _own_in(call: Call, whole: Call) -> set[str]:
+    """The operators that print nothing by which the call was made when eager, and which the
+    compiled pass calls too."""
+    return call.operators & whole.operators & {_FBGEMM, *_OWN_KERNELS}
+
+
+def _shared(calls: list[Call], products: list[Product], expected: Mapping[str, str]) -> list[Part]:
+    """`products`, made by layers of one size, given to the `calls` of that size: first to those
+    that `expected` ({layer: number type}; else the type of its input) says to be made in the
+    product's type, what is left to all that miss some. What nothing is left for is unknown."""
+    needed = sum(call.flops for call in calls)
+    seen = float(sum(product.flops or 0 for product in products))
+    # Padding makes more products than the layers ask for.
+    scale = needed / seen if seen >= COVERED * needed else 1.0
+    there: dict[Product, float] = {}
+    for product in products:
+        there[product] = there.get(product, 0.0) + scale * (product.flops or 0)
+    missing = {index: call.flops for index, call in enumerate(calls)}
+    kinds = [expected.get(call.layer, call.input_type) for call in calls]
+    given = []
+    for kind in dict.fromkeys(kinds):
+        takers = [index for index, own in enumerate(kinds) if own == kind]
+        given += _give(there, [p for p in there if p.number_type == kind], missing, takers)
+    given += _give(there, list(there), missing, list(missing))
+    unsaid = Product("nothing said", UNKNOWN, UNKNOWN)
+    given += [(index, unsaid, flops) for index, flops in missing.items()]
+    return [
+        (calls[index], product, flops)
+        for index, product, flops in given
+        if flops > _DUST * calls[index].flops
+    ]
+
+
+def _give(
+    there: dict[Product, float], products: list[Product], missing: dict[int, float], to: list[int]
+) -> list[tuple[int, Product, float]]:
+    """Take what is `there` of `products` and spread it evenly over what is `missing` for the
+    indices `to`: (index, product, FLOPs), taken off both sides."""
+    have, want = sum(there[p] for p in products), sum(missing[index] for index in to)
+    moved = min(have, want)
+    if moved <= 0:
+        return []
+    given = [(i, p, moved * missing[i] / want * there[p] / have) for i in to for p in products]
+    for index, product, flops in given:
+        missing[index] -= flops
+        there[product] -= flops
+    return given
 
 
 @dataclass(frozen=True)
@@ -331,11 +376,13 @@ def watch(
     elements: dict[str, int],
     run: Callable[[], None],
     eagerly: Callable[[], contextlib.AbstractContextManager[Any]] | None = None,
+    expected: Mapping[str, str] | None = None,
 ) -> Seen:
     """Watch `run`, which calls `model`, whose linear layers have so many weight `elements`.
 
     `eagerly` is given for a compiled model, and lets it run uncompiled meanwhile: each layer's
-    FLOPs are then taken from an eager pass, and what made them from a compiled one.
+    FLOPs are then taken from an eager pass, and what made them from a compiled one, by `expected`
+    as `_shared` says.
     """
     cuda = any(p.is_cuda for p in model.parameters())
     evidence = "CUDA kernel names" if cuda else "oneDNN and MKL verbose lines"
@@ -353,4 +400,4 @@ def watch(
     whole = _watched(run, [], cuda)
     sizes = {call.sizes for call in calls}
     outside = [product for product in products_of(whole.text) if product.sizes not in sizes]
-    return Seen(evidence, calls, _as_compiled(calls, whole, cuda), outside)
+    return Seen(evidence, calls, _as_compiled(calls, whole, cuda, expected or {}), outside)

@@ -31,9 +31,9 @@ _ZERO_POINT = 128
 
 CPU_STATIC_KERNELS: tuple[str, ...] = (
     "fbgemm-per-tensor",
-    "fbgemm-per-tensor-7bit",
+    "fbgemm-per-tensor-paired",
     "onednn-per-tensor",
-    "onednn-per-tensor-7bit",
+    "onednn-per-tensor-paired",
     "int-mm",
 )
 CUDA_STATIC_KERNELS: tuple[str, ...] = ("int-mm",)
@@ -166,8 +166,8 @@ def static_linear(
             return linear
         new = IntMatmulStatic(smoothed, step)
     else:
-        bits = 7 if kernel.endswith("7bit") else 8
-        new = (FbgemmStatic if kernel.startswith("fbgemm") else OnednnStatic)(smoothed, bits, step)
+        layer = FbgemmStatic if kernel.startswith("fbgemm") else OnednnStatic
+        new = layer(smoothed, kernel.endswith("paired"), step)
     inverse = torch.tensor(1.0 / step) if factors is None else (1.0 / (factors * step)).float()
     new.register_buffer("inverse", inverse.to(linear.weight.device))
     return new

@@ -109,7 +109,7 @@ def _int8(format_id: str, facts: DeviceFacts, answer: dict[str, Any] | None) -> 
         return (
             "native" if native else "emulated"
         ), f"bitsandbytes' int8 matmul; {rounded}; {reason}"
-    # Not probed: fbgemm's and oneDNN's 7-bit kernels are sound on every x86 processor.
+    # Not probed: fbgemm's and oneDNN's paired kernels are sound on every x86 processor.
     expected = "fbgemm or onednn" if facts.kind == "cpu" else "int-mm"
     kernel = answer["kernel"] if answer else expected
     chosen = (

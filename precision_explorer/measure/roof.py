@@ -86,9 +86,9 @@ def _int_mm(shape: Shape, device: str) -> Callable[[], Any]:
     return lambda: torch._int_mm(x, weight.t())
 
 
-def _fbgemm(shape: Shape, device: str, bits: int) -> Callable[[], Any]:
+def _fbgemm(shape: Shape, device: str, paired: bool) -> Callable[[], Any]:
     rows, inner, outer = shape
-    values, scale = quantize_rows(torch.randn(outer, inner), bits)
+    values, scale = quantize_rows(torch.randn(outer, inner), paired)
     zeros = torch.zeros(outer, dtype=torch.long)
     weight = torch._make_per_channel_quantized_tensor(values, scale.double(), zeros, 0)
     torch.backends.quantized.engine = "fbgemm"
@@ -97,9 +97,9 @@ def _fbgemm(shape: Shape, device: str, bits: int) -> Callable[[], Any]:
     return lambda: torch.ops.quantized.linear(x, packed, 1.0, 128)
 
 
-def _onednn(shape: Shape, device: str, bits: int) -> Callable[[], Any]:
+def _onednn(shape: Shape, device: str, paired: bool) -> Callable[[], Any]:
     rows, inner, outer = shape
-    values, scale = quantize_rows(torch.randn(outer, inner), bits)
+    values, scale = quantize_rows(torch.randn(outer, inner), paired)
     packed = torch.ops.onednn.qlinear_prepack(values, None)
     zeros = torch.zeros(outer, dtype=torch.int32)
     x = torch.randint(0, 256, (rows, inner), dtype=torch.uint8)
@@ -133,8 +133,8 @@ def _candidates(kind: str) -> list[tuple[str, str, Make]]:
         ]
     packed = [("fbgemm", _fbgemm), ("onednn", _onednn)]
     for name, make in packed:
-        for bits, suffix in ((8, ""), (7, "-7bit")):
-            found.append(("int8", f"{name}-per-token{suffix}", partial(make, bits=bits)))
+        for paired, suffix in ((False, ""), (True, "-paired")):
+            found.append(("int8", f"{name}-per-token{suffix}", partial(make, paired=paired)))
     return [*found, ("int8", "int-mm", _int_mm)]
 
 

@@ -129,6 +129,20 @@ def _cautions(
     return found
 
 
+def unproved(why: str) -> dict[str, Any]:
+    """In place of a certificate, where the pass that would have shown what ran failed."""
+    text = (
+        f"what multiplied could not be watched ({why}); nothing of it is counted as executed in "
+        "the format"
+    )
+    return {
+        "certificate": None,
+        "execution": "unverified",
+        "reason": text,
+        "cautions": [{"id": "execution-unknown", "message": text}],
+    }
+
+
 def _proved(applied: dict[str, Any], certificate: dict[str, Any]) -> AppliedFormat:
     """What was applied, with what was then seen to run in place of what the device promised."""
     seen = {name: certificate[name] for name in ("certificate", "execution", "reason")}
@@ -197,13 +211,16 @@ def failed_record(
 ) -> CellRecord:
     """The record of a cell that came to grief, with whatever was measured before."""
     load = answers.get("load")
-    parts = measurements(load, answers.get("quality"), None, answers.get("compile"))
+    parts = measurements(
+        load, answers.get("quality"), answers.get("block-0"), answers.get("compile")
+    )
     return CellRecord(
         cell_id=planned.cell_id,
         status=error["status"],
         cell=planned.cell,
         method_id=planned.cell.method_id,
-        applied=load["applied"] if load else None,
+        # The load's `execution` is what the device promised; nothing was seen to keep it.
+        applied=load["applied"] | {"execution": "unverified"} if load else None,
         measurements=Measurements.model_validate(parts),
         cautions=_cautions(planned, load, None, parts, False),
         error=ErrorInfo(

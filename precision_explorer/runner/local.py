@@ -9,13 +9,20 @@ from dataclasses import dataclass, field
 from multiprocessing.context import BaseContext
 from typing import Any
 
+from precision_explorer.errors import FormatNotApplied
 from precision_explorer.formats.catalog import spec_of
 from precision_explorer.formats.runtimes import RUNTIMES
 from precision_explorer.hardware import DeviceFacts
 from precision_explorer.paths import without_paths
 from precision_explorer.plan import Plan, PlannedCell, SweepSpec
 from precision_explorer.records import Attempt, CellRecord, Environment, Roof, canonical_hash
-from precision_explorer.runner.join import failed_record, ok_record, skipped_record, utc_now
+from precision_explorer.runner.join import (
+    failed_record,
+    ok_record,
+    skipped_record,
+    unproved,
+    utc_now,
+)
 from precision_explorer.runner.manager import (
     Event,
     OnEvent,
@@ -123,7 +130,7 @@ class Executor:
                 answers = {"load": load}
                 self._cell(worker, planned, answers, started, began + self.spec.cell_timeout)
                 if not worker.process.is_alive():
-                    # It died of a profile, which costs no cell: the others get a new worker.
+                    # It died of being watched, which costs no cell: the others get a new worker.
                     return cells[index + 1 :]
             return []
         except (WorkerError, WorkerGone, EOFError) as error:
@@ -174,26 +181,46 @@ class Executor:
         folder.write_part(cell_id, "block-0", *block)
         answers["block-0"], arrows["request"] = block
         # After all that is measured, so that watching disturbs nothing.
-        certificate = worker.ask(request | {"op": "certificate"}, deadline)
-        folder.write_part(cell_id, "certificate", *certificate)
-        answers["certificate"] = certificate[0]
+        certificate = self._certificate(worker, request, deadline)
+        folder.write_part(cell_id, "certificate", certificate, b"")
+        answers["certificate"] = certificate
         folder.write_samples(cell_id, arrows)
+
+        def record() -> CellRecord:
+            return ok_record(
+                planned, answers, self.environment, started, attempts, resumed, self.roof
+            )
+
+        # Already now: an interrupt in the profile takes nothing with it that was measured.
+        self._store(record())
         profile = self._profile(worker, request, deadline)
         if profile is not None:
             folder.write_part(cell_id, "profile", profile, b"")
             answers["profile"] = profile
-        record = ok_record(
-            planned, answers, self.environment, started, attempts, resumed, self.roof
-        )
-        self._store(record)
+            self._store(record())
         self.tally.ran += 1
         self._event("cell", planned, status="ok", reused=False)
+
+    def _certificate(
+        self, worker: WorkerHandle, request: dict[str, Any], deadline: float
+    ) -> dict[str, Any]:
+        """The worker's answer; that nothing is proved where the pass could not be watched. A label
+        that was seen to be untrue is raised on, and fails the cell."""
+        try:
+            return worker.ask(request | {"op": "certificate"}, deadline)[0]
+        except (WorkerError, WorkerGone) as error:
+            if error.answer["kind"] == FormatNotApplied.__name__:
+                raise
+            worker.kill()
+            return unproved(without_paths(str(error)))
 
     def _profile(
         self, worker: WorkerHandle, request: dict[str, Any], deadline: float
     ) -> dict[str, Any] | None:
         """The worker's answer, or None where it gave none: what the cell is measured for is there
         already, and is not lost for want of an explanation."""
+        if not worker.process.is_alive():
+            return None  # It ended in the certificate's pass.
         roof = None if self.roof is None else self.roof.model_dump(mode="json")
         try:
             return worker.ask(request | {"op": "profile", "roof": roof}, deadline)[0]
