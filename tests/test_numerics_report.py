@@ -380,6 +380,21 @@ def test_a_format_that_fails_costs_only_itself(monkeypatch, tmp_path, capsys):
     assert "out of memory" in capsys.readouterr().out
 
 
+def test_what_was_found_is_kept_when_a_later_format_is_interrupted(monkeypatch, tmp_path, capsys):
+    def job(name, request, threads, on_event, timeout_s):
+        if request["format"] == "int8-weight-only":
+            raise KeyboardInterrupt
+        row = layer(0, "only", 30.0).model_dump()
+        return {"layers": [row], "first_non_finite": None, "tokens": 9, "cautions": []}, b""
+
+    monkeypatch.setattr(runner, "run_job", job)
+    out = tmp_path / "out"
+    assert call("--formats", "bf16,int8-weight-only", "--device", "cpu", "--out", out) == 130
+    assert [f.format for f in read_numerics(out).formats] == ["bf16"]
+    assert "only" in (out / "numerics.csv").read_text()
+    assert "what was done is kept" in capsys.readouterr().err
+
+
 def test_the_command_end_to_end(tmp_path):
     command = [sys.executable, "-m", "precision_explorer", "inspect", "--device", "cpu"]
     command += ["--formats", "bf16,int8-dynamic,fp8-dynamic", "--limit", "2", "--threads", "1"]
