@@ -48,6 +48,12 @@ def prepare_inspection(spec: SweepSpec, on_event: OnEvent) -> Prepared:
     Raises UsageError where the reference can't run here.
     """
     prepared = prepare_sweep(spec, on_event)
+    shipped = prepared.refs[0].scheme
+    if shipped is not None:
+        raise UsageError(
+            f"{prepared.refs[0].name} comes quantized ({shipped.words}), so there is no "
+            f"{REFERENCE} to hold its layers against; inspect the original"
+        )
     reference = prepared.supports[REFERENCE]
     if not reference.supported:
         raise UsageError(f"the reference {REFERENCE} can't run here: {reference.reason}")
