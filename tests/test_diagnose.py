@@ -149,6 +149,12 @@ def test_the_crossover_by_hand():
     assert winning_batches(reference, reference, a_roof()) is None
 
 
+def test_half_a_per_cent_is_no_gain_to_speak_of():
+    reference = a_phase({"float32": 1_000_000_000}, fixed=0)
+    assert winning_batches(a_phase({"float32": 995_000_000}, fixed=0), reference, a_roof()) is None
+    assert winning_batches(a_phase({"float32": 985_000_000}, fixed=0), reference, a_roof())
+
+
 def test_a_gain_that_is_lost_and_comes_again_counts_to_where_it_was_lost():
     """0.9 MB and 20 kB a request leave the cache of 1 MB at batch 8 (10.6 ms against the 2 ms of
     two operators); the reference's 100 kB a request leave it at 16 (16 ms against 12.2)."""
