@@ -344,6 +344,20 @@ def test_emulation_is_of_the_type_that_was_meant_not_of_the_one_that_multiplied(
     assert why.no_roof == ()  # Of a type in which nothing was multiplied none is needed.
 
 
+def test_a_limit_that_was_passed_in_this_phase_is_the_reason():
+    """0.5 s is the least that fp32 should take; a caution may be another phase's."""
+    slow = a_phase({"int8": 500_000_000}, took=0.6)
+    (wrong,) = beside(slow, "int8", reference=a_phase(took=0.4)).rankings[0].wrong
+    assert wrong.reason == "fp32 was faster than its measured limit, so that limit is wrong"
+    caution = {"id": "above-roof", "message": ""}
+    (wrong,) = (
+        beside(a_phase({"int8": 500_000_000}, took=1.5), "int8", cautions=[caution])
+        .rankings[0]
+        .wrong
+    )
+    assert "kernels reach" in wrong.reason
+
+
 def test_wrong_pairs_of_one_reason_are_one_line():
     emulated = a_record("fp16", a_phase({"int8": 500_000_000}, took=4.0), "int8", "emulated")
     others = [a_record("fp32", a_phase()), a_record("nf4", a_phase(took=1.5))]

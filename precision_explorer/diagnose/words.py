@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from precision_explorer.diagnose.roofline import LARGEST_BATCH, SAME, Expected
+from precision_explorer.diagnose.roofline import ABOVE_ROOF, LARGEST_BATCH, SAME, Expected
 from precision_explorer.records import Roof
 from precision_explorer.units import share, significant
 
@@ -173,21 +173,20 @@ def never(cell: CellWhy, base: CellWhy, largest: Expected, roof: Roof) -> str:
 def reason(promised: CellWhy, other: CellWhy) -> str:
     """Why `promised`, which the roofs put before `other`, came out behind it: the first that the
     numbers show, or that none can be named."""
-    if promised.above_roof or other.above_roof:
-        name = promised if promised.above_roof else other
-        return f"{name.label} was faster than its measured limit, so that limit is too low"
-    if promised.execution in _NO_ARITHMETIC:
+    if (other.share_of_roof or 0.0) > ABOVE_ROOF:
+        return f"{other.label} was faster than its measured limit, so that limit is wrong"
+    if promised.execution in _NO_ARITHMETIC and promised.declared == promised.arithmetic:
         return f"slow software makes {promised.label}'s arithmetic"
     took, others = promised.observed_s or 0.0, other.observed_s or 0.0
-    for name, text in (
+    for part, text in (
         ("quantizing", "goes to (de)quantizing"),
         ("outside", "passes between operators"),
     ):
-        extra = _excess(promised, other, name) or 0.0
+        extra = _excess(promised, other, part) or 0.0
         # Without what it spends there beyond the other, would it have come first?
         if extra >= NOTABLE and took * (1 - extra) <= others:
-            part = getattr(promised, f"{name}_share")
-            return f"{share(part, 0)} of {promised.label}'s time {text}"
+            spent = getattr(promised, f"{part}_share")
+            return f"{share(spent, 0)} of {promised.label}'s time {text}"
     own, theirs = promised.share_of_roof, other.share_of_roof
     if own is not None and theirs is not None and own < theirs:
         return (
