@@ -245,7 +245,7 @@ def test_one_sentence_says_what_is_slow_and_why(why):
         "fp32 in prefill is bound by the arithmetic units: it reaches 50 % of that limit."
     )
     assert weight_only.sentence == (
-        "int8-weight-only takes 1.50 x as long as fp32 in prefill (the device's limits allow "
+        "int8-weight-only takes 1.50 x as long as fp32 in prefill (the device's limits promise "
         "1.00 x): the arithmetic stays float32 and 38 % of the time goes to widening weights; it "
         "saves memory, not time."
     )
@@ -280,13 +280,15 @@ def test_a_gain_is_not_explained_by_what_would_hinder_it():
     """Faster though the limits are the same: that arithmetic stays the same is no cause of it."""
     text = beside(spent(a_phase(took=0.8), quantizing=0.2)).cells[1].sentence
     assert text == (
-        "int8-dynamic is 1.25 x as fast as fp32 in prefill (the device's limits allow 1.00 x): it "
-        "reaches 62 % of its limit, fp32 50 %."
+        "int8-dynamic is 1.25 x as fast as fp32 in prefill (the device's limits promise 1.00 x): "
+        "it reaches 62 % of its limit, fp32 50 %."
     )
     why = beside(spent(a_phase(took=0.8), quantizing=0.2))
     assert "at batch 1 it did, so they miss something" in " ".join(why_section([why]).lines)
     foretold = beside(a_phase({"int8": 500_000_000}, took=0.5), "int8").cells[1].sentence
     assert foretold.endswith(": int8 products can be made faster here than float32 ones.")
+    more = beside(a_phase({"int8": 500_000_000}, took=0.15), "int8").cells[1].sentence
+    assert more.endswith("than float32 ones and it reaches 83 % of its limit, fp32 50 %.")
     lost = beside(spent(a_phase({"int8": 500_000_000}, took=0.5), quantizing=0.3), "int8").cells[1]
     assert lost.sentence.endswith("ones, but 30 % of the time goes to (de)quantizing.")
 

@@ -93,7 +93,8 @@ def _gained(cell: CellWhy, base: CellWhy) -> list[str]:
         "memory": "it moves fewer bytes",
         "launch": "it starts fewer operators",
     }
-    return [lifted[base.expected.bound]]
+    more = (cell.observed_speedup or 0.0) > (cell.expected_speedup or 0.0) * _MUCH
+    return [lifted[base.expected.bound], *(_nearness(cell, base) if more else [])]
 
 
 def _nearness(cell: CellWhy, base: CellWhy) -> list[str]:
@@ -121,7 +122,7 @@ def sentence(cell: CellWhy, base: CellWhy | None, lighter: bool) -> str:
     else:
         how = f"takes {_times(1 / speed)} as long as {base.format}"
     foretold = cell.expected_speedup
-    limits = "" if foretold is None else f" (the device's limits allow {_times(foretold)})"
+    limits = "" if foretold is None else f" (the device's limits promise {_times(foretold)})"
     text = f"{cell.label} {how} in {cell.phase}{limits}"
     if speed >= 1 + LEVEL:
         causes = _gained(cell, base)
