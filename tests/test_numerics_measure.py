@@ -561,6 +561,14 @@ def test_the_overflowing_model_is_caught_in_fp16(tmp_path):
     assert bf16["first_non_finite"] is None
 
 
+def test_a_layer_that_could_not_be_compared_has_no_number():
+    sums = Sums()
+    sums.add(torch.ones(2), torch.ones(2))
+    assert numerics_job._state(sums, False) == ("exact", None)
+    assert numerics_job._state(sums, True) == ("unavailable", None)
+    assert numerics_job._state(Sums(), False) == ("unavailable", None)
+
+
 def test_no_token_is_one_line():
     class Silent:
         def items(self):
