@@ -126,3 +126,22 @@ def test_an_unknown_profile_names_near_ones_and_all(name, near):
     assert near in str(error.value)
     assert all(known in str(error.value) for known in PROFILES)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "bf16", "fp8", "int8", "gb_per_s"),
+    [
+        ("a100", 312, None, 624, 2039),
+        ("l4", 121, 242, 242, 300),
+        ("l40s", 362, 733, 733, 864),
+        ("h100", 989, 1979, 1979, 3350),
+        ("h200", 989, 1979, 1979, 4800),
+        ("b200", 2250, 4500, 4500, 8000),
+    ],
+)
+def test_dense_peaks_are_the_datasheets(name, bf16, fp8, int8, gb_per_s):
+    """Not those with 2:4 sparsity, which vendors print in larger letters."""
+    profile = named_profile(name)
+    found = [profile.peak_per_s.get(kind) for kind in ("bfloat16", "float8_e4m3fn", "int8")]
+    assert found == [None if tera is None else tera * 1e12 for tera in (bf16, fp8, int8)]
+    assert profile.memory_bytes_per_s == gb_per_s * 1e9

@@ -149,6 +149,12 @@ def test_the_crossover_by_hand():
     assert winning_batches(reference, reference, a_roof()) is None
 
 
+def test_half_a_per_cent_is_no_gain_to_speak_of():
+    reference = a_phase({"float32": 1_000_000_000}, fixed=0)
+    assert winning_batches(a_phase({"float32": 995_000_000}, fixed=0), reference, a_roof()) is None
+    assert winning_batches(a_phase({"float32": 985_000_000}, fixed=0), reference, a_roof())
+
+
 def test_a_gain_that_is_lost_and_comes_again_counts_to_where_it_was_lost():
     """0.9 MB and 20 kB a request leave the cache of 1 MB at batch 8 (10.6 ms against the 2 ms of
     two operators); the reference's 100 kB a request leave it at 16 (16 ms against 12.2)."""
@@ -192,6 +198,18 @@ def spent(phase, **shares):
     return phase.model_copy(update={"spent": Spent(**(SHARES | shares))})
 
 
+def certified(record, number_type):
+    """`record` with a certificate that all its products were made in `number_type`."""
+    part = {"kernel": "mkl sgemm", "number_type": number_type, "unit": "native", "flops": 5.0}
+    certificate = {
+        "evidence": "", "work": "", "linear_flops": 5.0, "executed_flops": 0.0,
+        "executed_share": 0.0, "executed": [part | {"converted": True}],
+    }  # fmt: skip
+    document = record.model_dump(mode="json")
+    document["applied"]["certificate"] = certificate
+    return CellRecord.model_validate(document)
+
+
 @pytest.fixture
 def why():
     """int8 is promised 4 x and takes twice as long; weight-only is promised nothing."""
@@ -224,14 +242,88 @@ def test_expected_and_observed_speed_ups(why):
 def test_one_sentence_says_what_is_slow_and_why(why):
     reference, dynamic, weight_only = why.cells
     assert reference.sentence == (
-        "fp32 in prefill reaches 50 % of its limit here, which is the arithmetic units."
+        "fp32 in prefill is bound by the arithmetic units: it reaches 50 % of that limit."
     )
     assert weight_only.sentence == (
-        "int8-weight-only takes 1.50 x as long as fp32 in prefill (the device's limits allow "
+        "int8-weight-only takes 1.50 x as long as fp32 in prefill (the device's limits promise "
         "1.00 x): the arithmetic stays float32 and 38 % of the time goes to widening weights; it "
         "saves memory, not time."
     )
     assert "60 % of the time goes to (de)quantizing" in dynamic.sentence
+
+
+def test_a_pass_far_below_its_limits_is_bound_by_none():
+    near, far = (
+        explain([a_record("fp32", a_phase(took=took))], a_roof(), "fp32").cells[0]
+        for took in (0.5 / 0.51, 0.5 / 0.49)
+    )
+    assert (near.bound, far.bound, far.expected.bound) == ("compute", None, "compute")
+    assert near.sentence == (
+        "fp32 in prefill is bound by the arithmetic units: it reaches 51 % of that limit."
+    )
+    assert far.sentence.startswith("fp32 in prefill is bound by none of the device's limits")
+    (view,) = why_section([explain([a_record("fp32", a_phase(took=10.0))], a_roof(), "fp32")]).views
+    row = dict(zip(view.headings, (cell.text for cell in view.rows[0]), strict=True))
+    assert row["Bound by"] == "none"
+    assert row["Nearest limit"] == "500 ms, compute"
+    assert row["Of its limit"] == "5 %"
+
+
+def beside(phase, *arguments, reference=None, **more):
+    """The diagnosis of a format beside fp32."""
+    base = reference or a_phase(took=1.0)
+    other = a_record("int8-dynamic", phase, *arguments, **more)
+    return explain([a_record("fp32", base), other], a_roof(), "fp32")
+
+
+def test_a_gain_is_not_explained_by_what_would_hinder_it():
+    """Faster though the limits are the same: that arithmetic stays the same is no cause of it."""
+    text = beside(spent(a_phase(took=0.8), quantizing=0.2)).cells[1].sentence
+    assert text == (
+        "int8-dynamic is 1.25 x as fast as fp32 in prefill (the device's limits promise 1.00 x): "
+        "it reaches 62 % of its limit, fp32 50 %."
+    )
+    why = beside(spent(a_phase(took=0.8), quantizing=0.2))
+    assert "at batch 1 it did, so they miss something" in " ".join(why_section([why]).lines)
+    foretold = beside(a_phase({"int8": 500_000_000}, took=0.5), "int8").cells[1].sentence
+    assert foretold.endswith(": int8 products can be made faster here than float32 ones.")
+    more = beside(a_phase({"int8": 500_000_000}, took=0.15), "int8").cells[1].sentence
+    assert more.endswith("than float32 ones and it reaches 83 % of its limit, fp32 50 %.")
+    lost = beside(spent(a_phase({"int8": 500_000_000}, took=0.5), quantizing=0.3), "int8").cells[1]
+    assert lost.sentence.endswith("ones, but 30 % of the time goes to (de)quantizing.")
+
+
+def test_what_was_lifted_is_what_bound_the_reference():
+    """The reference waits for memory; the format, with a quarter of the bytes, for arithmetic."""
+    base = a_phase({"float32": 50_000_000}, fixed=40_000_000, took=1.0)
+    light = a_phase({"float32": 50_000_000}, fixed=1_000_000, took=0.3)
+    cell = beside(light, reference=base, weights=25).cells[1]
+    assert cell.expected.bound == "compute"
+    assert cell.sentence.endswith(": it moves fewer bytes.")
+
+
+def test_what_the_reference_spends_as_well_is_no_cause():
+    """0.4 s between operators in both: int8 takes longer for its products."""
+    base = spent(a_phase(took=1.0), outside=0.4, matmul=0.6)
+    slow = spent(a_phase({"int8": 500_000_000}, took=2.0), outside=0.2, matmul=0.8)
+    why = beside(slow, "int8", reference=base)
+    text = why.cells[1].sentence
+    assert "20 % of the time passes between operators, which no format shortens" in text
+    assert "its products take 2.67 x as long as fp32's" in text
+    (wrong,) = why.rankings[0].wrong
+    assert wrong.reason == "int8-dynamic's kernels reach 6 % of its limit, fp32's 50 %"
+
+
+def test_a_cause_that_would_not_turn_the_order_is_not_given():
+    """Without its 20 % for quantizing, 1.6 s would still be more than 1 s."""
+    slow = spent(a_phase({"int8": 500_000_000}, took=2.0), quantizing=0.2)
+    (wrong,) = beside(slow, "int8").rankings[0].wrong
+    assert wrong.reason == "int8-dynamic's kernels reach 6 % of its limit, fp32's 50 %"
+
+
+def test_times_that_repeats_differ_by_are_no_wrong_order():
+    assert beside(a_phase({"int8": 500_000_000}, took=1.04), "int8").rankings[0].wrong == ()
+    assert len(beside(a_phase({"int8": 500_000_000}, took=1.06), "int8").rankings[0].wrong) == 1
 
 
 def test_emulated_arithmetic_is_named():
@@ -240,6 +332,42 @@ def test_emulated_arithmetic_is_named():
     assert "this device has no int8 arithmetic" in why.cells[1].sentence
     (wrong,) = why.rankings[0].wrong
     assert wrong.reason == "slow software makes fp16's arithmetic"
+
+
+def test_emulation_is_of_the_type_that_was_meant_not_of_the_one_that_multiplied():
+    """An 8-bit float format whose products are made in float32: that type is not what lacks."""
+    phase = a_phase({"float8_e4m3fn": 500_000_000}, took=4.0)
+    record = certified(a_record("mxfp8", phase, "float8_e4m3fn", "emulated"), "float32")
+    why = explain([a_record("fp32", a_phase()), record], a_roof(), "fp32")
+    assert (
+        "this device has no float8_e4m3fn arithmetic, so its products are made in float32"
+        in why.cells[1].sentence
+    )
+    assert why.no_roof == ()  # Of a type in which nothing was multiplied none is needed.
+
+
+def test_a_limit_that_was_passed_in_this_phase_is_the_reason():
+    """0.5 s is the least that fp32 should take; a caution may be another phase's."""
+    slow = a_phase({"int8": 500_000_000}, took=0.6)
+    (wrong,) = beside(slow, "int8", reference=a_phase(took=0.4)).rankings[0].wrong
+    assert wrong.reason == "fp32 was faster than its measured limit, so that limit is wrong"
+    caution = {"id": "above-roof", "message": ""}
+    (wrong,) = (
+        beside(a_phase({"int8": 500_000_000}, took=1.5), "int8", cautions=[caution])
+        .rankings[0]
+        .wrong
+    )
+    assert "kernels reach" in wrong.reason
+
+
+def test_wrong_pairs_of_one_reason_are_one_line():
+    emulated = a_record("fp16", a_phase({"int8": 500_000_000}, took=4.0), "int8", "emulated")
+    others = [a_record("fp32", a_phase()), a_record("nf4", a_phase(took=1.5))]
+    lines = why_section([explain([*others, emulated], a_roof(), "fp32")]).lines
+    assert (
+        "Wrong in prefill: fp16 was expected before fp32 and nf4: slow software makes fp16's "
+        "arithmetic."
+    ) in lines
 
 
 def test_the_ranking_and_where_it_was_wrong(why):
@@ -292,19 +420,7 @@ def test_what_the_certificate_saw_goes_before_the_declaration():
     assert seen.work.flops_by_type == {"float32": 10 + 75, "int8": 25}
     assert as_executed(phase, "int8", None) is phase
     record = a_record("int8-llm", a_phase({"int8": 500_000_000}), "int8")
-    part = {"kernel": "mkl sgemm", "number_type": "float32", "unit": "native", "flops": 5.0}
-    record = CellRecord.model_validate(
-        record.model_dump(mode="json")
-        | {
-            "applied": record.applied.model_dump(mode="json")
-            | {
-                "certificate": {
-                    "evidence": "", "work": "", "linear_flops": 5.0, "executed_flops": 0.0,
-                    "executed_share": 0.0, "executed": [part | {"converted": True}],
-                }
-            }
-        }
-    )  # fmt: skip
+    record = certified(record, "float32")
     (cell,) = explain([record], a_roof(), "fp32").cells
     assert cell.arithmetic == "float32"
     assert cell.expected.compute_s == pytest.approx(0.5)

@@ -308,6 +308,7 @@ def test_two_recipes_of_one_name_are_refused(tmp_path):
         (["--budget-bytes", "lots"], "--budget-bytes: 'lots' is no size"),
         (["--budget-bytes", "60%", "--task", "nonsense"], "unknown task"),
         (["--budget-bytes", "60%", "--out", "no/where/r.yaml"], "is no folder"),
+        (["--budget-bytes", "60%", "--out", "."], "is a folder; give a file"),
         (["--budget-bytes", "60%", "--calibration", "gone.jsonl"], "no calibration file"),
     ],
 )

@@ -268,6 +268,18 @@ def test_four_bits_are_read_back_unless_packed_for_a_kernel():
     assert held_weight(layer) is None
 
 
+def test_int4_is_read_back_as_its_kernel_multiplies():
+    model = convert(uniform(128), "int4-weight-only")
+    held = held_weight(model.body)
+    sums = Sums()
+    assert sums.add(uniform(128).body.weight.detach(), held)
+    # 16 levels over the range of each group: 10 log10(1/3 / (step^2 / 12)) of a step of 2/15.
+    assert sqnr(sums.signal, sums.noise)[1] == pytest.approx(23.5, abs=0.5)
+    x = torch.randn(3, 512, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        assert torch.allclose(model(x) - model.body.bias, x @ held.t(), atol=1e-3)
+
+
 def test_a_weight_that_can_t_be_read_is_none():
     layer = nn.Linear(4, 4)
     layer._parameters["weight"] = nn.Parameter(torch.zeros(8, dtype=torch.uint8), False)
@@ -506,6 +518,29 @@ def test_int8_rows_of_the_demo():
     )
 
 
+def test_a_recipe_s_layers_are_each_in_their_own_format():
+    names = [f"bert.encoder.layer.0.attention.self.{n}" for n in ("query", "key", "value")]
+    layers = {"int8-weight-only": names[:1], "nf4": names[1:2]}
+    parts = {name: _default_recipe(name, "cpu") for name in layers}
+    recipe = {
+        "kernel": "mixed", "library": "mixed", "compute_dtype": "float32", "base": "fp32",
+        "layers": layers, "parts": parts,
+    }  # fmt: skip
+    answer, _ = numerics_job.run(request("mixed:r", recipe=recipe), lambda *_: None)
+    rows = by_name(answer)
+    found = [(rows[n].converted, rows[n].weight_type, rows[n].weight_scale) for n in names]
+    assert found == [(True, "int8", "row"), (True, "nf4", "block-64"), (False, "float32", "none")]
+    assert rows[names[2]].weight_state == "exact"
+
+
+def test_autocast_rounds_what_goes_in_and_out_to_bfloat16():
+    answer, _ = numerics_job.run(request("bf16-autocast"), lambda *_: None)
+    row = by_name(answer)["bert.encoder.layer.0.output.dense"]
+    assert (row.weight_type, row.weight_state) == ("float32", "exact")
+    assert (row.input_type, row.output_type) == ("bfloat16", "bfloat16")
+    assert row.local_state == "measured"
+
+
 def test_the_overflowing_model_is_caught_in_fp16(tmp_path):
     path = overflowing_model(tmp_path / "model")
     answer, _ = numerics_job.run(request("fp16", path), lambda *_: None)
@@ -524,6 +559,14 @@ def test_the_overflowing_model_is_caught_in_fp16(tmp_path):
     assert rows["bert.encoder.layer.0.intermediate.dense"].output_state == "measured"
     bf16, _ = numerics_job.run(request("bf16", path), lambda *_: None)
     assert bf16["first_non_finite"] is None
+
+
+def test_a_layer_that_could_not_be_compared_has_no_number():
+    sums = Sums()
+    sums.add(torch.ones(2), torch.ones(2))
+    assert numerics_job._state(sums, False) == ("exact", None)
+    assert numerics_job._state(sums, True) == ("unavailable", None)
+    assert numerics_job._state(Sums(), False) == ("unavailable", None)
 
 
 def test_no_token_is_one_line():

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import re
+import shutil
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -15,6 +16,7 @@ from rich.console import Console
 
 from precision_explorer.cli import main
 from precision_explorer.errors import StoreError, UsageError
+from precision_explorer.models.reference import DEMO
 from precision_explorer.records import Caution, Environment
 from precision_explorer.records.numerics import (
     FormatNumerics,
@@ -325,6 +327,8 @@ def call(*arguments):
         (["--task", "no-such-task"], "unknown task"),
         (["--model", "./no-such-folder"], "does not exist"),
         (["--limit", "0"], "leaves no example"),
+        (["--formats", "bf16", "--calibration", "x.jsonl"], "no format of this sweep calibrates"),
+        (["--formats", "int8-static", "--calibration", "x.jsonl"], "no calibration file"),
         (["--from", "no-such-folder"], "holds no numerics.json"),
         (["--from", ".", "--limit", "3"], "leave them out"),
     ],
@@ -378,6 +382,32 @@ def test_a_format_that_fails_costs_only_itself(monkeypatch, tmp_path, capsys):
     assert found["int8-weight-only"].layers[0].layer == "only"
     assert read_numerics(out).tokens == 9
     assert "out of memory" in capsys.readouterr().out
+
+
+def test_a_model_that_comes_quantized_has_no_reference(tmp_path, capsys):
+    copied = shutil.copytree(DEMO, tmp_path / "shipped")
+    config = json.loads((copied / "config.json").read_text())
+    scheme = {"quant_method": "fp8", "weight_block_size": [128, 128]}
+    (copied / "config.json").write_text(json.dumps(config | {"quantization_config": scheme}))
+    assert call("--model", copied, "--device", "cpu", "--out", tmp_path / "out") == 1
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "comes quantized" in error
+    assert "inspect the original" in error
+
+
+def test_what_was_found_is_kept_when_a_later_format_is_interrupted(monkeypatch, tmp_path, capsys):
+    def job(name, request, threads, on_event, timeout_s):
+        if request["format"] == "int8-weight-only":
+            raise KeyboardInterrupt
+        row = layer(0, "only", 30.0).model_dump()
+        return {"layers": [row], "first_non_finite": None, "tokens": 9, "cautions": []}, b""
+
+    monkeypatch.setattr(runner, "run_job", job)
+    out = tmp_path / "out"
+    assert call("--formats", "bf16,int8-weight-only", "--device", "cpu", "--out", out) == 130
+    assert [f.format for f in read_numerics(out).formats] == ["bf16"]
+    assert "only" in (out / "numerics.csv").read_text()
+    assert "what was done is kept" in capsys.readouterr().err
 
 
 def test_the_command_end_to_end(tmp_path):

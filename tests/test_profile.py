@@ -11,7 +11,7 @@ from precision_explorer.errors import StoreError
 from precision_explorer.formats.apply import apply_format
 from precision_explorer.formats.catalog import spec_of
 from precision_explorer.hardware import device_facts, library_versions
-from precision_explorer.hardware.caches import last_level_cache_bytes
+from precision_explorer.hardware.caches import last_level_cache_bytes, last_level_cache_count
 from precision_explorer.hardware.fakes import FakeClock
 from precision_explorer.measure import roof as roof_module
 from precision_explorer.measure.operators import classify, counts_as_started, kernel_class
@@ -399,6 +399,18 @@ def test_the_last_level_cache_is_the_largest_level_s_data(tmp_path):
     assert last_level_cache_bytes(tmp_path / "none") is None
 
 
+def test_each_group_of_cores_has_its_own_last_level_cache(tmp_path):
+    """Four cores with a small cache each, and a large one for each pair."""
+    for core, pair in ((0, "0-1"), (1, "0-1"), (2, "2-3"), (3, "2-3")):
+        for place, (level, users) in enumerate((("2", str(core)), ("3", pair))):
+            folder = tmp_path / f"cpu{core}" / "cache" / f"index{place}"
+            folder.mkdir(parents=True)
+            (folder / "level").write_text(f"{level}\n")
+            (folder / "shared_cpu_list").write_text(f"{users}\n")
+    assert last_level_cache_count(tmp_path) == 2
+    assert last_level_cache_count(tmp_path / "none") == 1
+
+
 def answer():
     found = {"bytes_per_s": 1.0, "working_set_bytes": 1, "how": "sum"}
     return {
@@ -474,6 +486,7 @@ def test_conv1d_counts_as_a_linear_layer():
 def test_the_job_answers_with_every_roof_and_reports_progress(monkeypatch):
     monkeypatch.setattr(roof_module, "_SHAPES", {"cpu": ((32, 64, 64),)})
     monkeypatch.setattr(roof_module, "last_level_cache_bytes", lambda: 1 << 20)
+    monkeypatch.setattr(roof_module, "last_level_cache_count", lambda: 2)
     seen = []
     request = {"device": "cpu", "memory_bytes": 1 << 40, "threads": 1}
     document, arrow = roof_module.measure_roof(request, lambda *step: seen.append(step))
@@ -481,7 +494,7 @@ def test_the_job_answers_with_every_roof_and_reports_progress(monkeypatch):
     assert arrow == b""
     assert found.peak("float32").flops_per_s > 0
     assert found.peak("tf32") is None
-    assert (found.read.working_set_bytes, found.cache.working_set_bytes) == (4 << 20, 1 << 19)
+    assert (found.read.working_set_bytes, found.cache.working_set_bytes) == (8 << 20, 1 << 19)
     assert seen[-1] == ("roof", len(found.matmul), len(found.matmul))
     small = roof_module.measure_roof(request | {"memory_bytes": 1 << 20}, lambda *step: None)[0]
     assert small["read"] is None

@@ -54,6 +54,7 @@ def _json(table: Any) -> str:
     for why in table.why:
         whole = asdict(why)
         for place, cell in enumerate(why.cells):
+            whole["cells"][place]["bound"] = cell.bound
             whole["cells"][place]["expected"] |= {
                 "seconds": cell.expected.seconds,
                 "bound": cell.expected.bound,

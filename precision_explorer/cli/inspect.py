@@ -50,8 +50,7 @@ def command(source: Path | None, **options: Any) -> int:
         prepared = prepare_inspection(spec, on_event)
         folder = inspection_folder(prepared)
         folder.mkdir(parents=True, exist_ok=True)
-        document = run_inspection(prepared, on_event)
-    write_numerics(document, folder)
+        document = run_inspection(prepared, on_event, lambda found: write_numerics(found, folder))
     return _show(document, folder)
 
 

@@ -83,7 +83,7 @@ def sweep_options(function: Callable[..., Any]) -> Callable[..., Any]:
 # Options of a sweep that mean the same to `inspect`.
 _OF_INSPECT = (
     "--model", "--task", "--formats", "--device", "--out", "--seed", "--revision",
-    "--trust-remote-code", "--threads",
+    "--trust-remote-code", "--threads", "--calibration",
 )  # fmt: skip
 
 

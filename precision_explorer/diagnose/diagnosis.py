@@ -10,6 +10,7 @@ from itertools import combinations
 from precision_explorer.diagnose.executed import as_executed, executed_types
 from precision_explorer.diagnose.roofline import (
     LARGEST_BATCH,
+    NEAR,
     SAME,
     Expected,
     expected,
@@ -18,7 +19,7 @@ from precision_explorer.diagnose.roofline import (
     pass_flops,
     winning_batches,
 )
-from precision_explorer.diagnose.words import never, reason, sentence
+from precision_explorer.diagnose.words import LEVEL, never, reason, sentence
 from precision_explorer.records import CellRecord, PhaseProfile, Roof, Timing
 
 PHASES = ("prefill", "decode")
@@ -27,6 +28,9 @@ PHASES = ("prefill", "decode")
 @dataclass(frozen=True)
 class CellWhy:
     """One format in one phase at batch 1; seconds, shares in [0, 1], None where not known.
+
+    `declared`: the number type in which the format means products to be made, `arithmetic`: the one
+    in which most of them were.
 
     Speed-ups are over the reference: the reference's seconds over the format's. `wins_from` and
     `wins_to` are the batch sizes between which the roofs promise a gain, `never` says why there
@@ -37,6 +41,7 @@ class CellWhy:
     runtime: str
     execution: str
     phase: str
+    declared: str
     arithmetic: str
     observed_s: float | None
     observed_batch_8_s: float | None
@@ -56,6 +61,13 @@ class CellWhy:
     wins_to: int | None = None
     never: str | None = None
     sentence: str = ""
+
+    @property
+    def bound(self) -> str | None:
+        """The limit that it comes near enough to for being bound by it; None where it is far from
+        all of them, or where one is not known."""
+        near = self.share_of_roof is not None and self.share_of_roof >= NEAR
+        return self.expected.bound if near else None
 
     @property
     def label(self) -> str:
@@ -125,14 +137,15 @@ def explain(
         return None
     cells: list[CellWhy] = []
     rankings = []
+    types: set[str] = set()
     for name in PHASES:
         subjects = [s for r in ok if (s := _subject(r, name, roof, reference)) is not None]
         judged = [_judged(s, subjects, roof) for s in subjects]
         cells += judged
+        types |= {kind for s in subjects for kind in s.phase.work.flops_by_type}
         if len(judged) > 1:
             rankings.append(rank(name, judged))
     cell = ok[0].cell
-    types = {t for r in ok if (p := r.measurements.profile) for t in _types(p.prefill, p.decode)}
     return Why(
         model=cell.model.name,
         model_revision=cell.model.revision,
@@ -155,10 +168,6 @@ def _has_profile(record: CellRecord) -> bool:
     return profile is not None and (profile.prefill is not None or profile.decode is not None)
 
 
-def _types(*phases: PhaseProfile | None) -> set[str]:
-    return {kind for phase in phases if phase for kind in phase.work.flops_by_type}
-
-
 def _no_roof(number_type: str, roof: Roof) -> str:
     notes = [m.note or "no reason given" for m in roof.missing() if m.type == number_type]
     return f"{number_type}: {notes[0] if notes else 'it was not among the types tried'}"
@@ -179,6 +188,7 @@ def _subject(record: CellRecord, name: str, roof: Roof, reference: str) -> _Subj
         runtime=record.cell.runtime,
         execution=record.applied.execution if record.applied else "unverified",
         phase=name,
+        declared=profile.arithmetic,
         arithmetic=max(executed, key=executed.__getitem__) if executed else profile.arithmetic,
         observed_s=took,
         observed_batch_8_s=observed(phase.timings.get("8")),
@@ -233,15 +243,16 @@ def _wins(subject: _Subject, base: _Subject, roof: Roof) -> dict[str, object]:
 
 
 def rank(phase: str, cells: Sequence[CellWhy]) -> Ranking:
-    """How well the roofs alone foretold the order of `cells`. A pair whose times differ by less
-    than 1 % in the roofs or in the measurement counts as no wrong one."""
+    """How well the roofs alone foretold the order of `cells`. A pair whose roofs differ by
+    less than 1 %, or whose times differ by less than 5 %, which repeats do too, counts as no wrong
+    one."""
     known = [c for c in cells if c.expected.seconds is not None and c.observed_s is not None]
     promised = sorted(known, key=lambda c: c.expected.seconds or 0.0)
     came = sorted(known, key=lambda c: c.observed_s or 0.0)
     wrong = []
     for first, second in combinations(promised, 2):
         foretold = (first.expected.seconds or 0.0) < (second.expected.seconds or 0.0) * (1 - SAME)
-        behind = (first.observed_s or 0.0) * (1 - SAME) > (second.observed_s or 0.0)
+        behind = (first.observed_s or 0.0) * (1 - LEVEL) > (second.observed_s or 0.0)
         if foretold and behind:
             wrong.append(WrongPair(first.label, second.label, reason(first, second)))
     return Ranking(

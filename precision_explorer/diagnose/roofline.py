@@ -12,6 +12,8 @@ from precision_explorer.records import PhaseProfile, Roof, Timing
 # Roofs are medians of repeats and differ by some per cent between runs; what is faster than its
 # roof by more than this was measured wrong, or its roof was.
 ABOVE_ROOF = 1.05
+# A limit that accounts for less of a pass's time is not what bounds it.
+NEAR = 0.5
 # Times that differ by less are no gain to speak of.
 SAME = 0.01
 LARGEST_BATCH = 1024

@@ -38,10 +38,20 @@ def held_weight(module: nn.Module) -> torch.Tensor | None:
         return _four_bit(weight)
     if type(weight) in (torch.Tensor, nn.Parameter):
         return weight.detach().float() if weight.is_floating_point() else None
+    if type(weight).__name__.startswith("Int4"):
+        return _by_identity(weight)
     dequantize = getattr(type(weight), "dequantize", torch.Tensor.dequantize)
     if dequantize is torch.Tensor.dequantize:
         return None
     return dequantize(weight.detach()).float()
+
+
+def _by_identity(weight: Any) -> torch.Tensor:
+    """torchao's 4-bit tensors, which are packed for a kernel and have no way back: that kernel
+    leaves its inputs as they are, so rows of the identity bring out the weight."""
+    inner = weight.shape[-1]
+    rows = torch.eye(inner, dtype=weight.dtype, device=weight.device)
+    return nn.functional.linear(rows, weight).t().float()
 
 
 def _of_kernels(module: nn.Module) -> torch.Tensor | None:

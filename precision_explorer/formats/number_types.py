@@ -96,6 +96,8 @@ def _by_row(name: str) -> Held:
 
 _USES: dict[str, Uses] = {
     "tf32": Uses(None, Held(NUMBER_TYPES["tf32"])),
+    # Autocast rounds weights too, at each call; what is held stays float32.
+    "bf16-autocast": Uses(None, Held(NUMBER_TYPES["bfloat16"])),
     "fp8-dynamic": Uses(_by_row("float8_e4m3fn"), _by_row("float8_e4m3fn")),
     "fp8-weight-only": Uses(_by_row("float8_e4m3fn"), None),
     # LLM.int8() rounds inputs to float16 first; its int8 rows leave the outlier columns out.

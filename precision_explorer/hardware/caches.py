@@ -1,4 +1,4 @@
-"""The processor's last-level cache, which decides what a bandwidth says."""
+"""The processor's last-level caches, which decide what a bandwidth says."""
 
 from __future__ import annotations
 
@@ -27,6 +27,20 @@ def last_level_cache_bytes(root: Path = _CACHES) -> int | None:
     if found:
         return found[max(found)]
     return _by_sysconf() if root == _CACHES else None
+
+
+def last_level_cache_count(root: Path = _CACHES.parent.parent) -> int:
+    """How many last-level caches the processors have among them: several sockets, or several groups
+    of cores on one chip, each have their own. 1 where the system does not tell."""
+    shared: dict[int, set[str]] = {}
+    for folder in root.glob("cpu[0-9]*/cache/index*"):
+        try:
+            level = int((folder / "level").read_text(encoding="ascii"))
+            users = (folder / "shared_cpu_list").read_text(encoding="ascii").strip()
+        except (OSError, ValueError):
+            continue
+        shared.setdefault(level, set()).add(users)
+    return len(shared[max(shared)]) if shared else 1
 
 
 def _by_sysconf() -> int | None:

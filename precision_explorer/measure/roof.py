@@ -20,7 +20,7 @@ from torch import nn
 from precision_explorer.formats.apply import set_matmul_precision
 from precision_explorer.formats.dryrun import WRONG
 from precision_explorer.formats.kernels import int8_linear, quantize_rows
-from precision_explorer.hardware.caches import last_level_cache_bytes
+from precision_explorer.hardware.caches import last_level_cache_bytes, last_level_cache_count
 from precision_explorer.records import Bandwidth, Launch, MatmulRate, Roof
 
 Shape = tuple[int, int, int]
@@ -268,8 +268,9 @@ def measure_roof(request: dict[str, Any], progress: Any) -> tuple[dict[str, Any]
     device = request["device"]
     kind = "cpu" if device == "cpu" else "cuda"
     if kind == "cpu":
-        cache = last_level_cache_bytes()
+        cache, caches = last_level_cache_bytes(), last_level_cache_count()
     else:
+        caches = 1
         cache = int(torch.cuda.get_device_properties(device).L2_cache_size) or None
     wanted = _candidates(kind)
     rates = []
@@ -277,7 +278,9 @@ def measure_roof(request: dict[str, Any], progress: Any) -> tuple[dict[str, Any]
         for done, (number_type, kernel, make) in enumerate(wanted):
             progress("roof", done, len(wanted))
             rates.append(matmul_rate(number_type, kernel, make, device))
-        size = _stream_bytes(device, cache, _free_bytes(device, request["memory_bytes"]))
+        # Threads spread over all caches: together they must not hold the array.
+        every = cache and cache * caches
+        size = _stream_bytes(device, every, _free_bytes(device, request["memory_bytes"]))
         roof = Roof(
             threads=request["threads"],
             matmul=rates,

@@ -297,8 +297,8 @@ def _loss(found: FormatNumerics) -> list[str]:
     worst = min(layers, key=lambda x: x.output_sqnr_db or 0)
     assert worst.output_sqnr_db is not None
     sentence = (
-        f"In the median layer the output has {_error(median_low(values))} of its size. The largest "
-        f"error built up is in {worst.layer}: {_error(worst.output_sqnr_db)}"
+        f"In the median layer the output's SQNR is {_error(median_low(values))} of its size. The "
+        f"largest error built up is in {worst.layer}: {_error(worst.output_sqnr_db)}"
     )
     if worst.local_sqnr_db is not None:
         sentence += f"; fed exact inputs, that layer alone has {_error(worst.local_sqnr_db)}"

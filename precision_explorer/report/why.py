@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from precision_explorer.diagnose import CellWhy, Ranking, Why
 from precision_explorer.diagnose.roofline import LARGEST_BATCH
+from precision_explorer.diagnose.words import LEVEL
 from precision_explorer.report.columns import Cell, View
 from precision_explorer.report.groups import Group
 from precision_explorer.report.text import listed
@@ -44,6 +45,17 @@ def _wins(cell: CellWhy) -> str:
     return f"{cell.wins_from} to {cell.wins_to}"
 
 
+def _bound(cell: CellWhy) -> str:
+    """What bounds it; ``none`` where it is far from every limit."""
+    return "no roof" if cell.expected.bound is None else cell.bound or "none"
+
+
+def _limit(cell: CellWhy) -> str:
+    nearest = cell.expected.bound
+    text = seconds(cell.expected.seconds)
+    return text if nearest is None else f"{text}, {nearest}"
+
+
 def _roof_share(cell: CellWhy) -> str:
     text = "no roof" if cell.expected.seconds is None else share(cell.share_of_roof, 0)
     return f"{text} (above)" if cell.above_roof and (cell.share_of_roof or 0) > 1 else text
@@ -52,8 +64,8 @@ def _roof_share(cell: CellWhy) -> str:
 _COLUMNS: tuple[tuple[str, Callable[[CellWhy], str], bool], ...] = (
     ("Format", lambda c: c.label, False),
     ("Took", lambda c: seconds(c.observed_s), True),
-    ("Bound by", lambda c: c.expected.bound or "no roof", False),
-    ("Limit", lambda c: seconds(c.expected.seconds), True),
+    ("Bound by", _bound, False),
+    ("Nearest limit", _limit, True),
     ("Of its limit", _roof_share, True),
     ("(De)quantizing", lambda c: share(c.quantizing_share, 0), True),
     ("Between operators", lambda c: share(c.outside_share, 0), True),
@@ -70,6 +82,12 @@ _ON_GPU: tuple[tuple[str, Callable[[CellWhy], str], bool], ...] = (
     ),
     ("GPU utilisation (NVML)", lambda c: share(c.utilisation, 0), True),
 )
+
+
+def _yet(cell: CellWhy) -> str:
+    """That a format which should never win did so."""
+    speed = cell.observed_speedup
+    return "; at batch 1 it did, so they miss something" if speed and speed > 1 + LEVEL else ""
 
 
 def _view(why: Why, phase: str) -> View | None:
@@ -95,9 +113,12 @@ def _ranking(ranking: Ranking) -> list[str]:
         f"Ranking in {ranking.phase}, fastest first, by the device's limits alone: "
         f"{listed(ranking.promised)}; observed: {listed(ranking.observed)}{tau}."
     ]
+    alike: dict[tuple[str, str], list[str]] = {}
+    for wrong in ranking.wrong:
+        alike.setdefault((wrong.promised, wrong.reason), []).append(wrong.other)
     lines += [
-        f"Wrong in {ranking.phase}: {w.promised} was expected before {w.other}: {w.reason}."
-        for w in ranking.wrong
+        f"Wrong in {ranking.phase}: {promised} was expected before {listed(others)}: {reason}."
+        for (promised, reason), others in alike.items()
     ]
     return lines
 
@@ -109,7 +130,9 @@ def why_section(why: Sequence[Why]) -> WhySection:
         views += [v for phase in ("prefill", "decode") if (v := _view(one, phase)) is not None]
         sentences += [c.sentence for c in one.cells if c.sentence]
         lines += [
-            f"{c.label} should never win in {c.phase}: {c.never}." for c in one.cells if c.never
+            f"{c.label} should never win in {c.phase}, by the limits alone: {c.never}{_yet(c)}."
+            for c in one.cells
+            if c.never
         ]
         for ranking in one.rankings:
             lines += _ranking(ranking)

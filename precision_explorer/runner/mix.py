@@ -116,6 +116,8 @@ def find_recipe(options: MixOptions, on_event: OnEvent) -> Found:
     path = expand_user(options.out)
     if not path.parent.is_dir():
         raise UsageError(f"{path.parent} is no folder; give --out a file in one that exists")
+    if path.is_dir():
+        raise UsageError(f"--out {path} is a folder; give a file, such as {path / 'recipe.yaml'}")
     setting = _resolve(options, on_event)
     request = _request(setting, path)
     state, _ = run_job("layers", request, setting.threads, on_event, _TIME_LIMIT_S)

@@ -3,6 +3,7 @@ that one that crashes costs one format. No torch here."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from precision_explorer.records.numerics import FormatNumerics, NumericsDocument
 from precision_explorer.runner.jobs import JobFailed, run_job
 from precision_explorer.runner.manager import Event, OnEvent
 from precision_explorer.runner.sweep import Prepared, prepare_sweep, safe_name
+
+Keep = Callable[[NumericsDocument], Any]
 
 REFERENCE = "fp32"
 EXAMPLES = 8
@@ -45,6 +48,12 @@ def prepare_inspection(spec: SweepSpec, on_event: OnEvent) -> Prepared:
     Raises UsageError where the reference can't run here.
     """
     prepared = prepare_sweep(spec, on_event)
+    shipped = prepared.refs[0].scheme
+    if shipped is not None:
+        raise UsageError(
+            f"{prepared.refs[0].name} comes quantized ({shipped.words}), so there is no "
+            f"{REFERENCE} to hold its layers against; inspect the original"
+        )
     reference = prepared.supports[REFERENCE]
     if not reference.supported:
         raise UsageError(f"the reference {REFERENCE} can't run here: {reference.reason}")
@@ -59,16 +68,25 @@ def inspection_folder(prepared: Prepared) -> Path:
     return Path("results") / "-".join(["inspect", *map(safe_name, names)])
 
 
-def run_inspection(prepared: Prepared, on_event: OnEvent) -> NumericsDocument:
-    """Run every format that the device supports; skips and failures are part of the answer."""
-    ref, task = prepared.refs[0], prepared.tasks[0]
-    formats, tokens = [], 0
+def run_inspection(prepared: Prepared, on_event: OnEvent, keep: Keep) -> NumericsDocument:
+    """Run every format that the device supports; skips and failures are part of the answer.
+
+    `keep` is given what there is after each format, so that an interruption loses one at most.
+    """
+    formats: list[FormatNumerics] = []
+    tokens = 0
     for planned in prepared.plan.cells:
         if planned.cell.format == REFERENCE:
             continue
         found, counted = _one(planned, prepared, on_event)
         formats.append(found)
         tokens = tokens or counted
+        keep(_document(prepared, formats, tokens))
+    return _document(prepared, formats, tokens)
+
+
+def _document(prepared: Prepared, formats: list[FormatNumerics], tokens: int) -> NumericsDocument:
+    ref, task = prepared.refs[0], prepared.tasks[0]
     return NumericsDocument(
         model=ref.name,
         revision=ref.identity.revision,
@@ -82,7 +100,7 @@ def run_inspection(prepared: Prepared, on_event: OnEvent) -> NumericsDocument:
         tokens=tokens,
         cautions=list(ref.cautions),
         environment=prepared.environment,
-        formats=formats,
+        formats=list(formats),
     )
 
 

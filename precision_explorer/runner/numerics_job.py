@@ -16,7 +16,8 @@ from precision_explorer.formats.catalog import spec_of
 from precision_explorer.formats.held import held_weight
 from precision_explorer.formats.number_types import NUMBER_TYPES, Held, plain, uses
 from precision_explorer.formats.ranges import RangeSums
-from precision_explorer.formats.verify import Layout, census, layout
+from precision_explorer.formats.recipe import layers_of, parts_of
+from precision_explorer.formats.verify import Layout, census, is_held, layout
 from precision_explorer.formats.watch import (
     FirstNonFinite,
     FormatLayer,
@@ -32,6 +33,8 @@ from precision_explorer.stats import sqnr
 
 Progress = Callable[[str, int, int], None]
 REFERENCE = "fp32"
+# Computes in a narrower type than the one that the model is held in.
+AUTOCAST = "bf16-autocast"
 
 
 def run(request: dict[str, Any], progress: Progress) -> tuple[dict[str, Any], bytes]:
@@ -62,7 +65,7 @@ def run(request: dict[str, Any], progress: Progress) -> tuple[dict[str, Any], by
     # mode, in which torchao's wrappers can't be detached.
     with torch.no_grad():
         weights = _weights(reference, model, kinds, held)
-    output_type = plain(request["recipe"]["compute_dtype"])
+    output_type = plain(_passed_on(request))
     watch = ReferenceWatch(reference, kinds)
     watch.types = {name: (held[name][1], output_type) for name in kinds}
     found = FormatWatch(model, watch)
@@ -128,6 +131,11 @@ def _run_examples(
     return sum(len(item.ids) for item in items.values()), firsts
 
 
+def _passed_on(request: dict[str, Any]) -> str:
+    """The number type of what the linear layers give."""
+    return "bfloat16" if request["format"] == AUTOCAST else request["recipe"]["compute_dtype"]
+
+
 # -- types and weights ---------------------------------------------------------------------------
 
 Types = dict[str, tuple[Held | None, Held | None, bool]]
@@ -137,15 +145,23 @@ def _held_types(
     model: nn.Module, plan: Layout, kinds: dict[str, str], request: dict[str, Any]
 ) -> Types:
     """{layer: (type of its weight, type of its inputs, whether it was converted)}."""
-    recipe = request["recipe"]
-    spec, known = spec_of(request["format"]), uses(request["format"], recipe["kernel"])
+    format_id, recipe = request["format"], request["recipe"]
     compute = plain(recipe["compute_dtype"])
-    held_in = census(model).held_in
+    held_in, parts = census(model).held_in, parts_of(format_id, recipe)
+    meant = {
+        name: part
+        for part, names in layers_of(format_id, recipe, plan.targets).items()
+        for name in names
+    }
     types: Types = {}
     for name in kinds:
-        target = name in plan.targets
-        converted = target and (spec.storage is None or held_in.get(name) == spec.storage)
+        part = meant.get(name)
         weight, inputs = plain(held_in.get(name, "")), compute
+        if part is None:
+            types[name] = (weight, inputs, False)
+            continue
+        spec, known = spec_of(part), uses(part, parts[part]["kernel"])
+        converted = spec.storage is None or is_held(held_in.get(name), spec.storage)
         if converted and known is not None:
             # Where no scale is known of the weight: it is that of the compute type.
             weight, inputs = known.weights or weight, known.inputs or compute
@@ -263,7 +279,7 @@ def _first(
     if not firsts:
         return None
     example, first = firsts[0]
-    name = request["recipe"]["compute_dtype"]
+    name = _passed_on(request)
     known = NUMBER_TYPES.get(name)
     return {
         "module": first.module,
