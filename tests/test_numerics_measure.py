@@ -177,8 +177,8 @@ def test_nan_and_nothing_are_no_magnitudes():
     assert sums.shares()["overflow"] == 0.5
 
 
-def test_seven_bits_reach_half_as_far():
-    assert uses("int8-dynamic", "fbgemm-per-token-paired").weights.type.largest == 63
+def test_scales_of_pairs_say_nothing_of_single_weights():
+    assert uses("int8-dynamic", "fbgemm-per-token-paired").weights is None
     assert uses("int8-dynamic", "fbgemm-per-token-paired").inputs.type.largest == 127
     assert uses("no-such", "torch") is None
     assert plain("int8") is None  # Its scale is not in its name.
@@ -212,8 +212,13 @@ def test_int8_weights_have_the_sqnr_of_theory(format_id, kernel):
         held = held_weight(model.body)
     sums = Sums()
     assert sums.add(weight, held)
-    levels = 63 if kernel and kernel.endswith("paired") else 127
-    assert sqnr(sums.signal, sums.noise)[1] == pytest.approx(20 * math.log10(2 * levels), abs=0.15)
+    found = sqnr(sums.signal, sums.noise)[1]
+    whole = 20 * math.log10(2 * 127)
+    if kernel and kernel.endswith("paired"):
+        # A row's largest pair sums to between one and two of its largest weights.
+        assert whole - 6.02 - 0.15 < found < whole
+    else:
+        assert found == pytest.approx(whole, abs=0.15)
 
 
 @pytest.mark.parametrize("kernel", CPU_STATIC_KERNELS)

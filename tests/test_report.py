@@ -554,7 +554,7 @@ def test_runtimes_have_their_own_reference(output: Any) -> None:
             compared("int8-dynamic", latency_p50_s=0.003, **compiled),
         )
     )
-    assert "int8-dynamic, compile has the lowest median latency: 3.00 ms, against 6.00 ms" in text
+    assert "int8-dynamic (compile) has the lowest median latency: 3.00 ms, against 6.00 ms" in text
 
 
 # Terminal

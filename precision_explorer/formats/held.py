@@ -65,7 +65,7 @@ def _of_kernels(module: nn.Module) -> torch.Tensor | None:
     if isinstance(module, OnednnLinear):
         # Its blocks can't be unpacked, but rows of the identity pass its quantizer unchanged: each
         # holds one 1, its own largest magnitude, and zeros.
-        return module.product(torch.eye(module.in_features)).t()
+        return module.product(module.quantized(torch.eye(module.in_features))).t()
     return None
 
 
