@@ -409,7 +409,8 @@ def test_compiled_scores_and_answers_are_the_eager_model_s(runtime, compiler):
     made = compilation(model, runtime, "cpu")
     assert (made.graph_breaks, graph_breaks()) == (0, {})
     assert made.compiled_share is not None
-    assert made.compiled_share > 0.8
+    # Of the dynamic graph's operators 0.867 were seen inside, though nothing broke it.
+    assert made.compiled_share > (0.8 if runtime is DYNAMIC else 0.9)
     compiled_answers = everything(adapter)
     torch.testing.assert_close(compiled_answers[0], exact[0], rtol=0, atol=1e-3)
     assert compiled_answers[1:] == exact[1:]
@@ -458,7 +459,7 @@ def test_a_compiled_cell_is_measured_and_says_what_was_compiled(tmp_path, quick_
     made = compiled.measurements.compilation
     assert made.graphs >= 1
     assert (made.graph_breaks, made.recompiles, made.dynamic) == (0, 0, False)
-    assert made.compiled_share > 0.8
+    assert made.compiled_share > 0.9
     assert compiled.measurements.load.compile_s > 0
     assert "recompiled" not in {c.id for c in compiled.cautions}
     rows = {row["runtime"]: row for row in table.rows}

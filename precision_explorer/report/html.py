@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
@@ -13,6 +14,13 @@ from precision_explorer.table import Table
 
 def to_html(table: Table) -> str:
     """The report of `table` as an HTML page."""
+    content = make_content(table)
+    charts = [make_chart(section.group) for section in content.sections]
+    return render("report.html.j2", content=content, charts=charts)
+
+
+def render(template: str, **values: Any) -> str:
+    """A page of this room's `template`; all that is put into it is escaped."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -21,6 +29,4 @@ def to_html(table: Table) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    content = make_content(table)
-    charts = [make_chart(section.group) for section in content.sections]
-    return environment.get_template("report.html.j2").render(content=content, charts=charts)
+    return environment.get_template(template).render(**values)

@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from rich.console import Console
 from rich.padding import Padding
 from rich.text import Text
 
 from precision_explorer.records.numerics import NUMERICS_FILE, LayerNumerics, NumericsDocument
 from precision_explorer.report.csv_ import csv_text
+from precision_explorer.report.html import render
 from precision_explorer.report.markdown import escape, grid, listing
 from precision_explorer.report.numerics import NumericsContent, make_numerics
 from precision_explorer.report.terminal import grid as terminal_grid
@@ -60,16 +60,7 @@ def _csv_rows(document: NumericsDocument) -> list[dict[str, Any]]:
 
 def numerics_html(document: NumericsDocument) -> str:
     """A page without scripts and without a network."""
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    content = make_numerics(document)
-    return environment.get_template("numerics.html.j2").render(content=content)
+    return render("numerics.html.j2", content=make_numerics(document))
 
 
 def numerics_markdown(document: NumericsDocument) -> str:
