@@ -9,19 +9,15 @@ import torch
 from torch import nn
 
 from precision_explorer.errors import ModelError
-
-_AUTO = {
-    "text-classification": "AutoModelForSequenceClassification",
-    "multiple-choice": "AutoModelForCausalLM",
-    "language-modeling": "AutoModelForCausalLM",
-}
+from precision_explorer.models.heads import HEADS
+from precision_explorer.tasks import KINDS
 
 
 def auto_class(kind: str) -> Any:
     """transformers' class that loads a model with the head of a task kind."""
     import transformers
 
-    return getattr(transformers, _AUTO[kind])
+    return getattr(transformers, HEADS[KINDS[kind].head].auto)
 
 
 def prepare(path: Path, kind: str, trust_remote_code: bool) -> Any:

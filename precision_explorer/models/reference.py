@@ -18,9 +18,11 @@ from pathlib import Path
 from typing import Any
 
 from precision_explorer.errors import ModelError, unknown_name
+from precision_explorer.models.heads import HEADS, Head
 from precision_explorer.models.shipped import Scheme, scheme_of
 from precision_explorer.paths import cache_dir, data_dir, expand_user
 from precision_explorer.records import Caution, ModelIdentity, canonical_hash
+from precision_explorer.tasks.kinds import KINDS
 
 DEMO = Path(__file__).parent / "demo"
 FETCHABLE = ("smollm2-135m",)
@@ -35,11 +37,6 @@ _TOKENIZER_FILES = (
 )  # fmt: skip
 _HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*(/[\w.-]+)?$")
 _HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
-_HEADS = {
-    "text-classification": ("ForSequenceClassification",),
-    "multiple-choice": ("ForCausalLM", "LMHeadModel"),
-    "language-modeling": ("ForCausalLM", "LMHeadModel"),
-}
 
 
 @dataclass(frozen=True)
@@ -270,9 +267,13 @@ def _architectures(ref: ModelRef) -> list[str]:
     return [str(name) for name in ref.config.get("architectures") or []]
 
 
+def _head(kind: str) -> Head:
+    return HEADS[KINDS[kind].head]
+
+
 def has_head(ref: ModelRef, kind: str) -> bool:
     """Whether the model was saved with a head that fits the task kind."""
-    return any(name.endswith(_HEADS[kind]) for name in _architectures(ref))
+    return any(name.endswith(_head(kind).suffixes) for name in _architectures(ref))
 
 
 def check_head(ref: ModelRef, kind: str) -> None:
@@ -282,7 +283,7 @@ def check_head(ref: ModelRef, kind: str) -> None:
         has = ", ".join(_architectures(ref)) or "none named"
         raise ModelError(
             f"model {ref.name} has no head for {kind} (its architecture: {has}; "
-            f"wanted: *{' or *'.join(_HEADS[kind])}); choose another model or task"
+            f"wanted: *{' or *'.join(_head(kind).suffixes)}); choose another model or task"
         )
 
 

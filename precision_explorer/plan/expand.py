@@ -14,7 +14,7 @@ from precision_explorer.models import ModelRef, check_head
 from precision_explorer.models.shipped import not_shipped, shipped_support
 from precision_explorer.plan.spec import SweepSpec
 from precision_explorer.records import Caution, Cell
-from precision_explorer.tasks import PreparedTask, check_labels, without_calibration
+from precision_explorer.tasks import KINDS, PreparedTask, check_labels, without_calibration
 from precision_explorer.workload import Workload
 
 # How the numbers come about, beyond the workload's own rules: part of each cell's method.
@@ -128,7 +128,7 @@ def expand(
         for task in tasks:
             check_head(ref, task.card.kind)
             labels = None
-            if task.card.kind == "text-classification":
+            if KINDS[task.card.kind].head == "sequence-classification":
                 labels = check_labels(task.card, task.examples, ref.id2label)
             for runtime in spec.runtime:
                 tools, missing = _tools(runtime, facts, versions)

@@ -32,6 +32,7 @@ from precision_explorer.runner.manager import (
     start_context,
 )
 from precision_explorer.store import RunFolder
+from precision_explorer.tasks import KINDS
 
 _LOG_TAIL_BYTES = 4000
 _BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -317,7 +318,7 @@ def _sessions(cells: list[PlannedCell]) -> Iterator[list[PlannedCell]]:
     cells share none: what the first compiled would be missing in the second's seconds."""
     groups: dict[tuple[str, ...], list[PlannedCell]] = {}
     for planned in cells:
-        head = "classifier" if planned.task.card.kind == "text-classification" else "causal"
+        head = KINDS[planned.task.card.kind].head
         cell = planned.cell
         card = cell.task.card_hash if spec_of(cell.format).calibrates else ""
         recipe = canonical_hash(cell.recipe)

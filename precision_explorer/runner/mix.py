@@ -24,7 +24,13 @@ from precision_explorer.runner.manager import Event, OnEvent, prepare_environmen
 from precision_explorer.runner.probe import probe
 from precision_explorer.runner.sweep import default_task
 from precision_explorer.search import Assignment, Infeasible, Option, assign
-from precision_explorer.tasks import Calibration, LoadedCard, load_calibration, load_card
+from precision_explorer.tasks import (
+    KINDS,
+    Calibration,
+    LoadedCard,
+    load_calibration,
+    load_card,
+)
 from precision_explorer.workload import Workload
 
 # A job may take long: one that is interrupted loses nothing.
@@ -208,7 +214,7 @@ def _request(setting: _Setting, out: Path) -> Json:
     options, card = setting.options, setting.card.card
     formats = {name: setting.supports[name].recipe for name in setting.quantized}
     workload = Workload()
-    generates = card.kind == "language-modeling"
+    generates = KINDS[card.kind].generates
     versions = library_versions()
     return {
         "device": setting.facts.device,

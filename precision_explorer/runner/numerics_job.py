@@ -27,8 +27,8 @@ from precision_explorer.formats.watch import (
     watched,
 )
 from precision_explorer.models.adapter import Adapter, Item
+from precision_explorer.models.adapters import make_adapter
 from precision_explorer.models.loading import load, prepare
-from precision_explorer.runner.session import make_adapter
 from precision_explorer.stats import sqnr
 
 Progress = Callable[[str, int, int], None]

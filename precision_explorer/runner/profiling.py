@@ -19,6 +19,7 @@ from precision_explorer.measure.repeats import repeated
 from precision_explorer.measure.throughput import is_out_of_memory
 from precision_explorer.measure.timeline import Timeline, marked, profiled
 from precision_explorer.measure.utilisation import Utilisation
+from precision_explorer.models.heads import HEADS
 from precision_explorer.models.passes import Pass, decode_pass, encode_pass, prefill_pass
 from precision_explorer.models.work import (
     LinearLayer,
@@ -28,6 +29,7 @@ from precision_explorer.models.work import (
     pass_work,
 )
 from precision_explorer.records import PhaseProfile, Profile, Roof, Spent, Timing
+from precision_explorer.tasks import KINDS
 
 BATCHES = (1, 8)
 # Of the workload's least window, per phase and batch size: with 3 s, the four of them and two
@@ -94,9 +96,9 @@ def make_subject(
 def profile_cell(subject: Subject, kind: str, roof: Roof | None) -> Profile:
     """The profile of a cell of a task of `kind`. A phase faster than `roof` allows is measured once
     more. Never raises for what a model's code does: the reason becomes the profile's `note`."""
-    classifies = kind == "text-classification"
-    makers: dict[str, Make] = {"prefill": encode_pass if classifies else prefill_pass}
-    if not classifies:
+    decodes = HEADS[KINDS[kind].head].decodes
+    makers: dict[str, Make] = {"prefill": prefill_pass if decodes else encode_pass}
+    if decodes:
         makers["decode"] = decode_pass
     phases: dict[str, PhaseProfile | None] = {}
     again, notes = [], []

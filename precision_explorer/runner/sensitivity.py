@@ -24,10 +24,9 @@ from precision_explorer.formats.verify import census, layout
 from precision_explorer.hardware import DeviceFacts, open_sensor
 from precision_explorer.measure import EnergyWindow
 from precision_explorer.models.adapter import Adapter, Item, plan_batches
-from precision_explorer.models.causal_lm import LanguageModeling, MultipleChoice
+from precision_explorer.models.adapters import make_adapter
 from precision_explorer.models.loading import auto_class, load, prepare
 from precision_explorer.models.replay import Replay
-from precision_explorer.models.text_classifier import TextClassifier
 from precision_explorer.store.atomic import write_json
 
 Progress = Callable[[str, int, int], None]
@@ -99,13 +98,10 @@ def _adapter(model: nn.Module, tokenizer: Any, request: Json) -> Adapter:
     card = dict(request["card"])
     # Short windows of many texts tell more than one long text of as many tokens.
     card["max_length"] = min(card["max_length"], request["window"])
-    common = (model, tokenizer, request["device"], request["examples"], card)
-    if card["kind"] == "text-classification":
-        labels = {str(e["label"]): 0 for e in request["examples"]}  # Answers are not scored.
-        return TextClassifier(*common, labels)
-    if card["kind"] == "multiple-choice":
-        return MultipleChoice(*common)
-    return LanguageModeling(*common, prompt_tokens=1, output_tokens=1)
+    labels = {str(e.get("label")): 0 for e in request["examples"]}  # Answers are not scored.
+    workload = {"prompt_tokens": 1, "output_tokens": 1}
+    asked = request | {"card": card, "label_ids": labels, "workload": workload}
+    return make_adapter(model, tokenizer, request["device"], asked)
 
 
 def _taken(items: Sequence[Item], tokens: int) -> list[Item]:

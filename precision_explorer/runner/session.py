@@ -38,16 +38,15 @@ from precision_explorer.measure import (
     single_stream,
 )
 from precision_explorer.models.adapter import Adapter, Item, plan_batches
-from precision_explorer.models.causal_lm import LanguageModeling, MultipleChoice
+from precision_explorer.models.adapters import make_adapter
 from precision_explorer.models.compiled import CompiledModel
 from precision_explorer.models.loading import load, prepare
-from precision_explorer.models.text_classifier import TextClassifier
 from precision_explorer.records import Roof, canonical_hash
 from precision_explorer.records.record import Load, Quality
 from precision_explorer.runner.compiling import calls, compilation, warm_up
 from precision_explorer.runner.guard import limit_memory
 from precision_explorer.runner.profiling import make_subject, profile_cell
-from precision_explorer.tasks import scores
+from precision_explorer.tasks import KINDS, scores
 from precision_explorer.units import bytes_
 from precision_explorer.workload import Workload
 
@@ -205,8 +204,8 @@ class Session:
         rows = self.adapter.rows(items, answers)
         elapsed = time.perf_counter() - start
         peak = self.memory.end()
-        _refuse_non_finite(rows)
         card = request["card"]
+        _refuse_non_finite(rows, KINDS[card["kind"]].proof)
         quality = Quality(
             metric=card["metrics"][0],
             scores=scores(card["kind"], card["metrics"], rows),
@@ -347,33 +346,15 @@ class Session:
         return make_adapter(self.model, self.tokenizer, self.device, request)
 
 
-def make_adapter(
-    model: torch.nn.Module, tokenizer: Any, device: str, request: dict[str, Any]
-) -> Adapter:
-    """The adapter of the card's kind of task for `model`."""
-    card, examples = request["card"], request["examples"]
-    common = (model, tokenizer, device, examples, card)
-    if card["kind"] == "text-classification":
-        return TextClassifier(*common, request["label_ids"])
-    if card["kind"] == "multiple-choice":
-        return MultipleChoice(*common)
-    workload = request["workload"]
-    return LanguageModeling(
-        *common,
-        prompt_tokens=workload["prompt_tokens"],
-        output_tokens=workload["output_tokens"],
-    )
-
-
 def _request_row(row: dict[str, Any], examples: list[dict[str, Any]]) -> dict[str, Any]:
     flat = {k: v for k, v in row.items() if k != "phases"}
     flat["id"] = examples[row["index"]]["id"]
     return flat | {f"{name}_s": value for name, value in row.get("phases", {}).items()}
 
 
-def _refuse_non_finite(rows: list[dict[str, Any]]) -> None:
+def _refuse_non_finite(rows: list[dict[str, Any]], proof: str) -> None:
     """NaN and infinity never become a score: argmax of NaNs would be the first answer's share."""
-    bad = sum(row["loss"] is None for row in rows)
+    bad = sum(row[proof] is None for row in rows)
     if bad:
         raise InvalidNumerics(
             f"{bad} of {len(rows)} examples gave NaN or infinity; the format's range is too small "

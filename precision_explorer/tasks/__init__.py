@@ -7,7 +7,6 @@ from precision_explorer.tasks.calibration import (
     without_calibration,
 )
 from precision_explorer.tasks.cards import (
-    KINDS,
     DataSource,
     LoadedCard,
     TaskCard,
@@ -16,6 +15,7 @@ from precision_explorer.tasks.cards import (
     load_card,
 )
 from precision_explorer.tasks.data import PreparedTask, check_labels, prepare
+from precision_explorer.tasks.kinds import KINDS, Kind
 from precision_explorer.tasks.metrics import (
     example_bytes,
     example_words,
@@ -28,6 +28,7 @@ __all__ = [
     "KINDS",
     "Calibration",
     "DataSource",
+    "Kind",
     "LoadedCard",
     "NoCalibration",
     "PreparedTask",

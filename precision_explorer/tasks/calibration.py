@@ -13,6 +13,7 @@ from precision_explorer.errors import TaskError
 from precision_explorer.records import canonical_hash
 from precision_explorer.tasks.cards import CalibrationSource, LoadedCard, TaskCard, prompt_fields
 from precision_explorer.tasks.data import Example, make_examples
+from precision_explorer.tasks.kinds import KINDS
 from precision_explorer.tasks.sources import RawData, read_source
 
 # Two texts overlap that share this many words in a row; one that is shorter, but not shorter than
@@ -91,7 +92,7 @@ def without_calibration(card: TaskCard) -> str:
 
 def _own_text(card: TaskCard, row: Example) -> str:
     """What is the example's own: its text, or what it fills into the prompt that all share."""
-    fields = prompt_fields(str(card.prompt)) if card.kind == "multiple-choice" else ["text"]
+    fields = prompt_fields(str(card.prompt)) if KINDS[card.kind].prompts else ["text"]
     return "\n".join(str(row[card.column_of(field)]) for field in fields)
 
 

@@ -21,25 +21,13 @@ from pydantic import (
 
 from precision_explorer.errors import TaskError, unknown_name
 from precision_explorer.records import METRICS, canonical_hash
+from precision_explorer.tasks.kinds import KINDS
 
 CARD_FILE = "task.yaml"
 MAX_CARD_BYTES = 1_000_000
-ROLES = ("text", "label", "id", "group", "choices")
 # A prompt that shows one of these gives the answer away or is no text.
 _NOT_IN_PROMPT = ("label", "choices")
 
-
-@dataclass(frozen=True)
-class _Kind:
-    required: tuple[str, ...]
-    metrics: tuple[str, ...]
-
-
-KINDS: dict[str, _Kind] = {
-    "text-classification": _Kind(("text", "label"), ("accuracy", "macro_f1")),
-    "multiple-choice": _Kind(("label",), ("accuracy", "accuracy_norm")),
-    "language-modeling": _Kind(("text",), ("bits_per_byte", "word_perplexity", "token_perplexity")),
-}
 
 _Text = Annotated[str, Field(min_length=1)]
 
@@ -182,10 +170,11 @@ def _check_columns(card: TaskCard) -> None:
     for role in KINDS[card.kind].required:
         if role not in card.columns:
             raise ValueError(f"{card.kind} needs columns.{role}; name the column that holds it")
-    in_prompt = prompt_fields(card.prompt) if card.prompt and card.kind == "multiple-choice" else []
+    kind = KINDS[card.kind]
+    in_prompt = prompt_fields(card.prompt) if card.prompt and kind.prompts else []
     for role in card.columns:
-        if role not in ROLES and role not in in_prompt:
-            raise ValueError(unknown_name("role in columns", role, ROLES))
+        if role not in kind.roles and role not in in_prompt:
+            raise ValueError(unknown_name("role in columns", role, kind.roles))
 
 
 def _check_choices(card: TaskCard) -> None:
@@ -258,7 +247,7 @@ def card_hash(card: TaskCard) -> str:
     registry has it) or where the data lie (the data's own hash stands for them). Nor calibration,
     which most formats don't look at: the hash of its texts is in the identity of those that do."""
     left_out = {"licence", "source", "data", "higher_is_better", "calibration"}
-    if card.kind != "multiple-choice":
+    if not KINDS[card.kind].prompts:
         left_out |= {"prompt", "choices"}
     return canonical_hash(card.model_dump(mode="json", exclude=left_out))
 

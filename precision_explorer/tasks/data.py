@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from precision_explorer.errors import TaskError
 from precision_explorer.records import TaskIdentity, canonical_hash
 from precision_explorer.tasks.cards import (
-    ROLES,
     LoadedCard,
     TaskCard,
     card_hash,
     prompt_fields,
     prompt_parts,
 )
+from precision_explorer.tasks.kinds import KINDS
 from precision_explorer.tasks.sources import RawData, read_source
 
 if TYPE_CHECKING:
@@ -115,11 +115,7 @@ def _label_id(label: str, id2label: dict[int, str]) -> int | None:
 
 def make_examples(card: TaskCard, raw: RawData) -> list[Example]:
     """Every row of `raw` as an example (see `PreparedTask`); TaskError names the first bad one."""
-    make = {
-        "text-classification": _classification,
-        "multiple-choice": _multiple_choice,
-        "language-modeling": _language_modeling,
-    }[card.kind]
+    make = _MAKERS[card.kind]
     examples: list[Example] = []
     first_row: dict[str, int] = {}
     for index, row in enumerate(raw.rows):
@@ -168,6 +164,13 @@ def _multiple_choice(card: TaskCard, row: Example) -> Example:
     return {"prompt": "".join(parts), "choices": list(choices), "label": index}
 
 
+_MAKERS: dict[str, Callable[[TaskCard, Example], Example]] = {
+    "text-classification": _classification,
+    "multiple-choice": _multiple_choice,
+    "language-modeling": _language_modeling,
+}
+
+
 def _prompt_value(card: TaskCard, row: Example, field: str) -> str:
     value = _value(card, row, field)
     if isinstance(value, (list, dict)):
@@ -194,7 +197,7 @@ def _value(card: TaskCard, row: Example, field: str) -> Any:
     value = row[column]
     missing = value is None or (isinstance(value, float) and math.isnan(value))
     # Only a role must say something: another field of a prompt, such as a context, may be empty.
-    if missing or (value == "" and field in ROLES):
+    if missing or (value == "" and field in KINDS[card.kind].roles):
         raise ValueError(f"'{column}' is empty; fill it in or remove the example")
     return value
 

@@ -8,25 +8,23 @@ from __future__ import annotations
 
 import math
 import re
-import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from precision_explorer.errors import InvalidNumerics, TaskError, unknown_name
-from precision_explorer.records import METRICS
-from precision_explorer.tasks.cards import KINDS
+from precision_explorer.tasks.kinds import KINDS
 
 if TYPE_CHECKING:
     import numpy as np
 
 Row = dict[str, Any]
+Columns = Mapping[str, Sequence[Any]]
 Finish = Callable[["np.ndarray"], "np.ndarray"]
+Terms = Callable[[str, Columns], tuple["np.ndarray", Finish]]
 
 _SPACE = re.compile(r"\s+")
 # What must be a finite number in an example's row, where it is there.
 _NUMBERS = ("loss", "score", "score_norm")
-# The column that the summed loss is divided by.
-_PER = {"bits_per_byte": "bytes", "word_perplexity": "words", "token_perplexity": "tokens"}
 _ZERO_ONE = {"accuracy": "score", "accuracy_norm": "score_norm"}
 
 
@@ -95,37 +93,55 @@ def sufficient(metric: str, columns: Mapping[str, Sequence[Any]]) -> tuple[np.nd
 
     TaskError names an unknown metric or a column that is not there.
     """
-    import numpy as np
-
-    if metric not in METRICS:
-        raise TaskError(unknown_name("metric", metric, METRICS))
-    if metric == "macro_f1":
-        return _f1_terms(_column(columns, "target", metric), _column(columns, "prediction", metric))
-    name = _ZERO_ONE.get(metric) or "loss"
-    top = np.asarray(_column(columns, name, metric), dtype=float)
-    if metric in _PER:
-        below = np.asarray(_column(columns, _PER[metric], metric), dtype=float)
-    else:
-        below = np.ones_like(top)
-    return np.stack([top, below], axis=-1), _finish_of(metric)
+    if metric not in TERMS:
+        raise TaskError(unknown_name("metric", metric, TERMS))
+    return TERMS[metric](metric, columns)
 
 
-def _finish_of(metric: str) -> Finish:
+def mean_of(column: str) -> Terms:
+    """Terms of the plain mean of `column` over the examples."""
+
+    def terms(metric: str, columns: Columns) -> tuple[np.ndarray, Finish]:
+        import numpy as np
+
+        top = np.asarray(_column(columns, column, metric), dtype=float)
+        return np.stack([top, np.ones_like(top)], axis=-1), _quotient(lambda mean: mean)
+
+    return terms
+
+
+def ratio_of(top: str, below: str, then: Callable[[np.ndarray], np.ndarray]) -> Terms:
+    """Terms of ``then(sum of top / sum of below)``."""
+
+    def terms(metric: str, columns: Columns) -> tuple[np.ndarray, Finish]:
+        import numpy as np
+
+        both = [np.asarray(_column(columns, name, metric), dtype=float) for name in (top, below)]
+        return np.stack(both, axis=-1), _quotient(then)
+
+    return terms
+
+
+def _quotient(then: Callable[[np.ndarray], np.ndarray]) -> Finish:
     def finish(sums: np.ndarray) -> np.ndarray:
         import numpy as np
 
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-            mean = np.asarray(sums)[..., 0] / np.asarray(sums)[..., 1]
-            if metric == "bits_per_byte":
-                return mean / math.log(2)
-            return np.exp(mean) if metric in _PER else mean
+            return then(np.asarray(sums)[..., 0] / np.asarray(sums)[..., 1])
 
     return finish
 
 
-def _f1_terms(target: Sequence[Any], prediction: Sequence[Any]) -> tuple[np.ndarray, Finish]:
+def _exp(mean: np.ndarray) -> np.ndarray:
     import numpy as np
 
+    return np.exp(mean)
+
+
+def _f1_terms(metric: str, columns: Columns) -> tuple[np.ndarray, Finish]:
+    import numpy as np
+
+    target, prediction = (_column(columns, name, metric) for name in ("target", "prediction"))
     codes: dict[Any, int] = {}
     for label in (*target, *prediction):
         codes.setdefault(label, len(codes))
@@ -153,12 +169,9 @@ def _score(metric: str, rows: Sequence[Row]) -> float:
         if metric == "accuracy":
             return float(accuracy_score(target, prediction))
         return float(f1_score(target, prediction, average="macro", zero_division=0))
-    if metric == "accuracy_norm":
-        return math.fsum(row["score_norm"] for row in rows) / len(rows)
-    mean = math.fsum(row["loss"] for row in rows) / math.fsum(row[_PER[metric]] for row in rows)
-    if metric == "bits_per_byte":
-        return mean / math.log(2)
-    return math.exp(mean) if mean < math.log(sys.float_info.max) else math.inf
+    columns = {name: [row.get(name) for row in rows] for name in rows[0]}
+    terms, finish = sufficient(metric, columns)
+    return float(finish(terms.sum(0)))
 
 
 def _check_finite(rows: Sequence[Row]) -> None:
@@ -179,3 +192,14 @@ def _column(columns: Mapping[str, Sequence[Any]], name: str, metric: str) -> Seq
     if name not in columns:
         raise TaskError(f"{metric} needs the column '{name}' in the samples; run the sweep again")
     return columns[name]
+
+
+TERMS: dict[str, Terms] = {
+    "accuracy": mean_of("score"),
+    "accuracy_norm": mean_of("score_norm"),
+    "macro_f1": _f1_terms,
+    "bits_per_byte": ratio_of("loss", "bytes", lambda mean: mean / math.log(2)),
+    "word_perplexity": ratio_of("loss", "words", _exp),
+    "token_perplexity": ratio_of("loss", "tokens", _exp),
+}
+"""What makes each metric: (its name, the rows' columns) -> terms and finish, as `sufficient`."""
