@@ -17,11 +17,13 @@ from precision_explorer.stats.paired import (
     verdict_for_share,
 )
 from precision_explorer.stats.percentiles import needed_n, order_interval, percentile, supports
+from precision_explorer.stats.sequential import SequentialVerdict, looks
 from precision_explorer.stats.sqnr import SQNR_STATES, relative_error, sqnr
 from precision_explorer.stats.steady import SteadyState, assess
 
 __all__ = [
     "SQNR_STATES",
+    "SequentialVerdict",
     "SteadyState",
     "Verdict",
     "assess",
@@ -29,6 +31,7 @@ __all__ = [
     "flips",
     "group_sums",
     "interval",
+    "looks",
     "mcnemar_exact",
     "needed_n",
     "order_interval",
