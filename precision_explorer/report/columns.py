@@ -108,6 +108,9 @@ def _interval(ends: list[str]) -> str:
 def _verdict(group: Group, row: Row) -> Cell:
     if row["verdict"] is None:
         return Cell("reference" if group.is_reference(row) else MISSING)
+    if row["looks"] is not None:
+        text = f"{row['verdict']} ({row['quality_n']:,} examples)"
+        return Cell(text, _VERDICT_TONES.get(row["verdict"], ""))
     return Cell(row["verdict"], _VERDICT_TONES.get(row["verdict"], ""))
 
 

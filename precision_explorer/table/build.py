@@ -28,8 +28,9 @@ from precision_explorer.stats import assess, percentile
 from precision_explorer.store import RunFolder, read_run
 from precision_explorer.table.context import Run, make_context
 from precision_explorer.table.data import COLUMNS, Table
-from precision_explorer.table.front import in_words, mark_front
+from precision_explorer.table.front import DRAWS, in_words, mark_front
 from precision_explorer.table.quality import Quality, own_columns, paired_columns
+from precision_explorer.table.sequential import is_sequential, placed, sequential_columns
 from precision_explorer.table.why import diagnoses
 
 _PERCENTILES = (
@@ -49,6 +50,8 @@ class Entry:
     reader: dict[str, Any]
     row: dict[str, Any] = field(default_factory=lambda: dict.fromkeys(COLUMNS))
     quality: Quality | None = None
+    base: Entry | None = None
+    """The reference of a row that was scored until its verdict was clear."""
     latencies: np.ndarray = field(default_factory=lambda: np.array([]))
     output_tokens: list[int | None] = field(default_factory=list)
     price: Price | None = None
@@ -230,6 +233,7 @@ def _across_rows(entries: list[Entry]) -> dict[str, str]:
             [e.quality for e in ok],
             [e.latencies for e in ok],
             group[0].record.cell.seed,
+            [_placed(e) for e in ok],
         )
         if used:
             words[", ".join(key)] = in_words(used)
@@ -244,12 +248,28 @@ def _against_reference(group: list[Entry]) -> None:
             continue
         budget = entry.reader["quality_budget"]
         seed = entry.record.cell.seed
-        found = paired_columns(base.quality, entry.quality, budget, seed)
+        if is_sequential(entry.record.cell):
+            planned = entry.record.cell.task.n
+            found = sequential_columns(base.quality, entry.quality, budget, planned, seed)
+            entry.base = base if found else None
+        else:
+            found = paired_columns(base.quality, entry.quality, budget, seed)
         needed = found.pop("needed_n", None)
         entry.row.update(found)
         if found.get("verdict") == "cannot-tell" and needed:
             text = f"about {needed:,} examples would tell within the quality budget"
             entry.row["verdict_note"] = text
+
+
+def _placed(entry: Entry) -> tuple[float, np.ndarray] | None:
+    """Where a row that was scored on fewer examples than its reference stands beside it."""
+    base = entry.base
+    if base is None or base.quality is None or entry.quality is None:
+        return None
+    if len(entry.quality) >= len(base.quality):
+        return None
+    value, delta, seed = base.row["quality"], entry.row["quality_delta"], entry.record.cell.seed
+    return placed(base.quality, entry.quality, value, delta, seed, DRAWS)
 
 
 def _is_reference(entry: Entry) -> bool:
