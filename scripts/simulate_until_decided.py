@@ -118,7 +118,7 @@ class Losses:
             left = resampled(self.n) @ drawn / self.n
             return verdict_for_bootstrap(left - BUDGET, BUDGET, self.n, confidence)
 
-        return at_looks(sequential.wealth_of_values(drawn), at_the_end)
+        return at_looks(sequential.wealth_of_values(drawn, BUDGET), at_the_end)
 
     naive = None
 

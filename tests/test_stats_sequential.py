@@ -86,6 +86,14 @@ def test_values_without_spread_decide_nothing():
     assert (sequential.log_wealth_asymptotic(np.zeros(50)) == 0).all()
 
 
+def test_values_that_never_differ_are_taken_as_shares_that_never_flip():
+    within, outside = sequential.wealth_of_values(np.full(480, 0.3), 0.01)
+    assert within.tolist() == sequential.wealth_of_shares(np.zeros(480), -0.01)[0].tolist()
+    assert (outside == 0).all()
+    for against in (np.full(480, -0.3), np.zeros(480)):
+        assert max(w.max() for w in sequential.wealth_of_values(against, 0.01)) == 0
+
+
 def at_looks(differences, made, planned, at_the_end):
     index = np.array(made) - 1
     within, outside = (w[index] for w in sequential.wealth_of_shares(differences, -0.01))

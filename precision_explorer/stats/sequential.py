@@ -147,10 +147,17 @@ def wealth_of_shares(differences: np.ndarray, margin: float) -> tuple[np.ndarray
     )
 
 
-def wealth_of_values(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The same against "mean <= 0" and "mean >= 0" for values without a bound; asymptotic."""
+def wealth_of_values(values: np.ndarray, budget: float) -> tuple[np.ndarray, np.ndarray]:
+    """The same against "mean <= 0" and "mean >= 0" for values without a bound; asymptotic.
+
+    Where all values so far are one and above 0, there is no spread to go by: then against "mean <=
+    0" the wealth of shares that never differ, at `budget`, as the fixed verdict takes Tango's.
+    """
     values = np.asarray(values, dtype=float)
-    return log_wealth_asymptotic(values), log_wealth_asymptotic(-values)
+    same = np.maximum.accumulate(values) == np.minimum.accumulate(values)
+    silent = log_wealth_betting(np.full(len(values), budget), 1 - budget)
+    above = np.where(same & (values > 0), silent, log_wealth_asymptotic(values))
+    return above, log_wealth_asymptotic(-values)
 
 
 def interval_of_shares(differences: np.ndarray, confidence: float = 0.95) -> tuple[float, float]:

@@ -151,7 +151,7 @@ def _wealth(
         pair = sequential.wealth_of_shares(sign * bounded, -budget)
         return pair[0][index], pair[1][index]
     if reference.metric in _LEFT:
-        pair = sequential.wealth_of_values(_LEFT[reference.metric](a, b, budget))
+        pair = sequential.wealth_of_values(_LEFT[reference.metric](a, b, budget), budget)
         return pair[0][index], pair[1][index]
 
     def left(sums: np.ndarray) -> np.ndarray:
@@ -159,7 +159,7 @@ def _wealth(
 
     # What an example does to the metric depends on the others, so each look has its own values.
     both = np.hstack([a, b])
-    ends = [sequential.wealth_of_values(_linear(both[:n], left)) for n in made]
+    ends = [sequential.wealth_of_values(_linear(both[:n], left), budget) for n in made]
     return np.array([e[0][-1] for e in ends]), np.array([e[1][-1] for e in ends])
 
 
