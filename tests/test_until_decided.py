@@ -37,7 +37,7 @@ def quality(rows, metric="accuracy"):
 
 
 def test_the_cell_knows_the_budget_and_the_method_the_rule_alone():
-    plain = make_cell()
+    plain = make_cell(until_decided=None)
     rules = CELL["rules"] | {"until_decided": UNTIL_DECIDED}
     one = make_cell(rules=rules, until_decided=STOP)
     other = make_cell(rules=rules, until_decided=STOP | {"quality_budget": 0.02})
@@ -46,10 +46,11 @@ def test_the_cell_knows_the_budget_and_the_method_the_rule_alone():
 
 
 def test_records_from_before_the_option_keep_their_id_and_runs_their_name():
-    document = make_cell().model_dump(mode="json")
+    plain = make_cell(until_decided=None)
+    document = plain.model_dump(mode="json")
     assert document.pop("until_decided") is None
     document["model"].pop("name")
-    assert make_cell().cell_id == canonical_hash(document)
+    assert plain.cell_id == canonical_hash(document)
     assert make_spec({}).measuring_hash() == make_spec({"until_decided": False}).measuring_hash()
     assert make_spec({}).measuring_hash() != make_spec({"until_decided": True}).measuring_hash()
 

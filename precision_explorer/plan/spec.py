@@ -173,7 +173,9 @@ class SweepSpec(BaseModel):
     def measuring_hash(self) -> str:
         """6 hex digits over what is measured: the same spec gives the same name of the run."""
         skipped = READER_FIELDS | {"out", "cell_timeout"}
-        if not self.until_decided:
+        if self.until_decided:
+            skipped -= {"quality_budget", "reference"}  # They say when the scoring stops.
+        else:
             skipped |= {"until_decided"}  # Sweeps from before there was any keep their name.
         return canonical_hash(self.model_dump(mode="json", exclude=set(skipped)), 6)
 
