@@ -67,6 +67,8 @@ def load_calibration(loaded: LoadedCard, seed: int, file: Path | None = None) ->
     taken = [examples[i] for i in order]
     _refuse_overlap(card, raw.name, [e["id"] for e in taken], texts, read_source(loaded))
     seen = [[e.get("prompt", e.get("text")), e.get("choices")] for e in taken]
+    if KINDS[card.kind].shown != ("text",):
+        seen = [[e[role] for role in KINDS[card.kind].shown] for e in taken]
     return Calibration(taken, texts, canonical_hash(seen))
 
 
@@ -92,7 +94,8 @@ def without_calibration(card: TaskCard) -> str:
 
 def _own_text(card: TaskCard, row: Example) -> str:
     """What is the example's own: its text, or what it fills into the prompt that all share."""
-    fields = prompt_fields(str(card.prompt)) if KINDS[card.kind].prompts else ["text"]
+    kind = KINDS[card.kind]
+    fields = prompt_fields(str(card.prompt)) if kind.prompts else list(kind.shown)
     return "\n".join(str(row[card.column_of(field)]) for field in fields)
 
 
