@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import json
 from pathlib import Path
 from typing import Any
 
@@ -69,3 +70,10 @@ def files_digest(examples: list[dict[str, Any]], name: str) -> str | None:
                     "paths are relative to the data file"
                 ) from error
     return digest.hexdigest() if found else None
+
+
+def fingerprint(image: Any) -> str:
+    """64 hex digits of the SHA-256 of an image as it stands in the data, or of its file."""
+    if is_file(image):
+        return hashlib.sha256(Path(image).read_bytes()).hexdigest()
+    return hashlib.sha256(json.dumps(image).encode()).hexdigest()
