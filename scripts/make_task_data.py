@@ -23,6 +23,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import encoder_task_data as encoders
+
 ROOT = Path(__file__).resolve().parents[1]
 SOURCE_DIR = ROOT / "build" / "sources"
 
@@ -101,6 +103,7 @@ licence: {_LICENCE_LINE}
 source: >-
 {_SOURCE_LINES}
 """,
+    **encoders.CARDS,
 }
 
 
@@ -270,6 +273,29 @@ def news_examples(rows: list[Rated]) -> list[dict[str, Any]]:
     ]
 
 
+def encoder_tasks(rows: list[Rated]) -> dict[str, dict[str, list[dict[str, Any]]]]:
+    """{task: {file: examples}} of the tasks for sentence encoders and vision models."""
+    news = encoders.articles([(row.number, row.text) for row in rows if row.source == "news"])
+    training = [(r.number, r.text) for r in training_rows(rows) if r.source == "product"]
+    queries, corpus = encoders.retrieval_examples(news)
+    digits = encoders.digits()
+    return {
+        "news-retrieval": {
+            "test.jsonl": queries,
+            "corpus.jsonl": corpus,
+            "calibration.jsonl": encoders.retrieval_calibration(training),
+        },
+        "news-similarity": {
+            "test.jsonl": encoders.similarity_examples(news),
+            "calibration.jsonl": encoders.similarity_calibration(training),
+        },
+        "digits": {
+            "test.jsonl": digits["test"],
+            "calibration.jsonl": encoders.digits_calibration(digits["train"]),
+        },
+    }
+
+
 def write_task(folder: Path, card: str, data: dict[str, list[dict[str, Any]]]) -> None:
     """The card and its files of examples, the same bytes on every system."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -300,6 +326,8 @@ def main() -> None:
     }
     for name, (test, calibration) in makers.items():
         data = {"test.jsonl": test(rows), "calibration.jsonl": calibration(rows)}
+        write_task(args.out / name, CARDS[name], data)
+    for name, data in encoder_tasks(rows).items():
         write_task(args.out / name, CARDS[name], data)
     (args.out / "LICENSE-data.txt").write_bytes(licence.encode())
 

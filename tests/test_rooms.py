@@ -45,7 +45,9 @@ HEAVY = {"torch", "transformers", "torchao", "bitsandbytes", "accelerate"}
 # The measuring wing: these import torch as soon as they are imported.
 MEASURING = {
     "models.adapter", "models.adapters", "models.causal_lm", "models.loading", "models.replay",
-    "models.text_classifier", "formats.partly", "runner.sensitivity",
+    "models.class_rows", "models.extractive_qa", "models.image_classifier",
+    "models.sentence_encoder", "models.text_classifier", "models.token_classifier",
+    "formats.partly", "runner.sensitivity",
     "measure.roof", "measure.timeline", "models.passes", "models.work", "runner.profiling",
     "formats.autocast", "formats.four_bit", "formats.microscaling", "formats.reference",
     "formats.apply", "formats.certificate", "formats.compiling", "formats.dryrun", "formats.held",

@@ -39,7 +39,18 @@ def _nothing() -> None:
 
 
 def encode_pass(adapter: Any, batch: int) -> Pass:
-    """A sequence classifier's pass over `batch` texts of 128 tokens, or as many as it takes."""
+    """An encoder's pass over `batch` texts of 128 tokens, or as many as it takes; of a model that
+    sees, over `batch` times its first image."""
+    if hasattr(adapter, "pixels"):
+        pixels = adapter.pixels([0] * batch)
+        return Pass(
+            lambda: adapter.model(pixel_values=pixels),
+            _nothing,
+            batch,
+            adapter.max_length,
+            0,
+            causal=False,
+        )
     tokens = min(PROMPT_TOKENS, adapter.max_length)
     ids = _ids(adapter, batch, tokens)
     mask = torch.ones_like(ids)

@@ -11,10 +11,11 @@ from precision_explorer.formats.recipe import parts_of
 from precision_explorer.formats.runtimes import RUNTIMES
 from precision_explorer.hardware import DeviceFacts, compiler, relevant_variables
 from precision_explorer.models import ModelRef, check_head
+from precision_explorer.models.heads import HEADS
 from precision_explorer.models.shipped import not_shipped, shipped_support
 from precision_explorer.plan.spec import SweepSpec
 from precision_explorer.records import Caution, Cell
-from precision_explorer.tasks import KINDS, PreparedTask, check_labels, without_calibration
+from precision_explorer.tasks import KINDS, PreparedTask, label_ids, without_calibration
 from precision_explorer.workload import Workload
 
 # How the numbers come about, beyond the workload's own rules: part of each cell's method.
@@ -106,6 +107,12 @@ def relevant_libraries(format_id: str, recipe: dict[str, Any], versions: dict[st
     return {name: versions[name] for name in names if name in versions}
 
 
+def _image_libraries(task: PreparedTask, versions: dict[str, str]) -> dict[str, str]:
+    """What decodes and resizes images, of tasks that have any."""
+    sees = HEADS[KINDS[task.card.kind].head].sees
+    return {"pillow": versions["pillow"]} if sees and "pillow" in versions else {}
+
+
 def expand(
     spec: SweepSpec,
     refs: list[ModelRef],
@@ -127,9 +134,7 @@ def expand(
     for ref in refs:
         for task in tasks:
             check_head(ref, task.card.kind)
-            labels = None
-            if KINDS[task.card.kind].head == "sequence-classification":
-                labels = check_labels(task.card, task.examples, ref.id2label)
+            labels = label_ids(task.card, task.examples, ref.id2label)
             for runtime in spec.runtime:
                 tools, missing = _tools(runtime, facts, versions)
                 own = supports | (compiled or {}).get(runtime, {})
@@ -225,6 +230,8 @@ def _cell(
         rules=RULES,
         seed=spec.seed,
         trust_remote_code=spec.trust_remote_code,
-        libraries=relevant_libraries(support.format, support.recipe, versions) | tools,
+        libraries=relevant_libraries(support.format, support.recipe, versions)
+        | tools
+        | _image_libraries(task, versions),
         variables=relevant_variables(without=(*OWN_VARIABLES, *_SET_BY_IMPORTS)),
     )

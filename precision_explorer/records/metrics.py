@@ -41,6 +41,32 @@ METRICS: dict[str, MetricInfo] = {
             "token_perplexity", "perplexity", False, False, False,
             "exp(summed nll / tokens); compares only within one tokenizer",
         ),
+        MetricInfo(
+            "exact_match", "share", True, True, True,
+            "share of answers equal to a reference, both cleaned by the card's rule",
+        ),
+        MetricInfo(
+            "token_f1", "share", True, True, False,
+            "mean F1 of shared words against the best reference; SQuAD's official evaluation",
+        ),
+        MetricInfo(
+            "entity_f1", "share", True, True, False,
+            "conlleval's FB1 over all entities, as seqeval's f1_score",
+        ),
+        MetricInfo("entity_precision", "share", True, True, False, "conlleval, as seqeval's"),
+        MetricInfo("entity_recall", "share", True, True, False, "conlleval, as seqeval's"),
+        MetricInfo(
+            "spearman", "rho", True, False, False,
+            "scipy spearmanr of the texts' cosines and the labels",
+        ),
+        MetricInfo(
+            "ndcg_at_10", "share", True, True, False,
+            "mean nDCG@10, gain = grade, discount 1 / log2(rank + 1); trec_eval's ndcg_cut",
+        ),
+        MetricInfo(
+            "recall_at_10", "share", True, True, False,
+            "mean share of the relevant documents that are among the first 10",
+        ),
     ]
 }  # fmt: skip
 

@@ -18,7 +18,7 @@ from precision_explorer.hardware import (
     relevant_variables,
     resolve_device,
 )
-from precision_explorer.models import ModelRef, check_tokenizer, has_head, resolve
+from precision_explorer.models import ModelRef, check_inputs, has_head, resolve
 from precision_explorer.models.shipped import check_library
 from precision_explorer.paths import expand_user
 from precision_explorer.plan import Plan, SweepSpec, expand
@@ -62,13 +62,15 @@ class Prepared:
 
 
 def default_task(refs: list[ModelRef]) -> str:
-    """The task of a sweep that names none: the bundled sentiment task that fits the models' heads.
+    """The task of a sweep that names none: the first bundled one that fits the models' heads.
 
     Raises UsageError where no one task fits all of them.
     """
     for name, kind in (
         ("sentiment", "text-classification"),
         ("sentiment-choice", "multiple-choice"),
+        ("digits", "image-classification"),
+        ("news-similarity", "similarity"),
     ):
         if all(has_head(ref, kind) for ref in refs):
             return name
@@ -88,7 +90,7 @@ def prepare_sweep(spec: SweepSpec, on_event: OnEvent) -> Prepared:
     refs = [resolve(m, spec.revision, spec.trust_remote_code) for m in spec.model]
     facts = device_facts(device)
     for ref in refs:
-        check_tokenizer(ref)
+        check_inputs(ref)
         if ref.scheme is not None:
             check_library(ref.name, ref.scheme, facts)
     check_revisions(recipes, refs)

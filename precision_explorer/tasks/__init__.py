@@ -15,7 +15,9 @@ from precision_explorer.tasks.cards import (
     load_card,
 )
 from precision_explorer.tasks.data import PreparedTask, check_labels, prepare
+from precision_explorer.tasks.entities import entity_counts
 from precision_explorer.tasks.kinds import KINDS, Kind
+from precision_explorer.tasks.labels import label_ids
 from precision_explorer.tasks.metrics import (
     example_bytes,
     example_words,
@@ -36,8 +38,10 @@ __all__ = [
     "bundled_cards",
     "card_hash",
     "check_labels",
+    "entity_counts",
     "example_bytes",
     "example_words",
+    "label_ids",
     "load_calibration",
     "load_card",
     "prepare",

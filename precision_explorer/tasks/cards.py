@@ -5,7 +5,7 @@ from __future__ import annotations
 import string
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
     BaseModel,
@@ -68,6 +68,21 @@ class CalibrationSource(DataSource):
     n: Annotated[StrictInt, Field(ge=1)] = 64
 
 
+class CorpusSource(DataSource):
+    """Where the documents lie that queries are held against (a hub data set's split is ``train``
+    unless it is named), and which of its columns hold their ids and texts."""
+
+    key: ClassVar[str] = "corpus"
+    default_split: ClassVar[str] = "train"
+
+    columns: dict[Literal["id", "text"], _Text] = {"id": "id", "text": "text"}
+
+    @field_validator("columns")
+    @classmethod
+    def _both(cls, columns: dict[str, str]) -> dict[str, str]:
+        return {"id": "id", "text": "text"} | columns
+
+
 class TaskCard(_Part):
     """A task card (docs/tasks.md). `columns` maps roles to the data's column names.
 
@@ -90,6 +105,11 @@ class TaskCard(_Part):
     higher_is_better: StrictBool | None = None
     calibration: CalibrationSource | None = None
     """Its columns are those of `data`; no text of it may stand in `data`."""
+    labels: Annotated[list[_Text], Field(min_length=2)] | None = None
+    """What the data's label numbers stand for; in multiple-choice, what the choices are called."""
+    corpus: CorpusSource | None = None
+    stride: Annotated[StrictInt, Field(ge=0)] | None = None
+    """Tokens that neighbouring windows of an extractive-qa context share; None for 128."""
     licence: str = "not stated"
     source: str = "not stated"
 
@@ -122,12 +142,26 @@ class TaskCard(_Part):
         _check_columns(self)
         if self.kind == "multiple-choice":
             _check_choices(self)
+        _check_own_keys(self)
         return self
 
     @property
     def metric(self) -> str:
         """The metric that is the quality of the tradeoff table."""
         return self.metrics[0]
+
+    def asked(self) -> dict[str, Any]:
+        """What a worker must know of the card, as JSON-able values."""
+        known = {"kind": self.kind, "metrics": list(self.metrics), "max_length": self.max_length}
+        if self.kind == "extractive-qa":
+            known["stride"] = self.window_stride
+        return known
+
+    @property
+    def window_stride(self) -> int:
+        """`stride`, or 128 as in transformers' question-answering example (at most a third of a
+        window)."""
+        return self.stride if self.stride is not None else min(128, self.max_length // 3)
 
     def column_of(self, field: str) -> str:
         """The data's column that `field` (a role, or a field of the prompt) is read from."""
@@ -197,6 +231,36 @@ def _check_choices(card: TaskCard) -> None:
             raise ValueError(unknown_name("prompt field", field, shown))
 
 
+# Keys that mean something for some kinds only.
+_OWN_KEYS: dict[str, tuple[str, ...]] = {
+    "labels": (
+        "text-classification", "image-classification", "token-classification", "multiple-choice",
+    ),
+    "corpus": ("retrieval",),
+    "stride": ("extractive-qa",),
+}  # fmt: skip
+
+
+def _check_own_keys(card: TaskCard) -> None:
+    for key, kinds in _OWN_KEYS.items():
+        if getattr(card, key) is not None and card.kind not in kinds:
+            raise ValueError(
+                f"{key} does not fit kind {card.kind} but {', '.join(kinds)}; remove it"
+            )
+    if KINDS[card.kind].corpus and card.corpus is None:
+        raise ValueError(
+            f"{card.kind} needs a corpus; add a line 'corpus: {{path: FILE}}' with its documents"
+        )
+    if card.labels is not None and len(set(card.labels)) < len(card.labels):
+        raise ValueError("a name stands twice in labels; correct them")
+    if card.labels is not None and "labels" in card.columns:
+        raise ValueError("give either labels or columns.labels, not both")
+    if card.stride is not None and card.stride >= card.max_length:
+        raise ValueError(
+            f"a stride of {card.stride} is no part of {card.max_length} tokens; lower it"
+        )
+
+
 @dataclass(frozen=True)
 class LoadedCard:
     """A valid card and the absolute path of the file that it was read from."""
@@ -249,7 +313,15 @@ def card_hash(card: TaskCard) -> str:
     left_out = {"licence", "source", "data", "higher_is_better", "calibration"}
     if not KINDS[card.kind].prompts:
         left_out |= {"prompt", "choices"}
-    return canonical_hash(card.model_dump(mode="json", exclude=left_out))
+    # The corpus has a hash of its own. Keys of later kinds count where they are used, so that other
+    # cards keep the hash that they had before.
+    left_out |= {"corpus", "labels", "stride"}
+    document = card.model_dump(mode="json", exclude=left_out)
+    if card.labels is not None:
+        document["labels"] = card.labels
+    if card.kind == "extractive-qa":
+        document["stride"] = card.window_stride
+    return canonical_hash(document)
 
 
 def _parse(path: Path) -> TaskCard:
@@ -288,7 +360,7 @@ def _first_problem(error: ValidationError) -> str:
     problem: Any = min(problems, key=lambda p: p["type"] != "extra_forbidden")
     where = ".".join(str(part) for part in problem["loc"])
     if problem["type"] == "extra_forbidden":
-        parts = {"data": DataSource, "calibration": CalibrationSource}
+        parts = {"data": DataSource, "calibration": CalibrationSource, "corpus": CorpusSource}
         model = parts.get(str(problem["loc"][0]), TaskCard) if len(problem["loc"]) > 1 else TaskCard
         return unknown_name("key", str(problem["loc"][-1]), model.model_fields)
     if problem["type"] == "missing":

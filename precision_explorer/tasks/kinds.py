@@ -13,6 +13,8 @@ class Kind:
     they may. `metrics`: those that fit. `head`: what answers it (a key of `models.heads.HEADS`).
 
     `prompts`: the card's prompt counts. `generates`: an answer is generated token by token.
+    `corpus`: queries are held against the card's corpus. `shown`: the roles that hold what a model
+    is shown, where that is no prompt.
     `proof`: the column of an example's row that is None where the model's output was not finite.
     """
 
@@ -23,6 +25,8 @@ class Kind:
     prompts: bool = False
     generates: bool = False
     proof: str = "loss"
+    corpus: bool = False
+    shown: tuple[str, ...] = ("text",)
 
     @property
     def roles(self) -> tuple[str, ...]:
@@ -38,6 +42,7 @@ KINDS: dict[str, Kind] = {
         ("label",),
         ("accuracy", "accuracy_norm"),
         "causal-lm",
+        own=("labels",),
         prompts=True,
     ),
     "language-modeling": Kind(
@@ -45,5 +50,41 @@ KINDS: dict[str, Kind] = {
         ("bits_per_byte", "word_perplexity", "token_perplexity"),
         "causal-lm",
         generates=True,
+    ),
+    "token-classification": Kind(
+        ("text", "label"),
+        ("entity_f1", "entity_precision", "entity_recall"),
+        "token-classification",
+    ),
+    "extractive-qa": Kind(
+        ("text", "context", "reference"),
+        ("exact_match", "token_f1"),
+        "question-answering",
+        own=("context", "reference"),
+        proof="span_score",
+        shown=("text", "context"),
+    ),
+    "similarity": Kind(
+        ("text", "pair", "label"),
+        ("spearman",),
+        "sentence-encoder",
+        own=("pair",),
+        proof="prediction",
+        shown=("text", "pair"),
+    ),
+    "retrieval": Kind(
+        ("text", "label"),
+        ("ndcg_at_10", "recall_at_10"),
+        "sentence-encoder",
+        own=("grade",),
+        proof="ndcg_at_10",
+        corpus=True,
+    ),
+    "image-classification": Kind(
+        ("image", "label"),
+        ("accuracy", "macro_f1"),
+        "image-classification",
+        own=("image",),
+        shown=("image",),
     ),
 }

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from precision_explorer.errors import InvalidNumerics, TaskError, unknown_name
+from precision_explorer.tasks.correlation import spearman, spearman_terms
 from precision_explorer.tasks.kinds import KINDS
 
 if TYPE_CHECKING:
@@ -24,8 +25,8 @@ Terms = Callable[[str, Columns], tuple["np.ndarray", Finish]]
 
 _SPACE = re.compile(r"\s+")
 # What must be a finite number in an example's row, where it is there.
-_NUMBERS = ("loss", "score", "score_norm")
-_ZERO_ONE = {"accuracy": "score", "accuracy_norm": "score_norm"}
+_NUMBERS = ("loss", "score", "score_norm", "span_score", "cosine")
+_ZERO_ONE = {"accuracy": "score", "accuracy_norm": "score_norm", "exact_match": "score"}
 
 
 def example_bytes(text: str) -> int:
@@ -51,7 +52,9 @@ def scores(kind: str, metrics: Iterable[str], rows: Sequence[Row]) -> dict[str, 
     Columns: text-classification ``target``, ``prediction`` (label names), ``score`` (1.0 or 0.0),
     ``loss``; multiple-choice ``target``, ``prediction`` (indices), ``score``, ``score_norm``,
     ``loss``, ``choice_logprobs``; language-modeling ``loss`` (nats, summed over the example's
-    tokens), ``tokens``, ``words``, ``bytes``.
+    tokens), ``tokens``, ``words``, ``bytes``; token-classification ``right``, ``predicted``,
+    ``true`` (entities); extractive-qa ``score``, ``token_f1``; similarity ``target``, ``cosine``;
+    retrieval ``ndcg_at_10``, ``recall_at_10``; image-classification as text-classification.
 
     accuracy and macro_f1 by scikit-learn (macro: the plain mean over the classes that are a target
     or a prediction of some row; a class with neither hit nor miss counts 0). accuracy_norm is the
@@ -89,7 +92,11 @@ def sufficient(metric: str, columns: Mapping[str, Sequence[Any]]) -> tuple[np.nd
     - bits_per_byte, word_perplexity, token_perplexity: (loss, bytes | words | tokens);
     - macro_f1: for each of the C classes in `columns` one column each of hits, predictions and
       targets, k = 3C. F1 = 2 hits / (predictions + targets); the mean is taken over the classes
-      that occur in the resample, as scikit-learn would on the same resample.
+      that occur in the resample, as scikit-learn would on the same resample;
+    - entity_f1, entity_precision, entity_recall: (right, predicted, true, 1); F1 = 2 right /
+      (predicted + true), and 0 where there are no entities, as seqeval has it;
+    - exact_match: (score, 1); token_f1, ndcg_at_10, recall_at_10: (their own column, 1);
+    - spearman: see `correlation.spearman_terms`.
 
     TaskError names an unknown metric or a column that is not there.
     """
@@ -132,6 +139,32 @@ def _quotient(then: Callable[[np.ndarray], np.ndarray]) -> Finish:
     return finish
 
 
+def entities_of(*below: str) -> Terms:
+    """Terms of the share of right entities in the mean of the sums of the columns `below`."""
+
+    def terms(metric: str, columns: Columns) -> tuple[np.ndarray, Finish]:
+        import numpy as np
+
+        names = ("right", *below)
+        counts = [np.asarray(_column(columns, name, metric), dtype=float) for name in names]
+        return np.stack([*counts, np.ones_like(counts[0])], axis=-1), finish
+
+    def finish(sums: np.ndarray) -> np.ndarray:
+        import numpy as np
+
+        sums = np.asarray(sums, dtype=float)
+        right, wanted, rows = sums[..., 0], sums[..., 1:-1].mean(-1), sums[..., -1]
+        share = np.divide(right, wanted, out=np.zeros_like(right), where=wanted > 0)
+        return np.where(rows > 0, share, np.nan)
+
+    return terms
+
+
+def _spearman_terms(metric: str, columns: Columns) -> tuple[np.ndarray, Finish]:
+    first, second = (_column(columns, name, metric) for name in ("cosine", "target"))
+    return spearman_terms(first, second)
+
+
 def _exp(mean: np.ndarray) -> np.ndarray:
     import numpy as np
 
@@ -169,7 +202,15 @@ def _score(metric: str, rows: Sequence[Row]) -> float:
         if metric == "accuracy":
             return float(accuracy_score(target, prediction))
         return float(f1_score(target, prediction, average="macro", zero_division=0))
-    columns = {name: [row.get(name) for row in rows] for name in rows[0]}
+    columns: Columns = {name: [row.get(name) for row in rows] for name in rows[0]}
+    if metric == "spearman":
+        value = spearman(columns["cosine"], columns["target"])
+        if math.isnan(value):
+            raise InvalidNumerics(
+                "the model gives every pair of texts the same similarity, so they have no order; "
+                "use a wider format, or more examples"
+            )
+        return value
     terms, finish = sufficient(metric, columns)
     return float(finish(terms.sum(0)))
 
@@ -201,5 +242,11 @@ TERMS: dict[str, Terms] = {
     "bits_per_byte": ratio_of("loss", "bytes", lambda mean: mean / math.log(2)),
     "word_perplexity": ratio_of("loss", "words", _exp),
     "token_perplexity": ratio_of("loss", "tokens", _exp),
+    "exact_match": mean_of("score"),
+    **{name: mean_of(name) for name in ("token_f1", "ndcg_at_10", "recall_at_10")},
+    "entity_f1": entities_of("predicted", "true"),
+    "entity_precision": entities_of("predicted"),
+    "entity_recall": entities_of("true"),
+    "spearman": _spearman_terms,
 }
 """What makes each metric: (its name, the rows' columns) -> terms and finish, as `sufficient`."""
