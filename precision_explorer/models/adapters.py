@@ -9,6 +9,8 @@ from torch import nn
 
 from precision_explorer.models.adapter import Adapter
 from precision_explorer.models.causal_lm import LanguageModeling, MultipleChoice
+from precision_explorer.models.generation import Generation
+from precision_explorer.models.seq2seq import Seq2Seq
 from precision_explorer.models.text_classifier import TextClassifier
 
 Json = dict[str, Any]
@@ -39,10 +41,23 @@ def _language_modeling(model: nn.Module, tokenizer: Any, device: str, request: J
     )
 
 
+def _generation(model: nn.Module, tokenizer: Any, device: str, request: Json) -> Adapter:
+    count = request["workload"]["output_tokens"]
+    return Generation(model, tokenizer, device, request["examples"], request["card"], count)
+
+
+def _seq2seq(model: nn.Module, tokenizer: Any, device: str, request: Json) -> Adapter:
+    count = request["workload"]["output_tokens"]
+    return Seq2Seq(model, tokenizer, device, request["examples"], request["card"], count)
+
+
 ADAPTERS: dict[str, Make] = {
     "text-classification": _text_classifier,
     "multiple-choice": _multiple_choice,
     "language-modeling": _language_modeling,
+    "generation": _generation,
+    "summarization": _seq2seq,
+    "translation": _seq2seq,
 }
 
 

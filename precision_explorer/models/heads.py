@@ -20,4 +20,5 @@ HEADS: dict[str, Head] = {
         ("ForSequenceClassification",), "AutoModelForSequenceClassification"
     ),
     "causal-lm": Head(("ForCausalLM", "LMHeadModel"), "AutoModelForCausalLM", decodes=True),
+    "seq2seq-lm": Head(("ForConditionalGeneration",), "AutoModelForSeq2SeqLM"),
 }

@@ -41,6 +41,22 @@ METRICS: dict[str, MetricInfo] = {
             "token_perplexity", "perplexity", False, False, False,
             "exp(summed nll / tokens); compares only within one tokenizer",
         ),
+        MetricInfo(
+            "exact_match", "share", True, True, True,
+            "share of answers equal to a reference, both cleaned by the card's rule",
+        ),
+        MetricInfo(
+            "token_f1", "share", True, True, False,
+            "mean F1 of shared words against the best reference; SQuAD's official evaluation",
+        ),
+        MetricInfo("rouge1", "share", True, True, False, "rouge-score, mean F-measure of words"),
+        MetricInfo("rouge2", "share", True, True, False, "rouge-score, mean F-measure of pairs"),
+        MetricInfo(
+            "rougeL", "share", True, True, False,
+            "rouge-score, mean F-measure of the longest common subsequence",
+        ),
+        MetricInfo("bleu", "BLEU", True, False, False, "sacrebleu corpus BLEU, 0 to 100"),
+        MetricInfo("chrf", "chrF", True, False, False, "sacrebleu corpus chrF2, 0 to 100"),
     ]
 }  # fmt: skip
 

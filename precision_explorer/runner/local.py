@@ -298,11 +298,7 @@ class Executor:
     def _task_request(self, planned: PlannedCell) -> dict[str, Any]:
         cell, card = planned.cell, planned.task.card
         return {
-            "card": {
-                "kind": card.kind,
-                "metrics": list(card.metrics),
-                "max_length": card.max_length,
-            },
+            "card": card.asked(),
             "examples": planned.task.examples,
             "label_ids": planned.label_ids,
             "workload": cell.workload,

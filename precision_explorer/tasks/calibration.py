@@ -92,7 +92,8 @@ def without_calibration(card: TaskCard) -> str:
 
 def _own_text(card: TaskCard, row: Example) -> str:
     """What is the example's own: its text, or what it fills into the prompt that all share."""
-    fields = prompt_fields(str(card.prompt)) if KINDS[card.kind].prompts else ["text"]
+    shown = card.prompt if KINDS[card.kind].prompts else None
+    fields = prompt_fields(shown or "{text}")
     return "\n".join(str(row[card.column_of(field)]) for field in fields)
 
 

@@ -13,6 +13,7 @@ class Kind:
     they may. `metrics`: those that fit. `head`: what answers it (a key of `models.heads.HEADS`).
 
     `prompts`: the card's prompt counts. `generates`: an answer is generated token by token.
+    `answers`: it is read by the card's `generation` key and scored against references.
     `proof`: the column of an example's row that is None where the model's output was not finite.
     """
 
@@ -22,6 +23,7 @@ class Kind:
     own: tuple[str, ...] = ()
     prompts: bool = False
     generates: bool = False
+    answers: bool = False
     proof: str = "loss"
 
     @property
@@ -45,5 +47,35 @@ KINDS: dict[str, Kind] = {
         ("bits_per_byte", "word_perplexity", "token_perplexity"),
         "causal-lm",
         generates=True,
+    ),
+    "generation": Kind(
+        ("reference",),
+        ("exact_match", "token_f1", "rouge1", "rouge2", "rougeL", "bleu", "chrf"),
+        "causal-lm",
+        own=("reference",),
+        prompts=True,
+        generates=True,
+        proof="output_tokens",
+        answers=True,
+    ),
+    "summarization": Kind(
+        ("text", "reference"),
+        ("rouge1", "rouge2", "rougeL", "token_f1", "exact_match", "bleu", "chrf"),
+        "seq2seq-lm",
+        own=("reference",),
+        prompts=True,
+        generates=True,
+        proof="output_tokens",
+        answers=True,
+    ),
+    "translation": Kind(
+        ("text", "reference"),
+        ("bleu", "chrf", "token_f1", "exact_match", "rouge1", "rouge2", "rougeL"),
+        "seq2seq-lm",
+        own=("reference",),
+        prompts=True,
+        generates=True,
+        proof="output_tokens",
+        answers=True,
     ),
 }

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from precision_explorer.errors import InvalidNumerics, TaskError, unknown_name
 from precision_explorer.tasks.kinds import KINDS
+from precision_explorer.tasks.text_metrics import COUNTS, FINISHES, ROUGE
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,7 +26,7 @@ Terms = Callable[[str, Columns], tuple["np.ndarray", Finish]]
 _SPACE = re.compile(r"\s+")
 # What must be a finite number in an example's row, where it is there.
 _NUMBERS = ("loss", "score", "score_norm")
-_ZERO_ONE = {"accuracy": "score", "accuracy_norm": "score_norm"}
+_ZERO_ONE = {"accuracy": "score", "accuracy_norm": "score_norm", "exact_match": "score"}
 
 
 def example_bytes(text: str) -> int:
@@ -51,7 +52,7 @@ def scores(kind: str, metrics: Iterable[str], rows: Sequence[Row]) -> dict[str, 
     Columns: text-classification ``target``, ``prediction`` (label names), ``score`` (1.0 or 0.0),
     ``loss``; multiple-choice ``target``, ``prediction`` (indices), ``score``, ``score_norm``,
     ``loss``, ``choice_logprobs``; language-modeling ``loss`` (nats, summed over the example's
-    tokens), ``tokens``, ``words``, ``bytes``.
+    tokens), ``tokens``, ``words``, ``bytes``; kinds with answers: `text_metrics.answer_columns`.
 
     accuracy and macro_f1 by scikit-learn (macro: the plain mean over the classes that are a target
     or a prediction of some row; a class with neither hit nor miss counts 0). accuracy_norm is the
@@ -89,13 +90,22 @@ def sufficient(metric: str, columns: Mapping[str, Sequence[Any]]) -> tuple[np.nd
     - bits_per_byte, word_perplexity, token_perplexity: (loss, bytes | words | tokens);
     - macro_f1: for each of the C classes in `columns` one column each of hits, predictions and
       targets, k = 3C. F1 = 2 hits / (predictions + targets); the mean is taken over the classes
-      that occur in the resample, as scikit-learn would on the same resample.
+      that occur in the resample, as scikit-learn would on the same resample;
+    - exact_match: (score, 1); token_f1, rouge1, rouge2, rougeL: (their own column, 1);
+    - bleu, chrf: sacrebleu's counts of n-grams and lengths (see `text_metrics`), so that a resample
+      scores as sacrebleu would score these examples as a corpus.
 
     TaskError names an unknown metric or a column that is not there.
     """
     if metric not in TERMS:
         raise TaskError(unknown_name("metric", metric, TERMS))
     return TERMS[metric](metric, columns)
+
+
+def unparsed(rows: Sequence[Row]) -> int | None:
+    """In how many rows the card's extraction rule found no answer; None where there is no rule."""
+    found = [row["unparsed"] for row in rows if row.get("unparsed") is not None]
+    return sum(found) if found else None
 
 
 def mean_of(column: str) -> Terms:
@@ -118,6 +128,18 @@ def ratio_of(top: str, below: str, then: Callable[[np.ndarray], np.ndarray]) -> 
 
         both = [np.asarray(_column(columns, name, metric), dtype=float) for name in (top, below)]
         return np.stack(both, axis=-1), _quotient(then)
+
+    return terms
+
+
+def counts_of(column: str, finish: Finish) -> Terms:
+    """Terms that stand in `column`, a list of counts per example, and what makes the metric of
+    their sums."""
+
+    def terms(metric: str, columns: Columns) -> tuple[np.ndarray, Finish]:
+        import numpy as np
+
+        return np.array([list(row) for row in _column(columns, column, metric)], float), finish
 
     return terms
 
@@ -201,5 +223,8 @@ TERMS: dict[str, Terms] = {
     "bits_per_byte": ratio_of("loss", "bytes", lambda mean: mean / math.log(2)),
     "word_perplexity": ratio_of("loss", "words", _exp),
     "token_perplexity": ratio_of("loss", "tokens", _exp),
+    "exact_match": mean_of("score"),
+    **{name: mean_of(name) for name in ("token_f1", *ROUGE)},
+    **{name: counts_of(column, FINISHES[name]) for name, column in COUNTS.items()},
 }
 """What makes each metric: (its name, the rows' columns) -> terms and finish, as `sufficient`."""
