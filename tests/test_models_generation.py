@@ -120,7 +120,7 @@ def test_an_answer_ends_before_a_stop_text_and_its_tokens_are_counted_up_to_it()
     at = next(k for k in range(8, len(text)) if text.find(text[k : k + 2]) == k)
     stop = text[at : at + 2]
     found = Generation(model, coder, "cpu", examples(), card(stop=[stop]), 4)
-    _, answers, rows = answer(found)
+    _, _, rows = answer(found)
     assert rows[0]["output"] == text[:at]
     assert rows[0]["finish_reason"] == "stop"
     assert stop in coder.decode(whole[0].tokens[: rows[0]["output_tokens"]])
@@ -343,7 +343,7 @@ def test_a_source_is_served_with_a_fixed_number_of_tokens(make):
 
 def test_a_sequence_ends_before_a_stop_text():
     model, coder = t5(), tokenizer(**PAD)
-    _, whole, rows = answer(Seq2Seq(model, coder, "cpu", examples(), sequence_card(), 4))
+    _, _, rows = answer(Seq2Seq(model, coder, "cpu", examples(), sequence_card(), 4))
     text = rows[0]["output"]
     stop = text[3:5]
     found = Seq2Seq(model, coder, "cpu", examples(), sequence_card(stop=[stop]), 4)

@@ -1,4 +1,4 @@
-"""What adapters whose answers are generated texts share: where outputs end, and the examples' rows."""
+"""What adapters of generated answers share: where outputs end, and the examples' rows."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _SHOWN = 4000
 def end_tokens(model: nn.Module, tokenizer: Any) -> list[int]:
     """The tokens that end an output: those of the model's generation settings and its
     configuration, and the tokenizer's."""
-    found: set[int] = set()
+    found: set[int | None] = set()
     settings = getattr(model, "generation_config", None)
     for named in (
         getattr(settings, "eos_token_id", None),

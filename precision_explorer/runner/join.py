@@ -133,8 +133,8 @@ def _cautions(
 
 
 def _unparsed_cautions(quality: dict[str, Any]) -> list[Caution]:
-    count, total = quality.get("unparsed"), quality.get("examples")
-    if not count or count <= _UNPARSED * total:
+    count, total = quality.get("unparsed") or 0, quality.get("examples") or 0
+    if count <= _UNPARSED * total:
         return []
     text = (
         f"the card's extraction rule found no answer in {count} of {total} outputs, which scored "
