@@ -125,8 +125,8 @@ prompt: |-
   Question: A baker has 3 trays with 12 rolls each. He sells 20 rolls. How many rolls are left?
   Answer: There were 3 * 12 = 36 rolls. After the sale 36 - 20 = 16 are left. The answer is 16.
 
-  Question: Mia reads 15 pages a day from Monday to Friday and 30 pages on Saturday. How many pages does she read in 2 such weeks?
-  Answer: From Monday to Friday she reads 5 * 15 = 75 pages. In a week she reads 75 + 30 = 105 pages. In 2 weeks she reads 2 * 105 = 210 pages. The answer is 210.
+  Question: Mia reads 15 pages on each of 5 days and 30 on the sixth. How many does she read?
+  Answer: On the 5 days she reads 5 * 15 = 75 pages. In all 75 + 30 = 105. The answer is 105.
 
   Question: A coat costs $80. It is sold for 25% less. How many dollars does it cost then?
   Answer: A quarter of 80 is 80 / 4 = 20. The coat costs 80 - 20 = 60 dollars. The answer is 60.
@@ -137,7 +137,10 @@ generation:
   max_new_tokens: 256
   stop: ["\\n\\n", "Question:"]
   # The last number of the answer, whatever words it stands in.
-  extract: {pattern: '-?\\$?\\d+(?:,\\d{3})*(?:\\.\\d+)?', take: last, clean: [strip, thousands, number]}
+  extract:
+    pattern: '-?\\$?\\d+(?:,\\d{3})*(?:\\.\\d+)?'
+    take: last
+    clean: [strip, thousands, number]
 max_length: 1024
 metrics: [exact_match]
 higher_is_better: true

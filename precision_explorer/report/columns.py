@@ -84,7 +84,7 @@ def _quality(group: Group, row: Row) -> str:
         return MISSING
     ends = [quality_text(group, row[f"quality_ci_{end}"]) for end in ("low", "high")]
     text = f"{quality_text(group, row['quality'])} {_interval(ends)}"
-    return f"{text}, {count(row['unparsed'])} unparsed" if row["unparsed"] else text
+    return f"{text}, {row['unparsed']:,} unparsed" if row["unparsed"] else text
 
 
 def _delta(group: Group, row: Row) -> str:
