@@ -168,8 +168,7 @@ prompt: |-
 generation:
   max_new_tokens: 12
   stop: ["\\n"]
-  # A sentence's end is no part of a name, but the points of D.C. and St. are.
-  extract: {{pattern: '\\S.*?(?=[.!]?\\s*$)', take: first, clean: [strip, casefold]}}
+  extract: {{clean: [strip, casefold]}}
 calibration: {{path: calibration.jsonl, n: {CAPITALS_CALIBRATION}}}
 max_length: 128
 metrics: [exact_match, token_f1]
