@@ -54,6 +54,7 @@ MEASURING = {
     "formats.kernels", "formats.products", "formats.ranges", "formats.static", "formats.verify",
     "formats.watch",
     "models.compiled", "runner.compiling",
+    "models.answering", "models.generation", "models.greedy", "models.seq2seq",
     "runner.numerics_job", "runner.preload", "runner.session",
 }  # fmt: skip
 # These may import it inside functions, which are called in a worker or in a process of their own.

@@ -15,7 +15,8 @@ from precision_explorer.measure import NullPhases, Phases
 class Item:
     """One row of a batch: token `ids`, and what to read from the model's output for it.
 
-    `example` is the index of the example it belongs to. For language models `targets[t]` lists
+    `example` is the index of the example it belongs to. `room`: tokens that may be generated after
+    `ids`. For language models `targets[t]` lists
     (slot, position, token): add the log-probability of `token` after `position` to `slot`.
     """
 
@@ -23,12 +24,19 @@ class Item:
     ids: tuple[int, ...]
     targets: tuple[tuple[int, int, int], ...] = ()
     cut: bool = False
+    room: int = 0
+
+    @property
+    def size(self) -> int:
+        """Tokens that the row may come to: what a batch must have room for."""
+        return len(self.ids) + self.room
 
 
 class Adapter(Protocol):
     """One task on one loaded model."""
 
     generates: bool
+    """Whether answers are generated; then `new_tokens` says how many tokens one has at most."""
     max_length: int
     """Most tokens of an input."""
     pad: int
@@ -63,6 +71,16 @@ def pad_right(
     for i, row in enumerate(rows):
         ids[i, : len(row)] = torch.tensor(row, dtype=torch.long)
         mask[i, : len(row)] = 1
+    return ids.to(device), mask.to(device)
+
+
+def pad_left(
+    rows: Sequence[Sequence[int]], pad: int, device: str
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The same, padded on the left: what is generated then follows each row at once."""
+    longest = max(len(row) for row in rows)
+    ids = torch.tensor([[pad] * (longest - len(row)) + list(row) for row in rows])
+    mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows])
     return ids.to(device), mask.to(device)
 
 

@@ -10,8 +10,10 @@ from torch import nn
 from precision_explorer.models.adapter import Adapter
 from precision_explorer.models.causal_lm import LanguageModeling, MultipleChoice
 from precision_explorer.models.extractive_qa import ExtractiveQA
+from precision_explorer.models.generation import Generation
 from precision_explorer.models.image_classifier import ImageClassifier
 from precision_explorer.models.sentence_encoder import Retrieval, Similarity
+from precision_explorer.models.seq2seq import Seq2Seq
 from precision_explorer.models.text_classifier import TextClassifier
 from precision_explorer.models.token_classifier import TokenClassifier
 
@@ -66,6 +68,16 @@ def _image_classifier(model: nn.Module, processor: Any, device: str, request: Js
     return ImageClassifier(model, processor, device, request["examples"], request["label_ids"])
 
 
+def _generation(model: nn.Module, tokenizer: Any, device: str, request: Json) -> Adapter:
+    count = request["workload"]["output_tokens"]
+    return Generation(model, tokenizer, device, request["examples"], request["card"], count)
+
+
+def _seq2seq(model: nn.Module, tokenizer: Any, device: str, request: Json) -> Adapter:
+    count = request["workload"]["output_tokens"]
+    return Seq2Seq(model, tokenizer, device, request["examples"], request["card"], count)
+
+
 ADAPTERS: dict[str, Make] = {
     "text-classification": _text_classifier,
     "multiple-choice": _multiple_choice,
@@ -75,6 +87,9 @@ ADAPTERS: dict[str, Make] = {
     "similarity": _similarity,
     "retrieval": _retrieval,
     "image-classification": _image_classifier,
+    "generation": _generation,
+    "summarization": _seq2seq,
+    "translation": _seq2seq,
 }
 
 

@@ -6,9 +6,7 @@ and rolling log-likelihood over disjoint windows.
 
 from __future__ import annotations
 
-import inspect
 import math
-import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -19,6 +17,7 @@ from torch import nn
 from precision_explorer.errors import ModelError, TaskError
 from precision_explorer.measure import NullPhases, Phases
 from precision_explorer.models.adapter import Item, pad_right
+from precision_explorer.models.greedy import GreedyServing, cache_arguments
 from precision_explorer.tasks import example_bytes, example_words
 
 # Positions whose vocabulary-wide log-sum-exp is taken at a time: bounds the float32 copy.
@@ -43,10 +42,7 @@ class _CausalLM:
         positions = getattr(model.config, "max_position_embeddings", None) or 1 << 30
         self.max_length = min(card["max_length"], positions)
         self.pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
-        taken = inspect.signature(model.forward).parameters
-        self._keeps = "logits_to_keep" in taken
-        # transformers 5.24 renamed it and drops the old name in 5.40.
-        self._cache = "cache" if "cache" in taken else "past_key_values"
+        self._keeps, self._cache = cache_arguments(model)
 
     @property
     def prefix(self) -> int:
@@ -235,11 +231,9 @@ class MultipleChoice(_CausalLM):
         return {}
 
 
-class LanguageModeling(_CausalLM):
+class LanguageModeling(GreedyServing, _CausalLM):
     """Scores whole documents in disjoint windows; a request is a prompt of `prompt_tokens` and
     `output_tokens` greedy tokens (always that many: an end token does not stop it)."""
-
-    generates = True
 
     def __init__(self, *arguments: Any, prompt_tokens: int, output_tokens: int) -> None:
         super().__init__(*arguments)
@@ -250,6 +244,10 @@ class LanguageModeling(_CausalLM):
             for ids in self._ids
         ]
         self._prompt_tokens = prompt_tokens
+
+    def prompt_ids(self, index: int) -> list[int]:
+        """The first tokens of a document."""
+        return self.encode(self._prompts[index])[: self._prompt_tokens]
 
     def items(self) -> list[Item]:
         """One item per window of each document."""
@@ -284,64 +282,6 @@ class LanguageModeling(_CausalLM):
             }
             for i, (example, loss) in enumerate(zip(self.examples, losses, strict=True))
         ]
-
-    def request(self, index: int, phases: Phases | NullPhases) -> dict[str, Any]:
-        """Prompt in, greedy tokens out; time to the first token counts its tokenisation."""
-        start = time.perf_counter()
-        with phases("tokenize"):
-            ids = self.encode(self._prompts[index])[: self._prompt_tokens]
-        with phases("copy"):
-            inputs = torch.tensor([ids], device=self.device)
-        first, tokens = self._greedy(inputs, torch.ones_like(inputs), phases)
-        with phases("post"):
-            answer = self.tokenizer.decode(tokens[0])
-        end = time.perf_counter()
-        rest = self.output_tokens - 1
-        return {
-            "answer": answer,
-            "ttft_s": first - start,
-            "tpot_s": (end - first) / rest if rest else None,
-            "output_tokens": self.output_tokens,
-        }
-
-    def _greedy(
-        self, ids: torch.Tensor, mask: torch.Tensor, phases: Phases | NullPhases
-    ) -> tuple[float, list[list[int]]]:
-        """(clock at the first token, (batch, output_tokens) token ids); left-padded inputs."""
-        keep = {"logits_to_keep": 1} if self._keeps else {}
-        positions = (mask.cumsum(-1) - 1).clamp_min(0)
-        with phases("prefill"):
-            out = self.model(
-                input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=True, **keep
-            )
-            token = out.logits[:, -1].argmax(-1, keepdim=True)
-            tokens = [token.tolist()]
-        first = time.perf_counter()
-        with phases("decode"):
-            for _ in range(self.output_tokens - 1):
-                mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=-1)
-                out = self.model(
-                    input_ids=token,
-                    attention_mask=mask,
-                    position_ids=mask.sum(-1, keepdim=True) - 1,
-                    use_cache=True,
-                    **{self._cache: getattr(out, self._cache)},
-                )
-                token = out.logits[:, -1].argmax(-1, keepdim=True)
-                # A server streams each token, so each is moved off the device when it is made.
-                tokens.append(token.tolist())
-        return first, [[step[row][0] for step in tokens] for row in range(len(ids))]
-
-    def offline(self, indices: Sequence[int]) -> dict[str, Any]:
-        """A batch of prompts, padded on the left, decoded in step."""
-        rows = [self.encode(self._prompts[i])[: self._prompt_tokens] for i in indices]
-        longest = max(map(len, rows))
-        ids = torch.tensor([[self.pad] * (longest - len(r)) + r for r in rows], device=self.device)
-        mask = torch.tensor(
-            [[0] * (longest - len(r)) + [1] * len(r) for r in rows], device=self.device
-        )
-        _, tokens = self._greedy(ids, mask, NullPhases())
-        return {"output_tokens": sum(map(len, tokens))}
 
 
 def _first_best(values: list[float]) -> int:

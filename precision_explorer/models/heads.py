@@ -37,4 +37,5 @@ HEADS: dict[str, Head] = {
     "image-classification": Head(
         ("ForImageClassification",), "AutoModelForImageClassification", sees=True
     ),
+    "seq2seq-lm": Head(("ForConditionalGeneration",), "AutoModelForSeq2SeqLM"),
 }

@@ -61,6 +61,19 @@ def encode_pass(adapter: Any, batch: int) -> Pass:
     return Pass(call, _nothing, batch, tokens, 0, causal=False)
 
 
+def first_token_pass(adapter: Any, batch: int) -> Pass:
+    """An encoder-decoder's pass over `batch` sources of 128 tokens, or as many as it takes, and
+    over the first position of each answer."""
+    tokens = min(PROMPT_TOKENS, adapter.max_length)
+    ids = _ids(adapter, batch, tokens)
+    mask, begin = torch.ones_like(ids), ids[:, :1].contiguous()
+
+    def call() -> Any:
+        return adapter.model(input_ids=ids, attention_mask=mask, decoder_input_ids=begin)
+
+    return Pass(call, _nothing, batch, tokens, 0, causal=False)
+
+
 def _prefill(adapter: Any, ids: torch.Tensor) -> Any:
     keep = {"logits_to_keep": 1} if adapter._keeps else {}
     positions = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)

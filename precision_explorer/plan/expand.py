@@ -143,7 +143,7 @@ def expand(
                     cell = _cell(
                         spec, ref, task, workload, facts, support, versions, threads, runtime, tools
                     )
-                    skip = _skip_reason(support, task) or missing
+                    skip = _skip_reason(support, task) or missing or not_compiled(runtime, task)
                     planned = PlannedCell(cell, ref, task, support, labels, skip, ref.cautions)
                     cells.setdefault(planned.cell_id, planned)
     return Plan(tuple(cells.values()))
@@ -168,6 +168,16 @@ def _skip_reason(support: Support, task: PreparedTask) -> str | None:
         return support.why
     if spec_of(support.format).calibrates and task.calibration is None:
         return without_calibration(task.card)
+    return None
+
+
+def not_compiled(runtime: str, task: PreparedTask) -> str | None:
+    """Why `task` is not run under `runtime`; None where it is."""
+    if RUNTIMES[runtime].compiles and KINDS[task.card.kind].head == "seq2seq-lm":
+        return (
+            f"runtime {runtime} is not for encoder-decoders, whose encoder would run eagerly; use "
+            "--runtime eager"
+        )
     return None
 
 

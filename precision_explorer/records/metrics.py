@@ -67,6 +67,14 @@ METRICS: dict[str, MetricInfo] = {
             "recall_at_10", "share", True, True, False,
             "mean share of the relevant documents that are among the first 10",
         ),
+        MetricInfo("rouge1", "share", True, True, False, "rouge-score, mean F-measure of words"),
+        MetricInfo("rouge2", "share", True, True, False, "rouge-score, mean F-measure of pairs"),
+        MetricInfo(
+            "rougeL", "share", True, True, False,
+            "rouge-score, mean F-measure of the longest common subsequence",
+        ),
+        MetricInfo("bleu", "BLEU", True, False, False, "sacrebleu corpus BLEU, 0 to 100"),
+        MetricInfo("chrf", "chrF", True, False, False, "sacrebleu corpus chrF2, 0 to 100"),
     ]
 }  # fmt: skip
 

@@ -122,6 +122,10 @@ class Quality(_Data):
     batch_plan_hash: str
     cut_examples: int = 0
     """How many inputs were longer than `max_length` and were cut."""
+    unparsed: int | None = None
+    """In how many outputs the card's extraction rule found no answer; None without such a rule."""
+    signatures: dict[str, str] = Field(default_factory=dict)
+    """How the libraries of metrics were asked, where a metric has several variants."""
 
 
 class PhaseTimes(_Data):

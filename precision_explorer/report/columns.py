@@ -83,7 +83,8 @@ def _quality(group: Group, row: Row) -> str:
     if row["quality"] is None:
         return MISSING
     ends = [quality_text(group, row[f"quality_ci_{end}"]) for end in ("low", "high")]
-    return f"{quality_text(group, row['quality'])} {_interval(ends)}"
+    text = f"{quality_text(group, row['quality'])} {_interval(ends)}"
+    return f"{text}, {row['unparsed']:,} unparsed" if row["unparsed"] else text
 
 
 def _delta(group: Group, row: Row) -> str:

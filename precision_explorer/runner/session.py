@@ -46,7 +46,7 @@ from precision_explorer.records.record import Load, Quality
 from precision_explorer.runner.compiling import calls, compilation, warm_up
 from precision_explorer.runner.guard import limit_memory
 from precision_explorer.runner.profiling import make_subject, profile_cell
-from precision_explorer.tasks import KINDS, scores
+from precision_explorer.tasks import KINDS, GenerationRules, scores, signatures, unparsed
 from precision_explorer.units import bytes_
 from precision_explorer.workload import Workload
 
@@ -157,7 +157,7 @@ class Session:
             items = adapter.items()
             for done, item in enumerate(items):
                 self.progress("calibrate", done, len(items))
-                adapter.score([item])
+                adapter.scores([item])
         self.progress("calibrate", len(items), len(items))
 
     def _sync(self) -> None:
@@ -169,14 +169,14 @@ class Session:
     def compile(self, request: dict[str, Any]) -> tuple[dict[str, Any], bytes]:
         """Compile the model for every shape of the task, before anything is scored or timed."""
         adapter = self.adapter = self._adapter(request)
-        workload, count = request["workload"], len(request["examples"])
+        count = len(request["examples"])
         model = self.compiled = CompiledModel(
             self.model,
             self.runtime,
             self.device,
             pad=adapter.pad,
             longest=adapter.max_length,
-            new_tokens=workload["output_tokens"] if adapter.generates else 0,
+            new_tokens=getattr(adapter, "new_tokens", 0),
         )
         items = adapter.items()
         batches = self._batches(request, items)
@@ -189,7 +189,7 @@ class Session:
 
     def _batches(self, request: dict[str, Any], items: list[Item]) -> list[list[int]]:
         plan = request["batch_plan"]
-        return plan_batches([len(i.ids) for i in items], plan["max_tokens"], plan["max_items"])
+        return plan_batches([i.size for i in items], plan["max_tokens"], plan["max_items"])
 
     def quality(self, request: dict[str, Any]) -> tuple[dict[str, Any], bytes]:
         """Score every example in the frozen batch plan; rows come as Arrow."""
@@ -215,6 +215,8 @@ class Session:
             batches=len(batches),
             batch_plan_hash=canonical_hash(batches),
             cut_examples=sum(bool(row["cut"]) for row in rows),
+            unparsed=unparsed(rows),
+            signatures=_signatures(card, rows),
         )
         recompiles = self._graphs(made)
         answer = {"quality": quality.model_dump(), "peak_bytes": peak, "recompiles": recompiles}
@@ -294,7 +296,7 @@ class Session:
     def certificate(self, request: dict[str, Any]) -> tuple[dict[str, Any], bytes]:
         """What multiplied in one request and one batch, and what the row may be called for it."""
         adapter = self.adapter = self.adapter or self._adapter(request)
-        plan, format_id = request["batch_plan"], self.request["format"]
+        format_id = self.request["format"]
         recipe = self.request["recipe"]
         spec = spec_in(format_id, recipe)
         wanted = recipe["compute_dtype"] if spec.arithmetic == "compute" else spec.arithmetic
@@ -303,10 +305,11 @@ class Session:
         def run() -> None:
             adapter.request(0, NullPhases())
             items = adapter.items()
-            lengths = [len(item.ids) for item in items]
-            batches = plan_batches(lengths, plan["max_tokens"], plan["max_items"])
-            # The shortest inputs: other sizes than the request's, in little time.
-            adapter.score([items[i] for i in batches[-1]])
+            batches = self._batches(request, items)
+            # The shortest inputs: other sizes than the request's, in little time. What a long
+            # answer's steps multiply in, the request has shown.
+            score = adapter.scores if adapter.generates else adapter.score
+            score([items[i] for i in batches[-1]])
 
         work = "one request, and the last batch of the quality pass"
         certificate = certify(
@@ -350,6 +353,13 @@ def _request_row(row: dict[str, Any], examples: list[dict[str, Any]]) -> dict[st
     flat = {k: v for k, v in row.items() if k != "phases"}
     flat["id"] = examples[row["index"]]["id"]
     return flat | {f"{name}_s": value for name, value in row.get("phases", {}).items()}
+
+
+def _signatures(card: dict[str, Any], rows: list[dict[str, Any]]) -> dict[str, str]:
+    if "generation" not in card:
+        return {}
+    rules = GenerationRules.model_validate(card["generation"])
+    return signatures(card["metrics"], [row["references"] for row in rows], rules)
 
 
 def _refuse_non_finite(rows: list[dict[str, Any]], proof: str) -> None:

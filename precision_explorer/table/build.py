@@ -23,13 +23,14 @@ from precision_explorer.economics import (
     value_per_usd,
 )
 from precision_explorer.errors import StoreError, UsageError
-from precision_explorer.records import CellRecord, Roof
+from precision_explorer.records import Caution, CellRecord, Roof
 from precision_explorer.stats import assess, percentile
 from precision_explorer.store import RunFolder, read_run
 from precision_explorer.table.context import Run, make_context
 from precision_explorer.table.data import COLUMNS, Table
 from precision_explorer.table.front import in_words, mark_front
 from precision_explorer.table.quality import Quality, own_columns, paired_columns
+from precision_explorer.table.unparsed import unparsed_caution
 from precision_explorer.table.why import diagnoses
 
 _PERCENTILES = (
@@ -49,6 +50,8 @@ class Entry:
     reader: dict[str, Any]
     row: dict[str, Any] = field(default_factory=lambda: dict.fromkeys(COLUMNS))
     quality: Quality | None = None
+    cautions: list[Caution] = field(default_factory=list)
+    """Those that come of reading the row beside its reference; the record's own stand there."""
     latencies: np.ndarray = field(default_factory=lambda: np.array([]))
     output_tokens: list[int | None] = field(default_factory=list)
     price: Price | None = None
@@ -209,6 +212,7 @@ def _quality(entry: Entry) -> None:
     value = measured.scores[measured.metric]
     entry.row["quality_budget_unit"] = "points" if entry.quality.is_share else "relative"
     entry.row.update(own_columns(entry.quality, value, entry.record.cell.seed))
+    entry.row["unparsed"] = measured.unparsed
 
 
 def _across_rows(entries: list[Entry]) -> dict[str, str]:
@@ -250,6 +254,11 @@ def _against_reference(group: list[Entry]) -> None:
         if found.get("verdict") == "cannot-tell" and needed:
             text = f"about {needed:,} examples would tell within the quality budget"
             entry.row["verdict_note"] = text
+        differing = unparsed_caution(base.quality, entry.quality, entry.reader["reference"])
+        if differing is not None:
+            entry.cautions.append(differing)
+            ids = [*filter(None, entry.row["cautions"].split(";")), differing.id]
+            entry.row["cautions"] = ";".join(dict.fromkeys(ids))
 
 
 def _is_reference(entry: Entry) -> bool:

@@ -135,6 +135,12 @@ def _bootstrap_columns(
     drawn_a, drawn_b = draws_of(units_a, finish, counts), draws_of(units_b, finish, counts)
     deltas = drawn_b - drawn_a
     if not reference.is_share:
+        if not drawn_a.all():
+            # Nothing is a share of a score of 0.
+            return {
+                "quality_delta": value, "quality_delta_ci_low": low, "quality_delta_ci_high": high,
+                "p_value": paired_p_value(a, b, finish, **common), "verdict": "cannot-tell",
+            }  # fmt: skip
         deltas = deltas / np.abs(drawn_a)
     oriented = deltas if reference.higher_is_better else -deltas
     verdict = verdict_for_bootstrap(oriented, budget, len(a))

@@ -16,6 +16,7 @@ from precision_explorer.tasks.cards import (
 )
 from precision_explorer.tasks.data import PreparedTask, check_labels, prepare
 from precision_explorer.tasks.entities import entity_counts
+from precision_explorer.tasks.generation import Extraction, GenerationRules, cut_at_stop, extract
 from precision_explorer.tasks.kinds import KINDS, Kind
 from precision_explorer.tasks.labels import label_ids
 from precision_explorer.tasks.metrics import (
@@ -23,30 +24,39 @@ from precision_explorer.tasks.metrics import (
     example_words,
     scores,
     sufficient,
+    unparsed,
     zero_one_column,
 )
+from precision_explorer.tasks.text_metrics import answer_columns, signatures
 
 __all__ = [
     "KINDS",
     "Calibration",
     "DataSource",
+    "Extraction",
+    "GenerationRules",
     "Kind",
     "LoadedCard",
     "NoCalibration",
     "PreparedTask",
     "TaskCard",
+    "answer_columns",
     "bundled_cards",
     "card_hash",
     "check_labels",
+    "cut_at_stop",
     "entity_counts",
     "example_bytes",
     "example_words",
+    "extract",
     "label_ids",
     "load_calibration",
     "load_card",
     "prepare",
     "scores",
+    "signatures",
     "sufficient",
+    "unparsed",
     "without_calibration",
     "zero_one_column",
 ]

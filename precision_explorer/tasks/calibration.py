@@ -99,7 +99,7 @@ def _own_text(card: TaskCard, raw: RawData, index: int) -> str:
     kind, row = KINDS[card.kind], raw.rows[index]
     if "image" in kind.shown:
         return fingerprint(located(row[card.column_of("image")], raw.folder))
-    fields = prompt_fields(str(card.prompt)) if kind.prompts else list(kind.shown)
+    fields = prompt_fields(card.prompt) if kind.prompts and card.prompt else list(kind.shown)
     return "\n".join(str(row[card.column_of(field)]) for field in fields)
 
 

@@ -21,12 +21,13 @@ from pydantic import (
 
 from precision_explorer.errors import TaskError, unknown_name
 from precision_explorer.records import METRICS, canonical_hash
+from precision_explorer.tasks.generation import Extraction, GenerationRules
 from precision_explorer.tasks.kinds import KINDS
 
 CARD_FILE = "task.yaml"
 MAX_CARD_BYTES = 1_000_000
 # A prompt that shows one of these gives the answer away or is no text.
-_NOT_IN_PROMPT = ("label", "choices")
+_NOT_IN_PROMPT = ("label", "choices", "reference")
 
 
 _Text = Annotated[str, Field(min_length=1)]
@@ -86,9 +87,9 @@ class CorpusSource(DataSource):
 class TaskCard(_Part):
     """A task card (docs/tasks.md). `columns` maps roles to the data's column names.
 
-    `prompt` and `choices` count for multiple-choice only. There, `columns` may hold further names
-    beside the roles, if the prompt uses them as ``{name}``; the prompt may use the data's own
-    column names too, where `columns` has them.
+    `prompt` counts for kinds that show one (`Kind.prompts`), `choices` for multiple-choice only.
+    With a prompt, `columns` may hold further names beside the roles, if the prompt uses them as
+    ``{name}``; the prompt may use the data's own column names too, where `columns` has them.
     """
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
@@ -110,6 +111,8 @@ class TaskCard(_Part):
     corpus: CorpusSource | None = None
     stride: Annotated[StrictInt, Field(ge=0)] | None = None
     """Tokens that neighbouring windows of an extractive-qa context share; None for 128."""
+    generation: GenerationRules | None = None
+    """How answers are generated and read; None for the defaults, and for kinds without answers."""
     licence: str = "not stated"
     source: str = "not stated"
 
@@ -143,6 +146,7 @@ class TaskCard(_Part):
         if self.kind == "multiple-choice":
             _check_choices(self)
         _check_own_keys(self)
+        _check_generation(self)
         return self
 
     @property
@@ -155,6 +159,8 @@ class TaskCard(_Part):
         known = {"kind": self.kind, "metrics": list(self.metrics), "max_length": self.max_length}
         if self.kind == "extractive-qa":
             known["stride"] = self.window_stride
+        if KINDS[self.kind].answers:
+            known["generation"] = self.rules.model_dump(mode="json")
         return known
 
     @property
@@ -162,6 +168,11 @@ class TaskCard(_Part):
         """`stride`, or 128 as in transformers' question-answering example (at most a third of a
         window)."""
         return self.stride if self.stride is not None else min(128, self.max_length // 3)
+
+    @property
+    def rules(self) -> GenerationRules:
+        """How answers are generated and read, the defaults where the card says nothing."""
+        return self.generation or GenerationRules()
 
     def column_of(self, field: str) -> str:
         """The data's column that `field` (a role, or a field of the prompt) is read from."""
@@ -212,12 +223,30 @@ def _check_columns(card: TaskCard) -> None:
 
 
 def _check_choices(card: TaskCard) -> None:
-    if not card.prompt:
-        raise ValueError("multiple-choice needs a prompt; write one such as '{text}'")
     if (card.choices is None) == ("choices" not in card.columns):
         raise ValueError("multiple-choice needs either choices or columns.choices; give one")
     if card.choices is not None and len(set(card.choices)) < max(2, len(card.choices)):
         raise ValueError("choices must be at least two, each different; correct them")
+    _check_prompt(card)
+
+
+def _check_generation(card: TaskCard) -> None:
+    kind = KINDS[card.kind]
+    if not kind.answers:
+        if card.generation is not None:
+            fit = ", ".join(name for name, known in KINDS.items() if known.answers)
+            raise ValueError(f"generation does not fit kind {card.kind} but {fit}; remove it")
+        return
+    if card.rules.chat and kind.head != "causal-lm":
+        raise ValueError(f"generation.chat does not fit kind {card.kind}; remove it")
+    # An encoder-decoder is given the text alone unless the card says more.
+    if card.prompt is not None or "text" not in kind.required:
+        _check_prompt(card)
+
+
+def _check_prompt(card: TaskCard) -> None:
+    if not card.prompt:
+        raise ValueError(f"{card.kind} needs a prompt; write one such as '{{text}}'")
     fields = prompt_fields(card.prompt)
     if not fields:
         raise ValueError("the prompt has no {field}, so all examples would be the same; add {text}")
@@ -315,12 +344,14 @@ def card_hash(card: TaskCard) -> str:
         left_out |= {"prompt", "choices"}
     # The corpus has a hash of its own. Keys of later kinds count where they are used, so that other
     # cards keep the hash that they had before.
-    left_out |= {"corpus", "labels", "stride"}
+    left_out |= {"corpus", "labels", "stride", "generation"}
     document = card.model_dump(mode="json", exclude=left_out)
     if card.labels is not None:
         document["labels"] = card.labels
     if card.kind == "extractive-qa":
         document["stride"] = card.window_stride
+    if KINDS[card.kind].answers:
+        document["generation"] = card.rules.model_dump(mode="json")
     return canonical_hash(document)
 
 
@@ -353,6 +384,16 @@ def _yaml_reason(error: Exception) -> str:
     return " ".join(str(reason).split()) + line
 
 
+# What stands where in a card, beside the card itself.
+_PARTS: dict[str, type[BaseModel]] = {
+    "data": DataSource,
+    "calibration": CalibrationSource,
+    "corpus": CorpusSource,
+    "generation": GenerationRules,
+    "generation.extract": Extraction,
+}
+
+
 def _first_problem(error: ValidationError) -> str:
     # Unknown keys first: a misspelt key shows up as a missing one as well. Inputs are left out,
     # since YAML aliases can make them print without end.
@@ -360,9 +401,9 @@ def _first_problem(error: ValidationError) -> str:
     problem: Any = min(problems, key=lambda p: p["type"] != "extra_forbidden")
     where = ".".join(str(part) for part in problem["loc"])
     if problem["type"] == "extra_forbidden":
-        parts = {"data": DataSource, "calibration": CalibrationSource, "corpus": CorpusSource}
-        model = parts.get(str(problem["loc"][0]), TaskCard) if len(problem["loc"]) > 1 else TaskCard
-        return unknown_name("key", str(problem["loc"][-1]), model.model_fields)
+        place = ".".join(map(str, problem["loc"][:-1]))
+        fields = _PARTS.get(place, TaskCard).model_fields
+        return unknown_name("key", str(problem["loc"][-1]), fields)
     if problem["type"] == "missing":
         return f"'{where}' is missing; add it"
     if problem["type"] == "value_error":

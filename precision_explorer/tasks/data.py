@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -39,6 +40,7 @@ class PreparedTask:
     - multiple-choice: ``prompt``, ``choices`` (list of text), ``label`` (index into them);
     - language-modeling: ``text``;
     - the kinds of `encoder_data`: as said there.
+    - generation, summarization, translation: ``prompt``, ``references`` (list of text).
 
     `calibration` is None where it was not asked for, or where the card names none. `corpus`: the
     documents of a retrieval task, each with ``id`` and ``text``, whatever the limit.
@@ -197,9 +199,6 @@ def _language_modeling(card: TaskCard, row: Example) -> Example:
 
 
 def _multiple_choice(card: TaskCard, row: Example) -> Example:
-    prompt = str(card.prompt)
-    fields = {field: _prompt_value(card, row, field) for field in prompt_fields(prompt)}
-    parts = (text + (fields[field] if field else "") for text, field in prompt_parts(prompt))
     choices = card.choices if card.choices is not None else _choices(card, row)
     label = _value(card, row, "label")
     names = choice_names(card, row)
@@ -212,7 +211,11 @@ def _multiple_choice(card: TaskCard, row: Example) -> Example:
             f"label {label!r} is no index into the {len(choices)} choices; "
             f"use 0 to {len(choices) - 1}"
         )
-    return {"prompt": "".join(parts), "choices": list(choices), "label": index}
+    return {"prompt": _prompt(card, row), "choices": list(choices), "label": index}
+
+
+def _answering(card: TaskCard, row: Example) -> Example:
+    return {"prompt": _prompt(card, row), "references": _references(card, row)}
 
 
 _MAKERS: dict[str, Callable[[TaskCard, Example], Example]] = {
@@ -220,7 +223,33 @@ _MAKERS: dict[str, Callable[[TaskCard, Example], Example]] = {
     "multiple-choice": _multiple_choice,
     "language-modeling": _language_modeling,
     **MAKERS,
+    "generation": _answering,
+    "summarization": _answering,
+    "translation": _answering,
 }
+
+
+def _prompt(card: TaskCard, row: Example) -> str:
+    """The card's prompt with its fields filled in; the text alone where it has none."""
+    prompt = card.prompt or "{text}"
+    fields = {field: _prompt_value(card, row, field) for field in prompt_fields(prompt)}
+    return "".join(text + (fields[field] if field else "") for text, field in prompt_parts(prompt))
+
+
+def _references(card: TaskCard, row: Example) -> list[str]:
+    value = _value(card, row, "reference")
+    if isinstance(value, str) and value.startswith("["):
+        # A CSV file has no lists.
+        with contextlib.suppress(ValueError):
+            listed = json.loads(value)
+            value = listed if all(isinstance(text, str) for text in listed) else value
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        value = str(_whole(value) if _whole(value) is not None else value)
+    texts = [value] if isinstance(value, str) else value
+    fine = isinstance(texts, list) and texts and all(isinstance(t, str) and t for t in texts)
+    if not fine:
+        raise ValueError("reference must be a text or a list of texts, none empty; correct it")
+    return list(texts)
 
 
 def _prompt_value(card: TaskCard, row: Example, field: str) -> str:

@@ -15,6 +15,7 @@ class Kind:
     `prompts`: the card's prompt counts. `generates`: an answer is generated token by token.
     `corpus`: queries are held against the card's corpus. `shown`: the roles that hold what a model
     is shown, where that is no prompt.
+    `answers`: it is read by the card's `generation` key and scored against references.
     `proof`: the column of an example's row that is None where the model's output was not finite.
     """
 
@@ -24,6 +25,7 @@ class Kind:
     own: tuple[str, ...] = ()
     prompts: bool = False
     generates: bool = False
+    answers: bool = False
     proof: str = "loss"
     corpus: bool = False
     shown: tuple[str, ...] = ("text",)
@@ -86,5 +88,35 @@ KINDS: dict[str, Kind] = {
         "image-classification",
         own=("image",),
         shown=("image",),
+    ),
+    "generation": Kind(
+        ("reference",),
+        ("exact_match", "token_f1", "rouge1", "rouge2", "rougeL", "bleu", "chrf"),
+        "causal-lm",
+        own=("reference",),
+        prompts=True,
+        generates=True,
+        proof="output_tokens",
+        answers=True,
+    ),
+    "summarization": Kind(
+        ("text", "reference"),
+        ("rouge1", "rouge2", "rougeL", "token_f1", "exact_match", "bleu", "chrf"),
+        "seq2seq-lm",
+        own=("reference",),
+        prompts=True,
+        generates=True,
+        proof="output_tokens",
+        answers=True,
+    ),
+    "translation": Kind(
+        ("text", "reference"),
+        ("bleu", "chrf", "token_f1", "exact_match", "rouge1", "rouge2", "rougeL"),
+        "seq2seq-lm",
+        own=("reference",),
+        prompts=True,
+        generates=True,
+        proof="output_tokens",
+        answers=True,
     ),
 }

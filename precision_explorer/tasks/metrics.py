@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from precision_explorer.errors import InvalidNumerics, TaskError, unknown_name
 from precision_explorer.tasks.correlation import spearman, spearman_terms
 from precision_explorer.tasks.kinds import KINDS
+from precision_explorer.tasks.text_metrics import COUNTS, FINISHES, ROUGE
 
 if TYPE_CHECKING:
     import numpy as np
@@ -54,7 +55,8 @@ def scores(kind: str, metrics: Iterable[str], rows: Sequence[Row]) -> dict[str, 
     ``loss``, ``choice_logprobs``; language-modeling ``loss`` (nats, summed over the example's
     tokens), ``tokens``, ``words``, ``bytes``; token-classification ``right``, ``predicted``,
     ``true`` (entities); extractive-qa ``score``, ``token_f1``; similarity ``target``, ``cosine``;
-    retrieval ``ndcg_at_10``, ``recall_at_10``; image-classification as text-classification.
+    retrieval ``ndcg_at_10``, ``recall_at_10``; image-classification as text-classification; kinds
+    with answers: `text_metrics.answer_columns`.
 
     accuracy and macro_f1 by scikit-learn (macro: the plain mean over the classes that are a target
     or a prediction of some row; a class with neither hit nor miss counts 0). accuracy_norm is the
@@ -95,14 +97,23 @@ def sufficient(metric: str, columns: Mapping[str, Sequence[Any]]) -> tuple[np.nd
       that occur in the resample, as scikit-learn would on the same resample;
     - entity_f1, entity_precision, entity_recall: (right, predicted, true, 1); F1 = 2 right /
       (predicted + true), and 0 where there are no entities, as seqeval has it;
-    - exact_match: (score, 1); token_f1, ndcg_at_10, recall_at_10: (their own column, 1);
-    - spearman: see `correlation.spearman_terms`.
+    - exact_match: (score, 1); token_f1, rouge1, rouge2, rougeL, ndcg_at_10, recall_at_10: (their
+      own column, 1);
+    - spearman: see `correlation.spearman_terms`;
+    - bleu, chrf: sacrebleu's counts of n-grams and lengths (see `text_metrics`), so that a resample
+      scores as sacrebleu would score these examples as a corpus.
 
     TaskError names an unknown metric or a column that is not there.
     """
     if metric not in TERMS:
         raise TaskError(unknown_name("metric", metric, TERMS))
     return TERMS[metric](metric, columns)
+
+
+def unparsed(rows: Sequence[Row]) -> int | None:
+    """In how many rows the card's extraction rule found no answer; None where there is no rule."""
+    found = [row["unparsed"] for row in rows if row.get("unparsed") is not None]
+    return sum(found) if found else None
 
 
 def mean_of(column: str) -> Terms:
@@ -125,6 +136,18 @@ def ratio_of(top: str, below: str, then: Callable[[np.ndarray], np.ndarray]) -> 
 
         both = [np.asarray(_column(columns, name, metric), dtype=float) for name in (top, below)]
         return np.stack(both, axis=-1), _quotient(then)
+
+    return terms
+
+
+def counts_of(column: str, finish: Finish) -> Terms:
+    """Terms that stand in `column`, a list of counts per example, and what makes the metric of
+    their sums."""
+
+    def terms(metric: str, columns: Columns) -> tuple[np.ndarray, Finish]:
+        import numpy as np
+
+        return np.array([list(row) for row in _column(columns, column, metric)], float), finish
 
     return terms
 
@@ -248,5 +271,7 @@ TERMS: dict[str, Terms] = {
     "entity_precision": entities_of("predicted"),
     "entity_recall": entities_of("true"),
     "spearman": _spearman_terms,
+    **{name: mean_of(name) for name in ROUGE},
+    **{name: counts_of(column, FINISHES[name]) for name, column in COUNTS.items()},
 }
 """What makes each metric: (its name, the rows' columns) -> terms and finish, as `sufficient`."""
