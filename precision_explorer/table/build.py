@@ -23,13 +23,14 @@ from precision_explorer.economics import (
     value_per_usd,
 )
 from precision_explorer.errors import StoreError, UsageError
-from precision_explorer.records import CellRecord, Roof
-from precision_explorer.stats import assess, percentile
+from precision_explorer.records import Caution, CellRecord, Roof
+from precision_explorer.stats import Divergence, Ratio, assess, percentile
 from precision_explorer.store import RunFolder, read_run
+from precision_explorer.table.against import against_reference, comparisons, over_tasks
 from precision_explorer.table.context import Run, make_context
 from precision_explorer.table.data import COLUMNS, Table
 from precision_explorer.table.front import in_words, mark_front
-from precision_explorer.table.quality import Quality, own_columns, paired_columns
+from precision_explorer.table.quality import Quality, own_columns
 from precision_explorer.table.why import diagnoses
 
 _PERCENTILES = (
@@ -53,6 +54,13 @@ class Entry:
     output_tokens: list[int | None] = field(default_factory=list)
     price: Price | None = None
     slo: Slo | None = None
+    cautions: list[Caution] = field(default_factory=list)
+    """What only the comparison with other rows shows, beside the record's own."""
+    errors: Ratio | None = None
+    perplexity: Ratio | None = None
+    divergence: Divergence | None = None
+    floor: Divergence | None = None
+    """Of a reference: its KL to itself."""
 
 
 def build(
@@ -87,7 +95,12 @@ def build(
         _own_row(entry)
     objectives = _across_rows(entries)
     context = make_context(runs, entries, objectives)
-    return Table([e.row for e in entries], context, why=diagnoses(entries, roof))
+    return Table(
+        [e.row for e in entries],
+        context,
+        why=diagnoses(entries, roof),
+        comparisons=comparisons(entries),
+    )
 
 
 def _check(reader: dict[str, Any]) -> None:
@@ -113,7 +126,6 @@ def _own_row(entry: Entry) -> None:
         status=record.status,
         execution=applied.execution if applied else None,
         method_id=record.method_id,
-        cautions=";".join(dict.fromkeys(c.id for c in record.cautions)),
         reason=record.skip_reason or (record.error.message if record.error else None),
         model_revision=cell.model.revision,
         task_version=cell.task.version,
@@ -221,7 +233,7 @@ def _across_rows(entries: list[Entry]) -> dict[str, str]:
     words: dict[str, str] = {}
     for key, group in groups.items():
         ok = [e for e in group if e.record.status == "ok"]
-        _against_reference(ok)
+        against_reference(ok)
         for entry in ok:
             _economics(entry)
         used = mark_front(
@@ -233,37 +245,11 @@ def _across_rows(entries: list[Entry]) -> dict[str, str]:
         )
         if used:
             words[", ".join(key)] = in_words(used)
+    over_tasks(entries)
+    for entry in entries:
+        own = [*entry.record.cautions, *entry.cautions]
+        entry.row["cautions"] = ";".join(dict.fromkeys(c.id for c in own))
     return words
-
-
-def _against_reference(group: list[Entry]) -> None:
-    references = [e for e in group if _is_reference(e) and e.quality]
-    for entry in group:
-        base = _reference_of(entry, references)
-        if base is None or entry.quality is None or base.quality is None or _is_reference(entry):
-            continue
-        budget = entry.reader["quality_budget"]
-        seed = entry.record.cell.seed
-        found = paired_columns(base.quality, entry.quality, budget, seed)
-        needed = found.pop("needed_n", None)
-        entry.row.update(found)
-        if found.get("verdict") == "cannot-tell" and needed:
-            text = f"about {needed:,} examples would tell within the quality budget"
-            entry.row["verdict_note"] = text
-
-
-def _is_reference(entry: Entry) -> bool:
-    return bool(entry.record.cell.format == entry.reader["reference"])
-
-
-def _reference_of(entry: Entry, references: list[Entry]) -> Entry | None:
-    """The reference of the entry's runtime: of its own run, else of another that asked the same
-    examples."""
-    cell = entry.record.cell
-    fit = [r for r in references if r.record.cell.runtime == cell.runtime]
-    own = [r for r in fit if r.folder is entry.folder]
-    same = [r for r in fit if r.record.cell.task.item_ids_hash == cell.task.item_ids_hash]
-    return next(iter([*own, *same]), None)
 
 
 def _economics(entry: Entry) -> None:
