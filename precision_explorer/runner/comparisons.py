@@ -112,5 +112,6 @@ def with_comparisons(record: CellRecord, answers: dict[str, Json]) -> CellRecord
     stands for a comparison that came to nothing."""
     found = {name: answer[name] for name, answer in answers.items() if name in answer}
     missing = {name: answer["why"] for name, answer in answers.items() if name not in answer}
-    document = record.measurements.model_dump() | found | {"not_compared": missing}
+    gone = dict.fromkeys(missing)
+    document = record.measurements.model_dump() | found | gone | {"not_compared": missing}
     return record.model_copy(update={"measurements": Measurements.model_validate(document)})
