@@ -187,7 +187,9 @@ def _plain_head(model: nn.Module, folder: Path) -> tuple[Head | None, str | None
     """The head as the checkpoint has it, or why it can't be named: it must be one linear layer
     whose weights are those of a file, cast at most."""
     module = _output(model)
-    if type(module) is not nn.Linear or type(module.weight.data) is not torch.Tensor:
+    if module is None or type(module) is not nn.Linear:
+        return None, "the output head is no plain linear layer"
+    if type(module.weight.data) is not torch.Tensor:
         return None, "the output head is no plain linear layer"
     found = _find(module.weight, folder)
     if found is None:

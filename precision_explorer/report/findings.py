@@ -104,7 +104,7 @@ def _different(group: Group, rows: list[Row]) -> list[str]:
     floor = any(r["noise_floor_delta"] is not None for r in rows)
     beyond = "chance and the noise floor" if floor else "chance"
     if not found:
-        return [f"No format differs from {group.reference} beyond {beyond}."]
+        return [f"No difference from {group.reference} stands out from {beyond}."]
     return [f"Different from {group.reference} beyond {beyond}: {_names(group, found)}."]
 
 

@@ -27,7 +27,9 @@ class Verdict:
     needed_n: int | None = None
 
 
-def flips(reference: Sequence[float], other: Sequence[float]) -> tuple[int, int]:
+def flips(
+    reference: Sequence[float] | np.ndarray, other: Sequence[float] | np.ndarray
+) -> tuple[int, int]:
     """(b, c): examples right only in the reference, right only in the other.
 
     Both hold 0/1 scores of the same examples in order; ValueError if the lengths differ.

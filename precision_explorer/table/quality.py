@@ -134,9 +134,8 @@ def _share_columns(
     b, c = flips(reference, other)
     n = len(reference)
     scale = effective_clusters(groups, n) / n
-    counts = (b, c, n) if groups is None else (b * scale, c * scale, n * scale)
-    low, high = tango(*counts)
-    verdict = verdict_for_share(*counts, budget)
+    low, high = tango(b * scale, c * scale, n * scale)
+    verdict = verdict_for_share(b * scale, c * scale, n * scale, budget)
     needed = verdict.needed_n
     return {
         "quality_delta": (c - b) / n,
@@ -214,8 +213,8 @@ def flips_and_ratios(reference: Quality, other: Quality) -> dict[str, Any]:
     units = _UNITS.get(reference.metric)
     perplexity = None
     if units is not None:
-        columns = reference.columns["loss"], other.columns["loss"], reference.columns[units]
-        perplexity = perplexity_ratio(*(np.asarray(x, dtype=float) for x in columns), groups)
+        first, second = reference.columns["loss"], other.columns["loss"]
+        perplexity = perplexity_ratio(first, second, reference.columns[units], groups)
     return {
         "to_wrong": b,
         "to_right": c,
