@@ -183,7 +183,7 @@ def test_a_comparison_that_fails_costs_itself_alone_and_is_not_tried_again(
             self.killed = True
 
     worker: Any = Failing()
-    executor._compare(worker, planned, 1e9)
+    executor._compare(worker, planned, compiled=True)
     assert worker.killed
     record = folder.read_record(cell_id)
     assert record.status == "ok"

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
+from precision_explorer.report import to_html
 from precision_explorer.report.content import make_content
 from precision_explorer.report.markdown import to_markdown
+from precision_explorer.report.terminal import print_table
 from precision_explorer.stats import divergence, error_ratio
 from precision_explorer.table import build
 from tests.test_records import CELL
@@ -261,3 +265,14 @@ def test_classifiers_have_no_kl_and_no_note_on_it(tmp_path):
     cells = [ok("fp32", classified(REF_WRONG)), ok("bf16", classified(REF_WRONG))]
     row = rows_of(build([make_run(tmp_path / "r", cells)]))["bf16"]
     assert row["kl_mean"] is row["kl_note"] is None
+
+
+def test_a_verdict_that_can_t_be_told_says_what_n_would_tell_wherever_it_stands(tmp_path):
+    cells = [ok("fp32", classified(REF_WRONG)), ok("bf16", classified({*range(1, 8), 20, 30}))]
+    table = build([make_run(tmp_path / "r", cells)])
+    note = rows_of(table)["bf16"]["verdict_note"]
+    assert note.startswith("needs n of about ")
+    out = io.StringIO()
+    print_table(table, Console(file=out, width=200))
+    for text in (to_markdown(table), to_html(table), out.getvalue()):
+        assert f"cannot-tell: {note}" in " ".join(text.split())

@@ -131,7 +131,8 @@ class Executor:
         """Run `cells` in one worker; returns those still to be run after something went wrong."""
         if self._context is None:
             self._context = start_context()
-        current = cells[0]
+        fresh = [cell for cell in cells if not self._measured(cell)]
+        current = (fresh or cells)[0]
         started, began = utc_now(), time.monotonic()
         answers: dict[str, dict[str, Any]] = {}
         worker = None
@@ -140,30 +141,24 @@ class Executor:
             prefix="precision-explorer-", ignore_cleanup_errors=True
         )
         try:
-            self._event("start", current)
+            self._event("start" if fresh else "compare", current)
             worker = WorkerHandle(self._context, self.on_event)
             self.tally.ready_s.append(worker.ready_s)
             request = self._load_request(current) | {"compile_cache": cache.name}
             load, _ = worker.ask(request, began + self.spec.cell_timeout)
-            for index, planned in enumerate(cells):
+            for index, planned in enumerate(fresh):
                 if index:
                     current, started, began = planned, utc_now(), time.monotonic()
                     self._event("start", current)
                 answers = {"load": load}
-                deadline = began + self.spec.cell_timeout
-                if self._measured(planned):
-                    self._compare(worker, planned, deadline, compiled=False)
-                    self._done(planned, reused=True)
-                else:
-                    self._cell(worker, planned, answers, started, deadline)
-                    self._compare(worker, planned, deadline)
-                    self._done(planned, reused=False)
+                self._cell(worker, planned, answers, started, began + self.spec.cell_timeout)
                 if not worker.process.is_alive():
-                    # It died of being watched, or of comparing, which costs no cell: what is left
-                    # gets a new worker.
-                    again = [planned] if self.comparisons.lacking(planned) else []
-                    return [*again, *cells[index + 1 :]]
-            return []
+                    # It died of being watched, which costs no cell: the others get a new worker.
+                    break
+            # After all cells are measured, so that none holds what comparing another has left.
+            for planned in cells:
+                self._compare(worker, planned, compiled=any(planned is c for c in fresh))
+            return [cell for cell in cells if not self._finished(cell)]
         except (WorkerError, WorkerGone, EOFError) as error:
             answer = getattr(error, "answer", None) or {
                 "status": "failed",
@@ -175,11 +170,10 @@ class Executor:
                 if self._measured(planned):
                     for ask in self.comparisons.lacking(planned):
                         self._not_compared(planned, ask.part, error)
-                    self.comparisons.join(planned)
-                    self._done(planned, reused=True)
                 else:
                     self._failed(planned, answer, answers, started)
-            return cells[cells.index(failed[-1]) + 1 :]
+            tried = {planned.cell_id for planned in failed if not self._measured(planned)}
+            return [c for c in cells if c.cell_id not in tried and not self._finished(c)]
         except BaseException:
             # Interrupted, or the disk is full: nothing that the worker may still say is of use.
             if worker is not None:
@@ -235,18 +229,18 @@ class Executor:
             folder.write_part(cell_id, "profile", profile, b"")
             answers["profile"] = profile
             self._store(record())
+        self._done(planned, reused=False)
 
-    def _compare(
-        self, worker: WorkerHandle, planned: PlannedCell, deadline: float, compiled: bool = True
-    ) -> None:
+    def _compare(self, worker: WorkerHandle, planned: PlannedCell, compiled: bool) -> None:
         """Ask for the comparisons that the cell still lacks; one that fails costs only itself.
         `compiled`: whether the worker has compiled the model, where the runtime does."""
-        if not worker.process.is_alive():
+        if not worker.process.is_alive() or not self.comparisons.lacking(planned):
             return
+        self._event("compare", planned)
         request = self._task_request(planned)
-        asked = False
+        deadline = time.monotonic() + self.spec.cell_timeout
         while lacking := self.comparisons.lacking(planned):
-            asked, ask = True, lacking[0]
+            ask = lacking[0]
             try:
                 if RUNTIMES[planned.cell.runtime].compiles and not compiled:
                     worker.ask(request | {"op": "compile"}, deadline)
@@ -257,8 +251,7 @@ class Executor:
                 self._not_compared(planned, ask.part, error)
                 break
             self.folder.write_part(planned.cell_id, ask.part, *made)
-        if asked:
-            self.comparisons.join(planned)
+        self.comparisons.join(planned)
 
     def _not_compared(self, planned: PlannedCell, part: str, error: Exception) -> None:
         """Store why, so that it is not tried at each run again."""
