@@ -159,6 +159,12 @@ def _notes(sections: list[Section], context: Context) -> tuple[str, ...]:
         "Series: whether latency had settled; a dash (—) is a value that was not measured, or that "
         "the sample does not support.",
     ]
+    if any(s.differences for s in sections):
+        notes.append(
+            f"Differences: ratios are the format's over {context.reference}'s, so that 1.00 is "
+            "none; KL is in nats, over next tokens. The noise floor is the reference against "
+            "itself in other batches: a format is called different only beyond it."
+        )
     if estimated:
         notes.append("est.: an estimate, not a measurement; it is never ranked.")
     if generates:
