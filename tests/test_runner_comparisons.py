@@ -190,7 +190,8 @@ def test_a_comparison_that_fails_costs_itself_alone_and_is_not_tried_again(
     assert record.measurements.noise is None
     assert record.measurements.not_compared == {"noise": "out of memory"}
     assert record.measurements.kept is not None
-    assert "out of memory" in notes[0].data["text"]
+    assert [e.name for e in notes] == ["compare", "note"]
+    assert "out of memory" in notes[1].data["text"]
     assert executor.comparisons.lacking(planned) == []
     (row, other) = build([folder.path]).rows[:2]
     assert row["noise_floor_delta"] is other["noise_floor_delta"] is None
