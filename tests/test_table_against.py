@@ -166,6 +166,7 @@ def test_scores_of_other_batches_than_the_reference_s_have_no_verdict(tmp_path):
     table = build([make_run(tmp_path / "r", [ok("fp32", classified(REF_WRONG)), other])])
     row = rows_of(table)["bf16"]
     assert row["verdict"] is None
+    assert row["different"] is row["p_value_holm"] is None
     assert row["verdict_note"] == "scored in other batches than the reference"
     assert row["cautions"] == "other-batch-plan"
     assert "no verdict" in table.context.cautions["other-batch-plan"]

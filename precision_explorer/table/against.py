@@ -168,7 +168,8 @@ def over_tasks(entries: list[Entry]) -> None:
     families: dict[tuple[Any, ...], list[Entry]] = defaultdict(list)
     for entry in entries:
         cell = entry.record.cell
-        if entry.row["p_value"] is not None:
+        # Of scores from other batches than the reference's nothing is claimed.
+        if entry.row["p_value"] is not None and entry.row["verdict"] is not None:
             key = (id(entry.folder), cell.model.revision, cell.format, cell.runtime, cell.device)
             families[key].append(entry)
     for family in families.values():
