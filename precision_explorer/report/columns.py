@@ -107,9 +107,11 @@ def _interval(ends: list[str]) -> str:
 
 
 def _verdict(group: Group, row: Row) -> Cell:
+    note = row["verdict_note"]
     if row["verdict"] is None:
-        return Cell("reference" if group.is_reference(row) else MISSING)
-    return Cell(row["verdict"], _VERDICT_TONES.get(row["verdict"], ""))
+        return Cell("reference" if group.is_reference(row) else note or MISSING)
+    text = f"{row['verdict']}: {note}" if note else row["verdict"]
+    return Cell(text, _VERDICT_TONES.get(row["verdict"], ""))
 
 
 def _front(group: Group, row: Row) -> Cell:

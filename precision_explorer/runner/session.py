@@ -43,6 +43,11 @@ from precision_explorer.models.compiled import CompiledModel
 from precision_explorer.models.loading import load, prepare
 from precision_explorer.records import Roof, canonical_hash
 from precision_explorer.records.record import Load, Quality
+from precision_explorer.runner.comparing import (
+    compare_distributions,
+    keep_distributions,
+    score_again,
+)
 from precision_explorer.runner.compiling import calls, compilation, warm_up
 from precision_explorer.runner.guard import limit_memory
 from precision_explorer.runner.profiling import make_subject, profile_cell
@@ -222,17 +227,19 @@ class Session:
         answer = {"quality": quality.model_dump(), "peak_bytes": peak, "recompiles": recompiles}
         return answer | self.memory.extras(), to_arrow(rows)
 
-    def _score(self, items: list[Item], batches: list[list[int]]) -> list[Any]:
+    def _score(
+        self, items: list[Item], batches: list[list[int]], phase: str = "quality"
+    ) -> list[Any]:
         assert self.adapter is not None
         answers: list[Any] = [None] * len(items)
         done = 0
-        self.progress("quality", 0, len(items))
+        self.progress(phase, 0, len(items))
         for batch in batches:
             found = self.adapter.score([items[i] for i in batch])
             for index, answer in zip(batch, found, strict=True):
                 answers[index] = answer
             done += len(batch)
-            self.progress("quality", done, len(items))
+            self.progress(phase, done, len(items))
         return answers
 
     def block(self, request: dict[str, Any]) -> tuple[dict[str, Any], bytes]:
@@ -330,6 +337,23 @@ class Session:
             "cautions": [c.model_dump() for c in judgement.cautions],
         }
         return answer, b""
+
+    def noise(self, request: dict[str, Any]) -> tuple[dict[str, Any], bytes]:
+        """The quality pass again in other batches, of the reference only; see `comparing`."""
+        answer, rows = score_again(self, request)
+        _refuse_non_finite(rows, KINDS[request["card"]["kind"]].proof)
+        return answer, to_arrow(rows)
+
+    def keep(self, request: dict[str, Any]) -> tuple[dict[str, Any], bytes]:
+        """The reference's next-token distributions, for others to be held against."""
+        self.progress("keep", 0, 1)
+        return keep_distributions(self, request)
+
+    def compare(self, request: dict[str, Any]) -> tuple[dict[str, Any], bytes]:
+        """Next-token distributions held against those that the reference kept."""
+        self.progress("compare", 0, 1)
+        answer, rows = compare_distributions(self, request)
+        return answer, to_arrow(rows)
 
     def profile(self, request: dict[str, Any]) -> tuple[dict[str, Any], bytes]:
         """How long passes take at declared shapes and where their time goes; see `profiling`."""

@@ -8,35 +8,57 @@ from precision_explorer.stats.bootstrap import (
     paired_p_value,
     resample_counts,
 )
+from precision_explorer.stats.clusters import (
+    cluster_signs,
+    effective_clusters,
+    few_clusters,
+    share_interval,
+)
+from precision_explorer.stats.divergence import Divergence, divergence
 from precision_explorer.stats.intervals import tango, wilson
+from precision_explorer.stats.noise import NoiseFloor, is_different
 from precision_explorer.stats.paired import (
     Verdict,
     flips,
+    holm,
     mcnemar_exact,
     verdict_for_bootstrap,
     verdict_for_share,
 )
 from precision_explorer.stats.percentiles import needed_n, order_interval, percentile, supports
+from precision_explorer.stats.ratios import Ratio, error_ratio, perplexity_ratio
 from precision_explorer.stats.sqnr import SQNR_STATES, relative_error, sqnr
 from precision_explorer.stats.steady import SteadyState, assess
 
 __all__ = [
     "SQNR_STATES",
+    "Divergence",
+    "NoiseFloor",
+    "Ratio",
     "SteadyState",
     "Verdict",
     "assess",
+    "cluster_signs",
+    "divergence",
     "draws_of",
+    "effective_clusters",
+    "error_ratio",
+    "few_clusters",
     "flips",
     "group_sums",
+    "holm",
     "interval",
+    "is_different",
     "mcnemar_exact",
     "needed_n",
     "order_interval",
     "paired_interval",
     "paired_p_value",
     "percentile",
+    "perplexity_ratio",
     "relative_error",
     "resample_counts",
+    "share_interval",
     "sqnr",
     "supports",
     "tango",

@@ -100,13 +100,28 @@ class RunFolder:
 
     def read_part(self, cell_id: str, name: str) -> tuple[dict[str, Any], bytes] | None:
         """A stored answer, or None where there is none that can be read."""
-        folder = self.path / "parts" / cell_id
+        answer, arrow = self.read_answer(cell_id, name), self.part_path(cell_id, name)
         try:
-            answer = json.loads((folder / f"{name}.json").read_text(encoding="utf8"))
-            arrow = folder / f"{name}.arrow"
-            return answer, arrow.read_bytes() if arrow.exists() else b""
+            rows = arrow.read_bytes() if arrow.exists() else b""
+        except OSError:
+            return None
+        return None if answer is None else (answer, rows)
+
+    def read_answer(self, cell_id: str, name: str) -> dict[str, Any] | None:
+        """A stored answer without its rows, or None where there is none that can be read."""
+        path = self.path / "parts" / cell_id / f"{name}.json"
+        try:
+            return json.loads(path.read_text(encoding="utf8"))
         except (OSError, ValueError):
             return None
+
+    def part_path(self, cell_id: str, name: str) -> Path:
+        """Where the rows of a part stand, if it has any."""
+        return self.path / "parts" / cell_id / f"{name}.arrow"
+
+    def has_part(self, cell_id: str, name: str) -> bool:
+        """Whether a part is there and whole."""
+        return (self.path / "parts" / cell_id / f"{name}.json").is_file()
 
     def set_aside_parts(self, cell_id: str) -> None:
         """Keep the answers of a try that failed under ``attempt-N``: nothing measured is lost, and
@@ -146,7 +161,8 @@ class RunFolder:
             return None
 
     def write_samples(self, cell_id: str, parts: dict[str, bytes]) -> None:
-        """Join Arrow streams (``example``, ``request``) into the cell's parquet, one row each."""
+        """Join Arrow streams (``example``, ``request``, ``repeat``, ``position``) into the cell's
+        parquet, one row each."""
         import pyarrow as pa
         import pyarrow.parquet as pq
 
@@ -160,7 +176,7 @@ class RunFolder:
         write_bytes(self.samples_path(cell_id), buffer.getvalue())
 
     def read_samples(self, cell_id: str, kind: str) -> dict[str, list[Any]]:
-        """Columns of the rows of one kind, ``example`` or ``request``; StoreError where the file is
+        """Columns of the rows of one kind (see `write_samples`); StoreError where the file is
         missing or damaged."""
         import pyarrow as pa
         import pyarrow.compute as pc

@@ -24,13 +24,13 @@ from precision_explorer.economics import (
 )
 from precision_explorer.errors import StoreError, UsageError
 from precision_explorer.records import Caution, CellRecord, Roof
-from precision_explorer.stats import assess, percentile
+from precision_explorer.stats import Divergence, Ratio, assess, percentile
 from precision_explorer.store import RunFolder, read_run
+from precision_explorer.table.against import against_reference, comparisons, over_tasks
 from precision_explorer.table.context import Run, make_context
 from precision_explorer.table.data import COLUMNS, Table
 from precision_explorer.table.front import in_words, mark_front
-from precision_explorer.table.quality import Quality, own_columns, paired_columns
-from precision_explorer.table.unparsed import unparsed_caution
+from precision_explorer.table.quality import Quality, own_columns
 from precision_explorer.table.why import diagnoses
 
 _PERCENTILES = (
@@ -50,12 +50,17 @@ class Entry:
     reader: dict[str, Any]
     row: dict[str, Any] = field(default_factory=lambda: dict.fromkeys(COLUMNS))
     quality: Quality | None = None
-    cautions: list[Caution] = field(default_factory=list)
-    """Those that come of reading the row beside its reference; the record's own stand there."""
     latencies: np.ndarray = field(default_factory=lambda: np.array([]))
     output_tokens: list[int | None] = field(default_factory=list)
     price: Price | None = None
     slo: Slo | None = None
+    cautions: list[Caution] = field(default_factory=list)
+    """What only the comparison with other rows shows, beside the record's own."""
+    errors: Ratio | None = None
+    perplexity: Ratio | None = None
+    divergence: Divergence | None = None
+    floor: Divergence | None = None
+    """Of a reference: its KL to itself."""
 
 
 def build(
@@ -90,7 +95,12 @@ def build(
         _own_row(entry)
     objectives = _across_rows(entries)
     context = make_context(runs, entries, objectives)
-    return Table([e.row for e in entries], context, why=diagnoses(entries, roof))
+    return Table(
+        [e.row for e in entries],
+        context,
+        why=diagnoses(entries, roof),
+        comparisons=comparisons(entries),
+    )
 
 
 def _check(reader: dict[str, Any]) -> None:
@@ -116,7 +126,6 @@ def _own_row(entry: Entry) -> None:
         status=record.status,
         execution=applied.execution if applied else None,
         method_id=record.method_id,
-        cautions=";".join(dict.fromkeys(c.id for c in record.cautions)),
         reason=record.skip_reason or (record.error.message if record.error else None),
         model_revision=cell.model.revision,
         task_version=cell.task.version,
@@ -225,7 +234,7 @@ def _across_rows(entries: list[Entry]) -> dict[str, str]:
     words: dict[str, str] = {}
     for key, group in groups.items():
         ok = [e for e in group if e.record.status == "ok"]
-        _against_reference(ok)
+        against_reference(ok)
         for entry in ok:
             _economics(entry)
         used = mark_front(
@@ -237,42 +246,11 @@ def _across_rows(entries: list[Entry]) -> dict[str, str]:
         )
         if used:
             words[", ".join(key)] = in_words(used)
+    over_tasks(entries)
+    for entry in entries:
+        own = [*entry.record.cautions, *entry.cautions]
+        entry.row["cautions"] = ";".join(dict.fromkeys(c.id for c in own))
     return words
-
-
-def _against_reference(group: list[Entry]) -> None:
-    references = [e for e in group if _is_reference(e) and e.quality]
-    for entry in group:
-        base = _reference_of(entry, references)
-        if base is None or entry.quality is None or base.quality is None or _is_reference(entry):
-            continue
-        budget = entry.reader["quality_budget"]
-        seed = entry.record.cell.seed
-        found = paired_columns(base.quality, entry.quality, budget, seed)
-        needed = found.pop("needed_n", None)
-        entry.row.update(found)
-        if found.get("verdict") == "cannot-tell" and needed:
-            text = f"about {needed:,} examples would tell within the quality budget"
-            entry.row["verdict_note"] = text
-        differing = unparsed_caution(base.quality, entry.quality, entry.reader["reference"])
-        if differing is not None:
-            entry.cautions.append(differing)
-            ids = [*filter(None, entry.row["cautions"].split(";")), differing.id]
-            entry.row["cautions"] = ";".join(dict.fromkeys(ids))
-
-
-def _is_reference(entry: Entry) -> bool:
-    return bool(entry.record.cell.format == entry.reader["reference"])
-
-
-def _reference_of(entry: Entry, references: list[Entry]) -> Entry | None:
-    """The reference of the entry's runtime: of its own run, else of another that asked the same
-    examples."""
-    cell = entry.record.cell
-    fit = [r for r in references if r.record.cell.runtime == cell.runtime]
-    own = [r for r in fit if r.folder is entry.folder]
-    same = [r for r in fit if r.record.cell.task.item_ids_hash == cell.task.item_ids_hash]
-    return next(iter([*own, *same]), None)
 
 
 def _economics(entry: Entry) -> None:

@@ -110,7 +110,7 @@ def _cautions(entries: list[Entry]) -> dict[str, str]:
     """Each caution's sentence once; where rows differ in it, the formats are named."""
     found: dict[str, dict[str, list[str]]] = {}
     for entry in entries:
-        for caution in (*entry.record.cautions, *entry.cautions):
+        for caution in [*entry.record.cautions, *entry.cautions]:
             formats = found.setdefault(caution.id, {}).setdefault(caution.message, [])
             formats.append(entry.row["format"])
     result = {}
