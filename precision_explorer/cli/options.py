@@ -38,6 +38,10 @@ _OPTIONS: list[Callable[..., Any]] = [
         help="Only the first N examples of one seeded order, the same for every format.",
     ),
     click.option(
+        "--until-decided", is_flag=True, default=None,
+        help="Score examples in looks, and stop a format's as soon as its verdict is clear.",
+    ),
+    click.option(
         "--calibration", metavar="FILE",
         help="Texts for formats with calibrated scales, in place of those that the cards name.",
     ),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
+from precision_explorer.errors import UsageError
 from precision_explorer.formats import AS_SHIPPED, Support
 from precision_explorer.formats.catalog import spec_of
 from precision_explorer.formats.recipe import parts_of
@@ -15,6 +16,7 @@ from precision_explorer.models.heads import HEADS
 from precision_explorer.models.shipped import not_shipped, shipped_support
 from precision_explorer.plan.spec import SweepSpec
 from precision_explorer.records import Caution, Cell
+from precision_explorer.stats.sequential import ALPHA_END, ALPHA_LOOKS, FIRST_LOOK
 from precision_explorer.tasks import KINDS, PreparedTask, label_ids, without_calibration
 from precision_explorer.workload import Workload
 
@@ -26,6 +28,16 @@ RULES: dict[str, Any] = {
     "order": "numpy default_rng(seed).permutation of the examples",
     "percentile": "linear interpolation up to the median, nearest rank above it; printed where n "
     "supports it at 95 %",
+}
+# The same for rows that are scored until their verdict is clear; see `stats.sequential`.
+UNTIL_DECIDED: dict[str, Any] = {
+    "version": 1,
+    "looks": f"at {FIRST_LOOK} examples, then at an eighth more each time (at least {FIRST_LOOK}), "
+    "each look's new examples batched by themselves",
+    "decision": "e-process against either side of the margin: mixture of constant bets, else "
+    "half-normal mixture over running variance",
+    "alpha_looks": ALPHA_LOOKS,
+    "alpha_end": ALPHA_END,
 }
 # Set by the manager for every worker, from options that are in the identity already.
 OWN_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
@@ -52,6 +64,11 @@ class PlannedCell:
     label_ids: dict[str, int] | None
     skip: str | None
     cautions: tuple[Caution, ...]
+
+    @property
+    def in_looks(self) -> bool:
+        """Whether its examples are scored in looks until its verdict is clear."""
+        return self.cell.until_decided is not None
 
     @property
     def cell_id(self) -> str:
@@ -134,6 +151,8 @@ def expand(
     for ref in refs:
         for task in tasks:
             check_head(ref, task.card.kind)
+            if spec.until_decided:
+                _check_independent(task)
             labels = label_ids(task.card, task.examples, ref.id2label)
             for runtime in spec.runtime:
                 tools, missing = _tools(runtime, facts, versions)
@@ -147,6 +166,15 @@ def expand(
                     planned = PlannedCell(cell, ref, task, support, labels, skip, ref.cautions)
                     cells.setdefault(planned.cell_id, planned)
     return Plan(tuple(cells.values()))
+
+
+def _check_independent(task: PreparedTask) -> None:
+    """UsageError where examples share a passage: a new one of an old group is no new draw."""
+    if any(example.get("group") is not None for example in task.examples):
+        raise UsageError(
+            f"--until-decided: the examples of {task.card.name} come in groups, and what holds at "
+            "every look holds for independent ones; leave the option out"
+        )
 
 
 def _calibrated(support: Support, task: PreparedTask) -> Support:
@@ -224,6 +252,7 @@ def _cell(
     runtime: str,
     tools: dict[str, str],
 ) -> Cell:
+    stop = {"quality_budget": spec.quality_budget, "reference": reference_of(spec, ref)}
     return Cell(
         model=ref.identity,
         task=task.identity,
@@ -237,11 +266,12 @@ def _cell(
         workload=workload.rules(),
         batch_plan=batch_plan(facts.kind),
         batch_sizes=spec.batch_size,
-        rules=RULES,
+        rules=RULES | ({"until_decided": UNTIL_DECIDED} if spec.until_decided else {}),
         seed=spec.seed,
         trust_remote_code=spec.trust_remote_code,
         libraries=relevant_libraries(support.format, support.recipe, versions)
         | tools
         | _image_libraries(task, versions),
         variables=relevant_variables(without=(*OWN_VARIABLES, *_SET_BY_IMPORTS)),
+        until_decided=stop if spec.until_decided else None,
     )

@@ -26,6 +26,7 @@ from precision_explorer.units import parse_share, parse_size
 EXECUTORS = ("local",)
 # Options that a reader decides later: they change tables, not what is measured.
 READER_FIELDS = frozenset({"price_per_hour", "slo", "quality_budget", "reference"})
+_TRUTH_VALUES = ("trust_remote_code", "until_decided")
 # A longer wait than some 24 days is more milliseconds than poll() takes.
 _LONGEST_S = 1_000_000
 # pydantic's types of errors whose own words say nothing to one who writes options.
@@ -54,6 +55,7 @@ class SweepSpec(BaseModel):
     runtime: tuple[str, ...] = ("eager",)
     batch_size: tuple[int, ...] = (1, 8)
     limit: int | None = None
+    until_decided: bool = False
     calibration: str | None = None
     workload: str = "single-stream"
     out: str | None = None
@@ -72,7 +74,7 @@ class SweepSpec(BaseModel):
     @classmethod
     def _no_truth_values(cls, value: Any, info: ValidationInfo) -> Any:
         # YAML's `yes` and `on` are truth values, which would else count as 1.
-        if isinstance(value, bool) and info.field_name != "trust_remote_code":
+        if isinstance(value, bool) and info.field_name not in _TRUTH_VALUES:
             raise ValueError(f"{str(value).lower()} is no value for it; see sweep --help")
         return value
 
@@ -171,6 +173,8 @@ class SweepSpec(BaseModel):
     def measuring_hash(self) -> str:
         """6 hex digits over what is measured: the same spec gives the same name of the run."""
         skipped = READER_FIELDS | {"out", "cell_timeout"}
+        if not self.until_decided:
+            skipped |= {"until_decided"}  # Sweeps from before there was any keep their name.
         return canonical_hash(self.model_dump(mode="json", exclude=set(skipped)), 6)
 
 

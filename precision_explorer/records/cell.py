@@ -66,12 +66,17 @@ class Cell(_Frozen):
     libraries: dict[str, str]
     variables: dict[str, str] = {}
     """Environment variables that change numbers or speed, those apart that the tool sets itself."""
+    until_decided: dict[str, Any] | None = None
+    """What decides when enough examples are scored: budget and reference. The rule itself is one of
+    the `rules`. None where all examples are."""
 
     @property
     def cell_id(self) -> str:
         """16 hex digits, the hash of the whole identity."""
         document = self.model_dump(mode="json")
         document["model"].pop("name")  # A folder that was moved holds the same model.
+        if self.until_decided is None:
+            document.pop("until_decided")  # Records from before there was any keep their id.
         return canonical_hash(document)
 
     def method(self) -> dict[str, Any]:

@@ -32,6 +32,7 @@ from precision_explorer.runner.manager import (
     WorkerHandle,
     start_context,
 )
+from precision_explorer.runner.until_decided import Looks
 from precision_explorer.store import RunFolder
 from precision_explorer.tasks import KINDS
 
@@ -197,15 +198,23 @@ class Executor:
         attempts = self._attempts(planned)
         stored = folder.read_part(cell_id, "quality")
         resumed = stored is not None
+        steps = Looks(folder, planned, self._reference(planned)) if planned.in_looks else None
         folder.write_part(cell_id, "load", answers["load"], b"")
         arrows: dict[str, bytes] = {}
         request = self._task_request(planned)
         if RUNTIMES[planned.cell.runtime].compiles:
-            made = worker.ask(request | {"op": "compile"}, deadline)
+            shapes = {"looks": steps.ends} if steps is not None else {}
+            made = worker.ask(request | shapes | {"op": "compile"}, deadline)
             folder.write_part(cell_id, "compile", *made)
             answers["compile"] = made[0]
         if stored is None:
-            stored = worker.ask(request | {"op": "quality"}, deadline)
+            if steps is None:
+                stored = worker.ask(request | {"op": "quality"}, deadline)
+            else:
+                # Half of the time is kept for what else is measured.
+                half = deadline - self.spec.cell_timeout / 2
+                stored = steps.score(lambda part: worker.ask(request | part, deadline), half)
+                resumed = steps.resumed
             folder.write_part(cell_id, "quality", *stored)
         answers["quality"], arrows["example"] = stored
         block = worker.ask(request | {"op": "block", "round": 0}, deadline)
@@ -260,6 +269,20 @@ class Executor:
         name = part.partition("-")[0]
         text = f"{planned.cell.format}: no comparison with the reference ({name}): {why}"
         self.on_event(Event("note", {"text": text}))
+
+    def _reference(self, planned: PlannedCell) -> CellRecord | None:
+        """The finished record that `planned` is compared with; None for the reference itself."""
+        stop = planned.cell.until_decided or {}
+        for other in self.plan.to_run:
+            if (
+                other.cell.format == stop["reference"] != planned.cell.format
+                and other.cell.runtime == planned.cell.runtime
+                and other.cell.model.revision == planned.cell.model.revision
+                and other.cell.task == planned.cell.task
+            ):
+                record = self.folder.read_record(other.cell_id)
+                return record if record is not None and record.status == "ok" else None
+        return None
 
     def _certificate(
         self, worker: WorkerHandle, request: dict[str, Any], deadline: float

@@ -7,6 +7,7 @@ import importlib
 import os
 import time
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -194,7 +195,14 @@ class Session:
 
     def _batches(self, request: dict[str, Any], items: list[Item]) -> list[list[int]]:
         plan = request["batch_plan"]
-        return plan_batches([i.size for i in items], plan["max_tokens"], plan["max_items"])
+        batches = []
+        # Where examples are scored in looks, each look's by themselves.
+        for start, end in pairwise([0, *request.get("looks", [len(request["examples"])])]):
+            part = [k for k, item in enumerate(items) if start <= item.example < end]
+            lengths = [items[k].size for k in part]
+            found = plan_batches(lengths, plan["max_tokens"], plan["max_items"])
+            batches += [[part[k] for k in batch] for batch in found]
+        return batches
 
     def quality(self, request: dict[str, Any]) -> tuple[dict[str, Any], bytes]:
         """Score every example in the frozen batch plan; rows come as Arrow."""
@@ -225,6 +233,8 @@ class Session:
         )
         recompiles = self._graphs(made)
         answer = {"quality": quality.model_dump(), "peak_bytes": peak, "recompiles": recompiles}
+        if request.get("part"):
+            self.adapter = None  # It knows some of the examples only.
         return answer | self.memory.extras(), to_arrow(rows)
 
     def _score(

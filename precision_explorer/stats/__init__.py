@@ -27,6 +27,7 @@ from precision_explorer.stats.paired import (
 )
 from precision_explorer.stats.percentiles import needed_n, order_interval, percentile, supports
 from precision_explorer.stats.ratios import Ratio, error_ratio, perplexity_ratio
+from precision_explorer.stats.sequential import SequentialVerdict, looks
 from precision_explorer.stats.sqnr import SQNR_STATES, relative_error, sqnr
 from precision_explorer.stats.steady import SteadyState, assess
 
@@ -35,6 +36,7 @@ __all__ = [
     "Divergence",
     "NoiseFloor",
     "Ratio",
+    "SequentialVerdict",
     "SteadyState",
     "Verdict",
     "assess",
@@ -49,6 +51,7 @@ __all__ = [
     "holm",
     "interval",
     "is_different",
+    "looks",
     "mcnemar_exact",
     "needed_n",
     "order_interval",

@@ -10,10 +10,12 @@ from precision_explorer.stats import Divergence, NoiseFloor, divergence, holm, i
 from precision_explorer.table.data import ROW_KEY, Comparison
 from precision_explorer.table.quality import (
     Quality,
+    above_noise,
     flips_and_ratios,
     noise_floor,
     paired_columns,
 )
+from precision_explorer.table.sequential import common, is_sequential, sequential_columns
 from precision_explorer.table.unparsed import unparsed_caution
 from precision_explorer.tasks import KINDS
 from precision_explorer.units import significant
@@ -42,6 +44,9 @@ def against_reference(group: list[Entry]) -> None:
 def _paired(entry: Entry, base: Entry, noise: NoiseFloor | None) -> None:
     assert entry.quality is not None
     assert base.quality is not None
+    if is_sequential(entry.record.cell):
+        _sequential(entry, base, noise)
+        return
     budget = entry.reader["quality_budget"]
     found = paired_columns(base.quality, entry.quality, budget, entry.record.cell.seed, noise)
     if not found:
@@ -53,10 +58,32 @@ def _paired(entry: Entry, base: Entry, noise: NoiseFloor | None) -> None:
     elif found["verdict"] == "cannot-tell" and needed:
         entry.row["verdict_note"] = f"needs n of about {needed:,}"
     _same_plan(entry, base)
-    differing = unparsed_caution(base.quality, entry.quality, entry.reader["reference"])
+    _beside(entry, base.quality, entry.quality)
+
+
+def _sequential(entry: Entry, base: Entry, noise: NoiseFloor | None) -> None:
+    """The same of a row that was scored until its verdict was clear, on the examples it was asked.
+    Each look's examples have batches of their own, the same for every format."""
+    assert entry.quality is not None
+    assert base.quality is not None
+    budget, cell = entry.reader["quality_budget"], entry.record.cell
+    both = common(base.quality, entry.quality)
+    if both is None:
+        return
+    found = sequential_columns(base.quality, entry.quality, budget, cell.task.n, cell.seed)
+    if above_noise(found, noise):
+        found |= {"verdict": "cannot-tell", "verdict_note": "not beyond the noise floor"}
+    entry.row.update(found)
+    entry.base = base
+    _beside(entry, *both)
+
+
+def _beside(entry: Entry, reference: Quality, own: Quality) -> None:
+    """What else is told of the same examples: flips each way, ratios, outputs without an answer."""
+    differing = unparsed_caution(reference, own, entry.reader["reference"])
     if differing is not None:
         entry.cautions.append(differing)
-    more = flips_and_ratios(base.quality, entry.quality)
+    more = flips_and_ratios(reference, own)
     entry.row.update(
         flips_to_wrong=more["to_wrong"],
         flips_to_right=more["to_right"],

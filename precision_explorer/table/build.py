@@ -29,8 +29,9 @@ from precision_explorer.store import RunFolder, read_run
 from precision_explorer.table.against import against_reference, comparisons, over_tasks
 from precision_explorer.table.context import Run, make_context
 from precision_explorer.table.data import COLUMNS, Table
-from precision_explorer.table.front import in_words, mark_front
+from precision_explorer.table.front import DRAWS, in_words, mark_front
 from precision_explorer.table.quality import Quality, own_columns
+from precision_explorer.table.sequential import placed
 from precision_explorer.table.why import diagnoses
 
 _PERCENTILES = (
@@ -50,6 +51,8 @@ class Entry:
     reader: dict[str, Any]
     row: dict[str, Any] = field(default_factory=lambda: dict.fromkeys(COLUMNS))
     quality: Quality | None = None
+    base: Entry | None = None
+    """The reference of a row that was scored until its verdict was clear."""
     latencies: np.ndarray = field(default_factory=lambda: np.array([]))
     output_tokens: list[int | None] = field(default_factory=list)
     price: Price | None = None
@@ -243,6 +246,7 @@ def _across_rows(entries: list[Entry]) -> dict[str, str]:
             [e.quality for e in ok],
             [e.latencies for e in ok],
             group[0].record.cell.seed,
+            [_placed(e) for e in ok],
         )
         if used:
             words[", ".join(key)] = in_words(used)
@@ -251,6 +255,17 @@ def _across_rows(entries: list[Entry]) -> dict[str, str]:
         own = [*entry.record.cautions, *entry.cautions]
         entry.row["cautions"] = ";".join(dict.fromkeys(c.id for c in own))
     return words
+
+
+def _placed(entry: Entry) -> tuple[float, np.ndarray] | None:
+    """Where a row that was scored on fewer examples than its reference stands beside it."""
+    base = entry.base
+    if base is None or base.quality is None or entry.quality is None:
+        return None
+    if len(entry.quality) >= len(base.quality):
+        return None
+    value, delta, seed = base.row["quality"], entry.row["quality_delta"], entry.record.cell.seed
+    return placed(base.quality, entry.quality, value, delta, seed, DRAWS)
 
 
 def _economics(entry: Entry) -> None:

@@ -58,6 +58,14 @@ def _of_rows(entries: list[Entry]) -> list[str]:
         f"{group} has no result on the same examples, so its rows have no differences, no verdicts."
         for group in _without_difference(entries)
     ]
+    fewer = [e.row["format"] for e in entries if e.row["looks"] is not None]
+    if fewer:
+        lines.append(
+            f"{', '.join(dict.fromkeys(fewer))} were scored until their verdict was clear, on the "
+            "first examples of the reference's order: compare their change against the reference, "
+            "not their quality, which is that of these examples. Verdicts, intervals and p values "
+            "of these rows hold at whatever example the scoring stopped."
+        )
     if any(e.row["power_source"] == "estimated:cpu-time" for e in entries):
         lines.append("Energy is an estimate from CPU time, not a measurement; it ranks nothing.")
     return lines

@@ -8,6 +8,7 @@ from precision_explorer.records import metric_info
 from precision_explorer.store import RunFolder
 from precision_explorer.table.caveats import caveats
 from precision_explorer.table.data import Context, ModelContext, TaskContext
+from precision_explorer.table.sequential import RULE
 from precision_explorer.units import bytes_, seconds, significant
 
 if TYPE_CHECKING:
@@ -73,11 +74,15 @@ def _device(environment: dict[str, Any]) -> str:
 def _how(method: dict[str, Any]) -> list[str]:
     """One method document in sentences."""
     work, batch = method["workload"], method["batch_plan"]
+    paired = "Tango, exact McNemar; else paired bootstrap"
+    which = "every example once"
+    if RULE in method["rules"]:
+        which = "the examples in one order until the format's verdict is clear, each once"
+        paired = "by sequences that hold at every look: betting, else asymptotic"
     return [
-        f"Quality: every example once, batches of at most {batch['max_items']} rows and "
+        f"Quality: {which}, batches of at most {batch['max_items']} rows and "
         f"{batch['max_tokens']:,} padded tokens, the same for every format; 95 % intervals "
-        "(Wilson for 0/1 scores, else bootstrap), paired differences to the reference (Tango, "
-        "exact McNemar; else paired bootstrap).",
+        f"(Wilson for 0/1 scores, else bootstrap), paired differences to the reference ({paired}).",
         f"Latency: single-stream (the next request when the last is done), text to answer; the "
         f"first call is kept apart, then warm-up, then at least {work['min_requests']} requests "
         f"and {seconds(work['min_seconds'])}, or until the budget of "

@@ -48,19 +48,30 @@ def mark_front(
     qualities: list[Quality | None],
     latencies: list[np.ndarray],
     seed: int,
+    placed: list[tuple[float, np.ndarray] | None],
 ) -> list[str]:
-    """Fill `pareto` and `pareto_probability` of `rows` (all ok); returns the objectives used."""
+    """Fill `pareto` and `pareto_probability` of `rows` (all ok); returns the objectives used.
+
+    `placed`: value and (DRAWS,) draws of the quality of a row whose own is that of fewer examples
+    than the others'; None for all others.
+    """
     names = objectives(rows)
     if not rows or not names:
         return []
     higher = qualities[0].higher_is_better if qualities[0] else True
     maximise = [name == "quality" and higher for name in names]
     values = np.array([[row[name] for name in names] for row in rows], dtype=float)
+    if "quality" in names:
+        for index, place in enumerate(placed):
+            if place is not None:
+                values[index, names.index("quality")] = place[0]
     on_front = front(values, maximise)
     draws = np.repeat(values[None], DRAWS, axis=0)
     for index, row in enumerate(rows):
         for column, name in enumerate(names):
             drawn = _drawn(name, row, records[index], qualities[index], latencies[index], seed)
+            place = placed[index] if name == "quality" else None
+            drawn = place[1] if place is not None else drawn
             if drawn is not None:
                 draws[:, index, column] = drawn
     probability = front_probability(draws, maximise)

@@ -116,10 +116,10 @@ def paired_columns(
     if found is None:
         found = _bootstrap_columns(reference, other, groups, budget, seed)
         found |= _flips(reference, other)
-    return found | _above_noise(found, noise)
+    return found | above_noise(found, noise)
 
 
-def _above_noise(found: dict[str, Any], noise: NoiseFloor | None) -> dict[str, Any]:
+def above_noise(found: dict[str, Any], noise: NoiseFloor | None) -> dict[str, Any]:
     """What changes where a loss is called `outside` that is not beyond the noise floor."""
     beyond = noise is None or noise.exceeded_by(found.get("flips"), found["quality_delta"])
     if found["verdict"] != "outside" or beyond:

@@ -1,0 +1,118 @@
+"""The quality pass in looks (`--until-decided`): score some examples, see whether the verdict is
+clear, go on where it is not. No torch.
+
+The reference is scored on all examples first: to score on when a format asks for more, its model
+would have to stay in memory beside the format's, and both may not fit.
+"""
+
+from __future__ import annotations
+
+import io
+import time
+from collections.abc import Callable
+from typing import Any
+
+from precision_explorer.plan import PlannedCell
+from precision_explorer.records import CellRecord, canonical_hash
+from precision_explorer.stats import looks
+from precision_explorer.store import RunFolder
+from precision_explorer.table.quality import Quality
+from precision_explorer.table.sequential import common, decide
+from precision_explorer.tasks import scores
+
+Answer = tuple[dict[str, Any], bytes]
+_SUMMED = ("seconds", "examples", "tokens", "batches", "cut_examples")
+
+
+class Looks:
+    """The quality pass of one cell. `reference`: the reference's finished record, None where the
+    cell is the reference itself or there is none; then all examples are scored.
+
+    `ends`: the numbers of examples at which to look. `resumed`: whether a part of an earlier
+    process was taken.
+    """
+
+    def __init__(
+        self, folder: RunFolder, planned: PlannedCell, reference: CellRecord | None
+    ) -> None:
+        self.folder, self.planned, self.resumed = folder, planned, False
+        self.ends = looks(len(planned.task.examples))
+        self._base: Quality | None = None
+        if reference is not None:
+            columns = folder.read_samples(reference.cell_id, "example")
+            self._base = Quality.of(planned.task.card.metrics[0], columns)
+            # There is nothing to compare later examples with.
+            self.ends = [end for end in self.ends if end <= len(self._base)]
+
+    def score(self, ask: Callable[[dict[str, Any]], Answer], until: float) -> Answer:
+        """The whole pass's answer and rows. `ask` scores the examples of a request; no new look
+        begins after `until` (a clock of `time.monotonic`), so that what was scored is kept."""
+        parts: list[Answer] = []
+        start = 0
+        for number, end in enumerate(self.ends):
+            parts.append(self._part(ask, number, start, end))
+            start = end
+            if time.monotonic() > until or self._is_decided(parts):
+                break
+        return self._joined(parts)
+
+    def _part(
+        self, ask: Callable[[dict[str, Any]], Answer], number: int, start: int, end: int
+    ) -> Answer:
+        name, cell_id = f"quality-{number}", self.planned.cell_id
+        stored = self.folder.read_part(cell_id, name)
+        if stored is not None:
+            self.resumed = True
+            return stored
+        examples = self.planned.task.examples[start:end]
+        found = ask({"op": "quality", "examples": examples, "part": True})
+        self.folder.write_part(cell_id, name, *found)
+        return found
+
+    def _is_decided(self, parts: list[Answer]) -> bool:
+        if self._base is None:
+            return False
+        stop = self.planned.cell.until_decided
+        assert stop is not None
+        columns = _table([arrow for _, arrow in parts]).to_pydict()
+        other = Quality.of(self._base.metric, columns)
+        both = common(self._base, other)
+        if both is None:
+            return False
+        planned, seed = len(self.planned.task.examples), self.planned.cell.seed
+        found = decide(*both, stop["quality_budget"], planned, seed)
+        return found.verdict != "cannot-tell"
+
+    def _joined(self, parts: list[Answer]) -> Answer:
+        """One answer as of one pass: what counts is added, peaks are the highest."""
+        table = _table([arrow for _, arrow in parts])
+        card = self.planned.task.card
+        each = [answer["quality"] for answer, _ in parts]
+        quality = each[0] | {name: sum(q[name] for q in each) for name in _SUMMED}
+        quality |= {
+            "scores": scores(card.kind, card.metrics, table.to_pylist()),
+            "batch_plan_hash": canonical_hash([q["batch_plan_hash"] for q in each]),
+        }
+        joined: dict[str, Any] = {"quality": quality}
+        for name in parts[0][0].keys() - {"quality"}:
+            values = [answer[name] for answer, _ in parts if answer[name] is not None]
+            whole = sum(values) if name == "recompiles" else max(values, default=None)
+            joined[name] = whole if values else None
+        return joined, _stream(table)
+
+
+def _table(arrows: list[bytes]) -> Any:
+    import pyarrow as pa
+
+    tables = [pa.ipc.open_stream(arrow).read_all() for arrow in arrows]
+    # A column that is empty in one look has no type there.
+    return pa.concat_tables(tables, promote_options="permissive")
+
+
+def _stream(table: Any) -> bytes:
+    import pyarrow as pa
+
+    sink = io.BytesIO()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    return sink.getvalue()

@@ -1,0 +1,199 @@
+"""Columns of rows that were scored until their verdict was clear (`--until-decided`).
+
+Derived from the samples alone, look by look as the sweep decided, whatever the budget of the one
+who reads: the bounds hold at every look and for every margin.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from precision_explorer.records import Cell
+from precision_explorer.stats import (
+    SequentialVerdict,
+    Verdict,
+    draws_of,
+    flips,
+    looks,
+    resample_counts,
+    sequential,
+    verdict_for_bootstrap,
+    verdict_for_share,
+)
+from precision_explorer.table.quality import DRAWS, Quality, _flips, _statistics, quality_draws
+from precision_explorer.tasks import zero_one_column
+
+RULE = "until_decided"
+# For these, which side of the margin a format is on is a sum of terms over the examples: (loss and
+# unit of a document's reference terms, its loss in the format) -> what it leaves of the budget.
+_LEFT: dict[str, Callable[[np.ndarray, np.ndarray, float], np.ndarray]] = {
+    "bits_per_byte": lambda ref, other, b: (1 + b) * ref[:, 0] - other[:, 0],
+    "word_perplexity": lambda ref, other, b: ref[:, 0] + math.log1p(b) * ref[:, 1] - other[:, 0],
+    "token_perplexity": lambda ref, other, b: ref[:, 0] + math.log1p(b) * ref[:, 1] - other[:, 0],
+}
+# Weight by which an example is moved to see what it does to a metric that is no sum.
+_STEP = 0.01
+
+
+def is_sequential(cell: Cell) -> bool:
+    """Whether the cell was to be scored until its verdict is clear."""
+    return RULE in cell.rules
+
+
+def common(reference: Quality, other: Quality) -> tuple[Quality, Quality] | None:
+    """Both on the examples that both were asked, the first of one order; None where they are
+    not."""
+    n = min(len(reference), len(other))
+    # Stored samples have a column more than those that a worker has just sent.
+    names = [name for name in reference.columns if name in other.columns]
+    both = [replace(q, columns={k: q.columns[k][:n] for k in names}) for q in (reference, other)]
+    same = list(both[0].columns["id"]) == list(both[1].columns["id"])
+    return (both[0], both[1]) if same else None
+
+
+def decide(
+    reference: Quality, other: Quality, budget: float, planned: int, seed: int
+) -> SequentialVerdict:
+    """The verdict of the first look that is sure; both hold the same examples, in order.
+
+    Means of scores between 0 and 1 by betting, everything else by the asymptotic sequence (see
+    `stats.sequential`); after all `planned` examples the fixed verdict at what error is left.
+    """
+    made = _looks(len(other), planned)
+    within, outside = _wealth(reference, other, budget, made)
+
+    def at_the_end(confidence: float) -> Verdict:
+        return _fixed(reference, other, budget, confidence, seed)
+
+    return sequential.decide(made, within, outside, planned, at_the_end)
+
+
+def sequential_columns(
+    reference: Quality, other: Quality, budget: float, planned: int, seed: int
+) -> dict[str, Any]:
+    """Difference, flips, p value, verdict, `looks` and `verdict_note`; interval and p value hold
+    at every stop too. Empty when the first examples are not the same."""
+    both = common(reference, other)
+    if both is None:
+        return {}
+    base, other = both
+    made = _looks(len(other), planned)
+    found = decide(base, other, budget, planned, seed)
+    (a, finish), (b, _) = _statistics(base, other)
+    bounded = _bounded(base, a, b)
+    if bounded is not None:
+        low, high = sequential.interval_of_shares(bounded)
+    else:
+        low, high = sequential.interval_of_values(
+            _linear(np.hstack([a, b]), lambda sums: _difference(sums, finish, False))
+        )
+    return {
+        "quality_delta": float(finish(b.sum(0)) - finish(a.sum(0))),
+        "quality_delta_ci_low": low,
+        "quality_delta_ci_high": high,
+        "p_value": sequential.p_value_of(*_wealth(base, other, 0.0, made)),
+        "verdict": found.verdict,
+        "looks": found.look,
+        "verdict_note": _note(found, planned),
+    } | _flips(base, other)
+
+
+def placed(
+    reference: Quality, other: Quality, value: float, delta: float, seed: int, draws: int
+) -> tuple[float, np.ndarray]:
+    """Where `other`, scored on the first examples only, stands beside the reference with its
+    `value` on all of them: (value, (draws,) of it). The reference's value and the difference on
+    the common examples; what the early examples happen to be like falls out of it."""
+    both = common(reference, other)
+    assert both is not None
+    paired = quality_draws(both[1], seed, draws) - quality_draws(both[0], seed, draws)
+    return value + delta, quality_draws(reference, seed, draws) + paired
+
+
+def _looks(n: int, planned: int) -> list[int]:
+    return [look for look in looks(planned) if look <= n] or [n]
+
+
+def _note(found: SequentialVerdict, planned: int) -> str:
+    at = f"{found.n:,} of {planned:,} examples"
+    if found.verdict != "cannot-tell":
+        return f"decided at {at}"
+    if found.n < planned:
+        return f"not decided at {at}, where the cell's time for them ended"
+    if found.needed_n is None:
+        return f"not decided at {at}"
+    return f"not decided at {at}; about {found.needed_n:,} would tell"
+
+
+def _bounded(reference: Quality, a: np.ndarray, b: np.ndarray) -> np.ndarray | None:
+    """(n,) differences where the metric is the mean of scores between 0 and 1; else None."""
+    if not reference.is_share or a.shape[1] != 2 or not (a[:, 1] == 1).all():
+        return None
+    scores = np.concatenate([a[:, 0], b[:, 0]])
+    inside = scores.min() >= 0 and scores.max() <= 1
+    return b[:, 0] - a[:, 0] if inside else None
+
+
+def _wealth(
+    reference: Quality, other: Quality, budget: float, made: Sequence[int]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Log wealth at the looks against "outside the budget" and against "within it"."""
+    (a, finish), (b, _) = _statistics(reference, other)
+    index = np.array(made) - 1
+    sign = 1.0 if reference.higher_is_better else -1.0
+    bounded = _bounded(reference, a, b)
+    if bounded is not None:
+        pair = sequential.wealth_of_shares(sign * bounded, -budget)
+        return pair[0][index], pair[1][index]
+    if reference.metric in _LEFT:
+        pair = sequential.wealth_of_values(_LEFT[reference.metric](a, b, budget), budget)
+        return pair[0][index], pair[1][index]
+
+    def left(sums: np.ndarray) -> np.ndarray:
+        return sign * _difference(sums, finish, not reference.is_share) + budget
+
+    # What an example does to the metric depends on the others, so each look has its own values.
+    both = np.hstack([a, b])
+    ends = [sequential.wealth_of_values(_linear(both[:n], left), budget) for n in made]
+    return np.array([e[0][-1] for e in ends]), np.array([e[1][-1] for e in ends])
+
+
+def _difference(sums: np.ndarray, finish: Callable, relative: bool) -> np.ndarray:
+    """The metric of the right half of `sums` less that of the left; `relative` to the latter."""
+    left, right = np.split(np.asarray(sums), 2, axis=-1)
+    first_value, second_value = finish(left), finish(right)
+    change = second_value - first_value
+    return change / np.abs(first_value) if relative else change
+
+
+def _linear(terms: np.ndarray, of: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    """(n,) values whose mean is `of` the sums of `terms` (n, k), and whose spread is that by which
+    it moves from sample to sample: the infinitesimal jackknife (Jaeckel 1972; Efron & Tibshirani
+    1993, chapter 21), its derivative by central differences. All equal where it is not finite."""
+    total = terms.sum(0)
+    up, down = of(total + _STEP * terms), of(total - _STEP * terms)
+    values = len(terms) * (up - down) / (2 * _STEP) + of(total)
+    return values if np.isfinite(values).all() else np.zeros(len(terms))
+
+
+def _fixed(
+    reference: Quality, other: Quality, budget: float, confidence: float, seed: int
+) -> Verdict:
+    """The verdict of a fixed plan, at `confidence`."""
+    column = zero_one_column(reference.metric)
+    n = len(other)
+    if column:
+        b, c = flips(reference.columns[column], other.columns[column])
+        return verdict_for_share(b, c, n, budget, confidence)
+    (first_terms, finish), (second_terms, _) = _statistics(reference, other)
+    counts = resample_counts(n, DRAWS, seed)
+    drawn = draws_of(first_terms, finish, counts)
+    deltas = draws_of(second_terms, finish, counts) - drawn
+    deltas = deltas if reference.is_share else deltas / np.abs(drawn)
+    oriented = deltas if reference.higher_is_better else -deltas
+    return verdict_for_bootstrap(oriented, budget, n, confidence)

@@ -1,0 +1,313 @@
+"""`--until-decided`: what is planned, where the scoring stops, and what the table makes of it."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from precision_explorer.errors import UsageError
+from precision_explorer.plan.expand import UNTIL_DECIDED, _check_independent
+from precision_explorer.plan.spec import make_spec
+from precision_explorer.records import canonical_hash
+from precision_explorer.runner.sweep import prepare_sweep, run_sweep
+from precision_explorer.runner.until_decided import Looks
+from precision_explorer.stats import looks, tango, verdict_for_share
+from precision_explorer.store import RunFolder
+from precision_explorer.table import build
+from precision_explorer.table.quality import Quality
+from precision_explorer.table.sequential import decide, placed, sequential_columns
+from tests.test_records import CELL, make_cell
+from tests.test_store import arrow
+from tests.test_table import classified, modelled
+
+PLANNED = 2063
+STOP = {"quality_budget": 0.01, "reference": "fp32"}
+
+
+def quality(rows, metric="accuracy"):
+    return Quality.of(metric, {name: [row[name] for row in rows] for name in rows[0]})
+
+
+# -- identity ---------------------------------------------------------------------------------
+
+
+def test_the_cell_knows_the_budget_and_the_method_the_rule_alone():
+    plain = make_cell()
+    rules = CELL["rules"] | {"until_decided": UNTIL_DECIDED}
+    one = make_cell(rules=rules, until_decided=STOP)
+    other = make_cell(rules=rules, until_decided=STOP | {"quality_budget": 0.02})
+    assert len({plain.cell_id, one.cell_id, other.cell_id}) == 3
+    assert one.method_id == other.method_id != plain.method_id
+
+
+def test_records_from_before_the_option_keep_their_id_and_runs_their_name():
+    document = make_cell().model_dump(mode="json")
+    assert document.pop("until_decided") is None
+    document["model"].pop("name")
+    assert make_cell().cell_id == canonical_hash(document)
+    assert make_spec({}).measuring_hash() == make_spec({"until_decided": False}).measuring_hash()
+    assert make_spec({}).measuring_hash() != make_spec({"until_decided": True}).measuring_hash()
+
+
+def test_examples_that_come_in_groups_are_refused():
+    task = SimpleNamespace(card=SimpleNamespace(name="passages"), examples=[{"group": "a"}])
+    with pytest.raises(UsageError, match=r"passages come in groups.*leave the option out"):
+        _check_independent(task)
+    _check_independent(SimpleNamespace(card=task.card, examples=[{"group": None}]))
+
+
+# -- scoring in looks -------------------------------------------------------------------------
+
+
+class Worker:
+    """Answers quality requests with rows that are right but for the ids in `wrong`."""
+
+    def __init__(self, wrong=frozenset()):
+        self.rows, self.asked = classified(wrong, PLANNED), []
+
+    def __call__(self, request):
+        examples = request["examples"]
+        assert request["op"] == "quality"
+        assert request["part"]
+        self.asked.append(len(examples))
+        indices = [int(e["id"][1:]) for e in examples]
+        rows = [self.rows[i] for i in indices]
+        made = {
+            "metric": "accuracy",
+            "scores": {"accuracy": 0.0},
+            "seconds": 1.0,
+            "examples": len(rows),
+            "tokens": 10 * len(rows),
+            "batches": 2,
+            "batch_plan_hash": f"{indices[0]}",
+            "cut_examples": 1,
+        }
+        peak = 100 + indices[0]
+        return {"quality": made, "peak_bytes": peak, "recompiles": None}, arrow(rows)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    made = RunFolder(tmp_path / "run")
+    made.open()
+    yield made
+    made.close()
+
+
+def planned(cell_id="one", n=PLANNED):
+    card = SimpleNamespace(kind="text-classification", metrics=("accuracy",))
+    task = SimpleNamespace(card=card, examples=[{"id": f"e{i}"} for i in range(n)])
+    cell = SimpleNamespace(until_decided=STOP, seed=0)
+    return SimpleNamespace(cell_id=cell_id, task=task, cell=cell)
+
+
+def later():
+    return time.monotonic() + 1000
+
+
+def scored_reference(folder, wrong=frozenset(), n=PLANNED):
+    folder.write_samples("ref", {"example": arrow(classified(wrong, PLANNED)[:n])})
+    return SimpleNamespace(cell_id="ref")
+
+
+def test_the_reference_is_scored_on_all_examples_look_by_look(folder):
+    worker = Worker(wrong={1, 2})
+    steps = Looks(folder, planned(), None)
+    answer, rows = steps.score(worker, later())
+    assert np.cumsum(worker.asked).tolist() == looks(PLANNED) == steps.ends
+    found = answer["quality"]
+    assert (found["examples"], found["tokens"]) == (PLANNED, 10 * PLANNED)
+    assert (found["seconds"], found["batches"]) == (len(worker.asked), 2 * len(worker.asked))
+    assert found["cut_examples"] == len(worker.asked)
+    assert math.isclose(found["scores"]["accuracy"], 1 - 2 / PLANNED)
+    assert answer["peak_bytes"] == 100 + looks(PLANNED)[-2]
+    assert answer["recompiles"] is None
+    folder.write_samples("one", {"example": rows})
+    assert folder.read_samples("one", "example")["id"] == [f"e{i}" for i in range(PLANNED)]
+
+
+@pytest.mark.parametrize(("wrong", "n"), [(frozenset(), 480), (frozenset(range(32)), 32)])
+def test_a_format_stops_at_the_look_at_which_its_verdict_is_clear(folder, wrong, n):
+    worker = Worker(wrong)
+    answer, _ = Looks(folder, planned(), scored_reference(folder)).score(worker, later())
+    assert answer["quality"]["examples"] == sum(worker.asked) == n
+
+
+def test_looks_of_an_interrupted_sweep_are_not_scored_again(folder):
+    reference = scored_reference(folder)
+
+    def interrupted(request):
+        if len(first.asked) == 3:
+            raise KeyboardInterrupt
+        return first(request)
+
+    first, again = Worker(), Worker()
+    with pytest.raises(KeyboardInterrupt):
+        Looks(folder, planned(), reference).score(interrupted, later())
+    steps = Looks(folder, planned(), reference)
+    resumed, _ = steps.score(again, later())
+    assert steps.resumed
+    assert (sum(first.asked), sum(again.asked)) == (96, 480 - 96)
+    fresh = Looks(folder, planned("other"), reference)
+    assert fresh.score(Worker(), later())[0] == resumed
+    assert not fresh.resumed
+
+
+def test_no_look_begins_after_the_time_for_them(folder):
+    worker = Worker()
+    answer, _ = Looks(folder, planned(), scored_reference(folder)).score(worker, 0.0)
+    assert answer["quality"]["examples"] == 32
+
+
+def test_a_format_is_asked_no_more_than_its_reference_was(folder):
+    worker = Worker()
+    steps = Looks(folder, planned(), scored_reference(folder, n=128))
+    steps.score(worker, later())
+    assert sum(worker.asked) == 128 == steps.ends[-1]
+
+
+# -- the table --------------------------------------------------------------------------------
+
+
+def test_columns_are_those_of_the_first_examples_and_hold_at_every_look():
+    reference = quality(classified({3, 1500}, PLANNED))
+    other = quality(classified(set(), 544))
+    found = sequential_columns(reference, other, 0.01, PLANNED, 0)
+    assert math.isclose(found["quality_delta"], 1 / 544)
+    assert (found["flips"], found["verdict"]) == (1, "within")
+    n = looks(PLANNED)[found["looks"] - 1]
+    assert found["verdict_note"] == f"decided at {n} of 2,063 examples"
+    # A fixed plan of 544 examples knows more of the side on which something was seen.
+    assert found["quality_delta_ci_low"] < 0 < tango(0, 1, 544)[1] < found["quality_delta_ci_high"]
+    assert found["p_value"] == pytest.approx(1.0)
+
+
+def test_a_reader_s_budget_is_decided_again_from_the_samples():
+    reference, other = quality(classified(set(), PLANNED)), quality(classified(set(), 480))
+    assert sequential_columns(reference, other, 0.01, PLANNED, 0)["looks"] == 15
+    wide = sequential_columns(reference, other, 0.05, PLANNED, 0)
+    assert (wide["verdict"], wide["verdict_note"]) == ("within", "decided at 96 of 2,063 examples")
+    narrow = sequential_columns(reference, other, 0.005, PLANNED, 0)
+    assert narrow["verdict"] == "cannot-tell"
+    assert narrow["verdict_note"].startswith("not decided at 480 of 2,063 examples, where")
+
+
+def test_after_all_examples_the_fixed_verdict_at_98_percent_decides():
+    # 8 of 400 flip against the format: Tango tells at 95 % that 0.5 points are exceeded, not at 98.
+    wrong = set(range(0, 400, 67))
+    assert verdict_for_share(len(wrong), 0, 400, 0.005).verdict == "outside"
+    reference, other = quality(classified(set(), 400)), quality(classified(wrong, 400))
+    found = sequential_columns(reference, other, 0.005, 400, 0)
+    assert found["verdict"] == verdict_for_share(len(wrong), 0, 400, 0.005, 0.98).verdict
+    assert sequential_columns(reference, other, 0.004, 400, 0)["verdict"] == "outside"
+    assert sequential_columns(reference, other, 0.004, 401, 0)["verdict"] == "cannot-tell"
+
+
+def test_other_examples_are_not_compared():
+    rows = classified(set(), 40)
+    shuffled = [rows[1], rows[0], *rows[2:]]
+    assert sequential_columns(quality(rows), quality(shuffled), 0.01, PLANNED, 0) == {}
+
+
+@pytest.mark.parametrize("metric", ["bits_per_byte", "word_perplexity", "token_perplexity"])
+@pytest.mark.parametrize(("factor", "verdict"), [(1.0001, "within"), (1.2, "outside")])
+def test_losses_are_decided_by_what_each_document_leaves_of_the_budget(metric, factor, verdict):
+    reference, other = quality(modelled(n=100), metric), quality(modelled(factor, 100), metric)
+    found = decide(reference, other, 0.05, 1000, 0)
+    assert (found.verdict, found.n) == (verdict, 32)
+    columns = sequential_columns(reference, other, 0.05, 1000, 0)
+    assert columns["verdict_note"] == "decided at 32 of 1,000 examples"
+    # Words of 30 nats make perplexities whose difference is known to no digit.
+    least = 0 if metric == "bits_per_byte" else -math.inf
+    assert least < columns["quality_delta_ci_low"] < columns["quality_delta"]
+    assert columns["p_value"] < 0.05  # Every document's loss is higher.
+
+
+@pytest.mark.parametrize("metric", ["word_perplexity", "token_perplexity"])
+def test_a_perplexity_s_budget_is_one_of_the_perplexity_not_of_the_loss(metric):
+    """1 % more loss at 30 nats a unit is 35 % more perplexity: outside a budget of 10 %."""
+    reference, other = quality(modelled(n=100), metric), quality(modelled(1.01, 100), metric)
+    assert decide(reference, other, 0.1, 1000, 0).verdict == "outside"
+    loss = [replace(q, metric="bits_per_byte") for q in (reference, other)]
+    assert decide(*loss, 0.1, 1000, 0).verdict == "within"
+
+
+def test_a_metric_that_is_no_sum_is_decided_by_its_influence_values():
+    reference = quality(classified(set(), 600), "macro_f1")
+    other = quality(classified(set(range(0, 600, 4)), 600), "macro_f1")
+    found = sequential_columns(reference, other, 0.01, PLANNED, 0)
+    assert (found["verdict"], found["looks"] < 5) == ("outside", True)
+    low, high = found["quality_delta_ci_low"], found["quality_delta_ci_high"]
+    assert low < found["quality_delta"] < high < 0
+    assert found["p_value"] < 0.001
+    same = quality(classified(set(), 600), "macro_f1")
+    assert sequential_columns(reference, same, 0.01, PLANNED, 0)["verdict"] == "within"
+
+
+def test_on_the_front_a_row_stands_by_its_difference_not_by_its_own_examples():
+    """The first 100 examples are easy: a format that equals the reference there is no better."""
+    reference = quality(classified(set(range(100, 400)), 400))
+    other = quality(classified(set(), 100))
+    value, draws = placed(reference, other, 0.25, 0.0, 0, 200)
+    assert value == 0.25
+    assert abs(draws.mean() - 0.25) < 0.01
+
+
+# -- a whole sweep ----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory, quick_workload):
+    folder = tmp_path_factory.mktemp("decided") / "run"
+    spec = make_spec(
+        {
+            "formats": "fp32,int8-weight-only", "until_decided": True, "limit": 160, "threads": 1,
+            "quality_budget": "20%", "device": "cpu", "workload": str(quick_workload),
+            "out": str(folder),
+        }
+    )  # fmt: skip
+    events = []
+    _, tally = run_sweep(prepare_sweep(spec, events.append), events.append)
+    assert (tally.ran, tally.failed) == (2, 0)
+    return folder, spec
+
+
+def test_a_sweep_scores_what_the_verdict_takes(swept):
+    folder, _ = swept
+    rows = {row["format"]: row for row in build([folder]).rows}
+    assert (rows["fp32"]["quality_n"], rows["fp32"]["looks"]) == (160, None)
+    row = rows["int8-weight-only"]
+    assert row["quality_n"] < 160
+    assert row["verdict"] == "within"
+    assert row["verdict_note"] == f"decided at {row['quality_n']} of 160 examples"
+    assert row["method_id"] == rows["fp32"]["method_id"]
+    assert row["pareto"] in ("yes", "no")
+    table = build([folder])
+    assert any("until their verdict was clear" in line for line in table.context.caveats)
+    assert any("until the format's verdict is clear" in line for line in table.context.method)
+
+
+@pytest.mark.slow
+def test_scores_do_not_depend_on_where_the_scoring_stops(swept):
+    """The format's rows are those that it has in a sweep that goes on to the end."""
+    folder, spec = swept
+    other = folder.with_name("tight")
+    tight = spec.model_copy(update={"quality_budget": 0.001, "out": str(other)})
+    _, tally = run_sweep(prepare_sweep(tight, lambda event: None), lambda event: None)
+    assert tally.ran == 2
+    whole, part = (_losses(path) for path in (other, folder))
+    assert len(part) < len(whole) == 160
+    assert whole[: len(part)] == part
+
+
+def _losses(path):
+    run = RunFolder(path)
+    cells = run.read_sweep_or_none()["plan"]["cells"]
+    cell_id = next(c["cell_id"] for c in cells if c["format"] == "int8-weight-only")
+    rows = run.read_samples(cell_id, "example")
+    return list(zip(rows["id"], rows["loss"], strict=True))
