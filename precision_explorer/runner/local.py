@@ -49,6 +49,8 @@ class Tally:
     skipped: int = 0
     worker_s: float = 0.0
     ready_s: list[float] = field(default_factory=list)
+    unscored: list[str] = field(default_factory=list)
+    """Why metrics of the `evaluate` library were not computed, one line each."""
 
 
 @dataclass
@@ -300,7 +302,7 @@ class Executor:
         return {
             "card": {
                 "kind": card.kind,
-                "metrics": list(card.metrics),
+                "metrics": card.own_metrics,
                 "max_length": card.max_length,
             },
             "examples": planned.task.examples,

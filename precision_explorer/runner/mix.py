@@ -221,7 +221,7 @@ def _request(setting: _Setting, out: Path) -> Json:
         "facts": setting.facts.model_dump(mode="json"),
         "path": str(setting.ref.path),
         "trust_remote_code": options.trust_remote_code,
-        "card": {"kind": card.kind, "metrics": list(card.metrics), "max_length": card.max_length},
+        "card": {"kind": card.kind, "metrics": card.own_metrics, "max_length": card.max_length},
         "examples": setting.calibration.examples,
         "tokens": options.tokens,
         "window": window_tokens(options.tokens),

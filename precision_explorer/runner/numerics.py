@@ -156,7 +156,7 @@ def _request(planned: PlannedCell, prepared: Prepared) -> dict[str, Any]:
         "seed": cell.seed,
         "card": {
             "kind": card.kind,
-            "metrics": list(card.metrics),
+            "metrics": card.own_metrics,
             "max_length": min(card.max_length, MAX_TOKENS),
         },
         "examples": planned.task.examples,

@@ -1,7 +1,9 @@
 """Intervals, paired comparison, percentiles and when they hold, steady state (numpy, scipy)."""
 
 from precision_explorer.stats.bootstrap import (
+    draws_interval,
     draws_of,
+    draws_p_value,
     group_sums,
     interval,
     paired_interval,
@@ -25,7 +27,9 @@ __all__ = [
     "SteadyState",
     "Verdict",
     "assess",
+    "draws_interval",
     "draws_of",
+    "draws_p_value",
     "flips",
     "group_sums",
     "interval",

@@ -27,7 +27,7 @@ EXTRA_COLUMNS: tuple[str, ...] = (
     "task_version", "quality_budget", "price_per_hour_usd", "price_source", "stack",
     "manifest_root", "quality_budget_unit",
     "requests_per_joule_above_idle", "output_tokens_per_joule", "energy_boundary",
-    "executed_share", "compile_s", "graph_breaks",
+    "executed_share", "compile_s", "graph_breaks", "scores",
 )  # fmt: skip
 COLUMNS = CONTRACT_COLUMNS + EXTRA_COLUMNS
 
@@ -41,7 +41,8 @@ class TaskContext:
     kind: str
     metric: str
     unit: str
-    higher_is_better: bool
+    higher_is_better: bool | None
+    """None where nobody said, for a metric of the `evaluate` library."""
     n: int
     licence: str
     source: str

@@ -9,6 +9,7 @@ import numpy as np
 from precision_explorer.pareto import front, front_probability
 from precision_explorer.records import CellRecord
 from precision_explorer.stats import resample_counts
+from precision_explorer.table.computed import Computed
 from precision_explorer.table.quality import Quality, quality_draws
 
 DRAWS = 500
@@ -45,16 +46,17 @@ def in_words(names: list[str]) -> str:
 def mark_front(
     rows: list[dict[str, Any]],
     records: list[CellRecord],
-    qualities: list[Quality | None],
+    qualities: list[Quality | Computed | None],
     latencies: list[np.ndarray],
     seed: int,
 ) -> list[str]:
     """Fill `pareto` and `pareto_probability` of `rows` (all ok); returns the objectives used."""
-    names = objectives(rows)
+    higher = qualities[0].higher_is_better if qualities and qualities[0] else True
+    # A metric without a better end is no objective.
+    names = [name for name in objectives(rows) if name != "quality" or higher is not None]
     if not rows or not names:
         return []
-    higher = qualities[0].higher_is_better if qualities[0] else True
-    maximise = [name == "quality" and higher for name in names]
+    maximise = [name == "quality" and bool(higher) for name in names]
     values = np.array([[row[name] for name in names] for row in rows], dtype=float)
     on_front = front(values, maximise)
     draws = np.repeat(values[None], DRAWS, axis=0)
@@ -74,7 +76,7 @@ def _drawn(
     name: str,
     row: dict[str, Any],
     record: CellRecord,
-    quality: Quality | None,
+    quality: Quality | Computed | None,
     latencies: np.ndarray,
     seed: int,
 ) -> np.ndarray | None:
@@ -82,7 +84,11 @@ def _drawn(
 
     Examples are drawn as pairs (one seed for all rows), requests and batches per row.
     """
-    if name == "quality" and quality is not None:
+    if isinstance(quality, Computed):
+        if name == "quality":
+            enough = len(quality.score.draws) >= DRAWS
+            return np.array(quality.score.draws[:DRAWS]) if enough else None
+    elif name == "quality" and quality is not None:
         return quality_draws(quality, seed, DRAWS)
     if name == "latency_p50_s" and len(latencies):
         own = _own_seed(record, seed)

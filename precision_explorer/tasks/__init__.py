@@ -15,6 +15,13 @@ from precision_explorer.tasks.cards import (
     load_card,
 )
 from precision_explorer.tasks.data import PreparedTask, check_labels, prepare
+from precision_explorer.tasks.external import (
+    ExternalMetric,
+    check_allowed,
+    external_label,
+    external_metric,
+    is_external,
+)
 from precision_explorer.tasks.kinds import KINDS, Kind
 from precision_explorer.tasks.metrics import (
     example_bytes,
@@ -28,6 +35,7 @@ __all__ = [
     "KINDS",
     "Calibration",
     "DataSource",
+    "ExternalMetric",
     "Kind",
     "LoadedCard",
     "NoCalibration",
@@ -35,9 +43,13 @@ __all__ = [
     "TaskCard",
     "bundled_cards",
     "card_hash",
+    "check_allowed",
     "check_labels",
     "example_bytes",
     "example_words",
+    "external_label",
+    "external_metric",
+    "is_external",
     "load_calibration",
     "load_card",
     "prepare",

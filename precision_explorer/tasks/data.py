@@ -17,6 +17,7 @@ from precision_explorer.tasks.cards import (
     prompt_fields,
     prompt_parts,
 )
+from precision_explorer.tasks.external import ExternalMetric
 from precision_explorer.tasks.kinds import KINDS
 from precision_explorer.tasks.sources import RawData, read_source
 
@@ -42,6 +43,8 @@ class PreparedTask:
     identity: TaskIdentity
     examples: list[Example]
     calibration: Calibration | None = None
+    external: tuple[ExternalMetric, ...] = ()
+    """The card's metrics of the `evaluate` library, computed from the stored answers."""
 
 
 def prepare(loaded: LoadedCard, limit: int | None, seed: int) -> PreparedTask:
@@ -71,7 +74,7 @@ def prepare(loaded: LoadedCard, limit: int | None, seed: int) -> PreparedTask:
         item_ids_hash=canonical_hash([example["id"] for example in taken]),
         n=len(taken),
     )
-    return PreparedTask(card, identity, taken)
+    return PreparedTask(card, identity, taken, external=tuple(loaded.external_metrics()))
 
 
 def check_labels(
