@@ -62,8 +62,11 @@ def external_label(metric: str) -> str:
 
 def external_metric(metric: str, folder: Path) -> ExternalMetric:
     """`metric` resolved: a path, relative to `folder`, is that of a module's script or of a folder
-    with a script of its name. TaskError where there is none."""
-    label = external_label(metric)
+    with a script of its name. TaskError where there is none, or `metric` names nothing."""
+    try:
+        label = external_label(metric)
+    except ValueError as error:
+        raise TaskError(str(error)) from error
     name, _, key = metric.removeprefix(PREFIX).partition("#")
     if not _is_path(name):
         return ExternalMetric(label, name, False, key or None)
