@@ -121,7 +121,7 @@ def _cell(group: Group, row: Row | None) -> Cell:
         return Cell("no result")
     verdict = verdict_cell(group, row)
     moved = change_text(group, change(group, row))
-    return verdict if moved == MISSING else Cell(f"{verdict.text} {moved}", verdict.tone)
+    return verdict if moved == MISSING else Cell(f"{verdict.text}, {moved}", verdict.tone)
 
 
 def _words(cells: list[tuple[str, Group, Row | None]]) -> str:
