@@ -21,7 +21,7 @@ def command() -> int:
         loaded = load_card(name)
         card = loaded.card
         size = prepare(loaded, None, 0).identity.n
-        cells = (card.name, card.kind, f"{size:,}", card.metrics[0], card.licence, card.source)
+        cells = (card.name, card.kind, f"{size:,}", card.metric, card.licence, card.source)
         table.add_row(*(escape(str(cell)) for cell in cells))
     console().print(table)
     return 0

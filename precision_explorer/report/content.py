@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from precision_explorer.report.columns import View, detail_view, main_views, unmeasured_view
 from precision_explorer.report.differences import differences_view
 from precision_explorer.report.findings import Finding, findings
-from precision_explorer.report.groups import Group, groups
+from precision_explorer.report.groups import Group, direction_words, groups
 from precision_explorer.report.questions import Question, questions
+from precision_explorer.report.safety import Safety, safeties
 from precision_explorer.report.text import cleaned, listed
 from precision_explorer.report.why import WhySection, of_group
 from precision_explorer.table import Context, Table, TaskContext
@@ -54,6 +55,8 @@ class Content:
     """What cost and value are computed with."""
     method: list[Fact]
     """How it was measured, and where the records are."""
+    safety: list[Safety]
+    """Which format is safe for which task, of models with several."""
     sections: list[Section]
     caveats: tuple[str, ...]
     cautions: dict[str, str]
@@ -73,6 +76,7 @@ def make_content(table: Table) -> Content:
         compared=_compared(context),
         price=Fact("Price", context.prices or ("none given, so no cost and no value",)),
         method=_method(context),
+        safety=safeties([section.group for section in sections]),
         sections=sections,
         caveats=(*context.caveats, *dict.fromkeys(of_models)),
         cautions=context.cautions,
@@ -128,11 +132,10 @@ def _compared(context: Context) -> list[Fact]:
 
 
 def _task(task: TaskContext) -> str:
-    direction = "higher" if task.higher_is_better else "lower"
     unit = f"{task.unit}, " if task.unit else ""
     return (
         f"{task.name} v{task.version}, {task.kind}, n = {task.n:,}, {task.metric} "
-        f"({unit}{direction} is better)"
+        f"({unit}{direction_words(task.higher_is_better)})"
     )
 
 

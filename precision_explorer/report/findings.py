@@ -88,7 +88,9 @@ def _quality(group: Group) -> str:
         parts.insert(0, f"Is the loss within the budget of {_budget(group, others[0])}?")
     without = [r for r in others if r["verdict"] is None and r["quality_delta"] is None]
     if without:
-        parts.append(f"No verdict, as nothing could be paired: {_names(group, without)}.")
+        parts.append(
+            f"No verdict, as nothing could be paired or resampled: {_names(group, without)}."
+        )
     apart = [r for r in others if r["verdict"] is None and r["quality_delta"] is not None]
     if apart:
         names = _names(group, apart)

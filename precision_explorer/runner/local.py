@@ -51,6 +51,8 @@ class Tally:
     skipped: int = 0
     worker_s: float = 0.0
     ready_s: list[float] = field(default_factory=list)
+    unscored: list[str] = field(default_factory=list)
+    """Why metrics of the `evaluate` library were not computed, one line each."""
 
 
 @dataclass

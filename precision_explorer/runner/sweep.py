@@ -36,10 +36,13 @@ from precision_explorer.runner.mixed import (
 )
 from precision_explorer.runner.probe import probe, probe_compiled
 from precision_explorer.runner.roof import device_roof, roof_key
+from precision_explorer.runner.scoring import cells_to_score, score_cells
 from precision_explorer.store import RunFolder
 from precision_explorer.tasks import (
     NoCalibration,
     PreparedTask,
+    check_allowed,
+    is_external,
     load_calibration,
     load_card,
     prepare,
@@ -87,6 +90,7 @@ def prepare_sweep(spec: SweepSpec, on_event: OnEvent) -> Prepared:
     recipes = read_recipes(spec.formats)
     # Cards that are named are read before models, which may have to be fetched.
     tasks = [_prepare_task(spec, name) for name in spec.task]
+    check_allowed((m for task in tasks for m in task.external), spec.allow_metric)
     refs = [resolve(m, spec.revision, spec.trust_remote_code) for m in spec.model]
     facts = device_facts(device)
     for ref in refs:
@@ -231,7 +235,9 @@ def _task_context(task: PreparedTask) -> dict[str, Any]:
         "name": card.name,
         "version": card.version,
         "kind": card.kind,
-        "metric": card.metrics[0],
+        "metric": card.metric,
+        # The registry knows the direction of all but the metrics of other libraries.
+        **({"higher_is_better": card.higher_is_better} if is_external(card.metric) else {}),
         "n": task.identity.n,
         "licence": card.licence,
         "source": card.source,
@@ -261,6 +267,8 @@ def run_sweep(prepared: Prepared, on_event: OnEvent) -> tuple[RunFolder, Tally]:
         )
         try:
             tally = executor.run()
+            cells = cells_to_score(folder, prepared.plan)
+            tally.unscored = score_cells(folder, cells, on_event)
         finally:
             folder.write_manifest()
     finally:

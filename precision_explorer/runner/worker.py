@@ -99,13 +99,14 @@ def _probe(request: dict[str, Any]) -> dict[str, Any]:
 
 def _job(request: dict[str, Any], progress: Any) -> tuple[dict[str, Any], bytes]:
     """Run a named job; see `runner.jobs`."""
-    import torch
-
     from precision_explorer.runner.jobs import load_job
 
-    torch.set_num_threads(request["threads"])
-    if request["device"] != "cpu":
-        torch.cuda.set_device(request["device"])
+    if request["device"] is not None:
+        import torch
+
+        torch.set_num_threads(request["threads"])
+        if request["device"] != "cpu":
+            torch.cuda.set_device(request["device"])
     answer, arrow = load_job(request["job"])(request, progress)
     return answer, arrow
 

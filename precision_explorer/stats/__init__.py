@@ -1,7 +1,9 @@
 """Intervals, paired comparison, percentiles and when they hold, steady state (numpy, scipy)."""
 
 from precision_explorer.stats.bootstrap import (
+    draws_interval,
     draws_of,
+    draws_p_value,
     group_sums,
     interval,
     paired_interval,
@@ -42,7 +44,9 @@ __all__ = [
     "assess",
     "cluster_signs",
     "divergence",
+    "draws_interval",
     "draws_of",
+    "draws_p_value",
     "effective_clusters",
     "error_ratio",
     "few_clusters",

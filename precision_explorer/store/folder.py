@@ -12,11 +12,13 @@ from typing import Any
 
 from precision_explorer.errors import StoreError, UsageError
 from precision_explorer.records import (
+    AddedScores,
     CellRecord,
     NewerSchema,
     Roof,
     canonical_hash,
     read_record,
+    read_scores,
 )
 from precision_explorer.store.atomic import write_bytes, write_json
 
@@ -82,6 +84,10 @@ class RunFolder:
     def samples_path(self, cell_id: str) -> Path:
         """Where a cell's per-example and per-request rows stand."""
         return self.path / "samples" / f"{cell_id}.parquet"
+
+    def scores_path(self, cell_id: str) -> Path:
+        """Where scores stand that were computed afterwards, from a cell's samples."""
+        return self.path / "scores" / f"{cell_id}.json"
 
     def log_path(self, cell_id: str) -> Path:
         """Where a cell's worker writes its output."""
@@ -192,6 +198,29 @@ class RunFolder:
             ) from error
         return table.filter(pc.equal(table["row"], kind)).to_pydict()
 
+    def samples_hash(self, cell_id: str) -> str:
+        """SHA-256 of a cell's samples; empty where there are none."""
+        try:
+            return hashlib.sha256(self.samples_path(cell_id).read_bytes()).hexdigest()
+        except OSError:
+            return ""
+
+    def write_scores(self, cell_id: str, scores: AddedScores) -> None:
+        """Store scores that were computed from a cell's samples."""
+        self.scores_path(cell_id).parent.mkdir(exist_ok=True)
+        write_json(self.scores_path(cell_id), scores.model_dump(mode="json"))
+
+    def read_scores(self, cell_id: str) -> AddedScores | None:
+        """The scores computed from the samples that the cell has now; None where there are none.
+        StoreError where the file is damaged."""
+        path = self.scores_path(cell_id)
+        try:
+            content = path.read_bytes()
+        except OSError:
+            return None
+        stored = read_scores(content, f"scores/{path.name}")
+        return stored if stored.samples == self.samples_hash(cell_id) else None
+
     # -- the run -----------------------------------------------------------------------------
 
     def write_sweep(self, document: dict[str, Any]) -> None:
@@ -218,9 +247,10 @@ class RunFolder:
             return None
 
     def write_manifest(self) -> str:
-        """Hash plan, roofs, parts, records and samples; returns the root hash (16 hex digits)."""
+        """Hash plan, roofs, parts, records, samples and added scores; returns the root hash (16 hex
+        digits)."""
         files = {}
-        for folder in ("parts", "cells", "samples"):
+        for folder in ("parts", "cells", "samples", "scores"):
             for path in sorted((self.path / folder).rglob("*")):
                 if path.is_file() and path.suffix in (".json", ".arrow", ".parquet"):
                     name = path.relative_to(self.path).as_posix()

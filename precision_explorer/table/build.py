@@ -27,9 +27,17 @@ from precision_explorer.records import Caution, CellRecord, Roof
 from precision_explorer.stats import Divergence, Ratio, assess, percentile
 from precision_explorer.store import RunFolder, read_run
 from precision_explorer.table.against import against_reference, comparisons, over_tasks
+from precision_explorer.table.computed import Computed, computed_columns
 from precision_explorer.table.context import Run, make_context
 from precision_explorer.table.data import COLUMNS, Table
 from precision_explorer.table.front import DRAWS, in_words, mark_front
+from precision_explorer.table.headline import (
+    check_metric,
+    headline,
+    known_label,
+    quality_of,
+    scores_text,
+)
 from precision_explorer.table.quality import Quality, own_columns
 from precision_explorer.table.sequential import placed
 from precision_explorer.table.why import diagnoses
@@ -49,8 +57,10 @@ class Entry:
     folder: RunFolder
     record: CellRecord
     reader: dict[str, Any]
+    metric: str | None = None
+    """What its quality is counted in, where that is not the record's own metric."""
     row: dict[str, Any] = field(default_factory=lambda: dict.fromkeys(COLUMNS))
-    quality: Quality | None = None
+    quality: Quality | Computed | None = None
     base: Entry | None = None
     """The reference of a row that was scored until its verdict was clear."""
     latencies: np.ndarray = field(default_factory=lambda: np.array([]))
@@ -71,11 +81,12 @@ def build(
 ) -> Table:
     """The table of the runs at `paths`.
 
-    `reader`: price_per_hour, slo, quality_budget, reference of the one who reads; by default what
-    the first run's sweep was given, and each run's own price. UsageError for one that can't be,
-    StoreError when a path is no run or holds no record. `roof`: the device's roofs for runs that
-    hold none.
+    `reader`: price_per_hour, slo, quality_budget, reference and metric of the one who reads; by
+    default what the first run's sweep was given, each run's own price, and each task's metric.
+    UsageError for one that can't be, StoreError when a path is no run or holds no record. `roof`:
+    the device's roofs for runs that hold none.
     """
+    wanted = known_label((reader or {}).get("metric"))
     entries: list[Entry] = []
     runs: list[Run] = []
     for path in paths:
@@ -90,10 +101,12 @@ def build(
             if record is None:
                 missing += 1
                 continue
-            entries.append(Entry(folder, record, options))
+            metric = headline(sweep, record, wanted)
+            entries.append(Entry(folder, record, options, metric))
         runs.append((folder, sweep, options, missing))
     if not entries:
         raise StoreError(f"{paths[0]} holds no finished cell yet; run the sweep again")
+    check_metric(wanted, [(e.folder, e.record) for e in entries])
     for entry in entries:
         _own_row(entry)
     objectives = _across_rows(entries)
@@ -219,12 +232,23 @@ def _quality(entry: Entry) -> None:
     measured = entry.record.measurements.quality
     if measured is None:
         return
+    row, cell = entry.row, entry.record.cell
     columns = entry.folder.read_samples(entry.record.cell_id, "example")
-    entry.quality = Quality.of(measured.metric, columns)
-    value = measured.scores[measured.metric]
-    entry.row["quality_budget_unit"] = "points" if entry.quality.is_share else "relative"
-    entry.row.update(own_columns(entry.quality, value, entry.record.cell.seed))
-    entry.row["unparsed"] = measured.unparsed
+    row["unparsed"] = measured.unparsed
+    added = entry.folder.read_scores(entry.record.cell_id)
+    row["scores"] = scores_text(measured.scores, added)
+    metric = entry.metric or measured.metric
+    found, problem = quality_of(metric, columns, added)
+    if found is None:
+        # What the cell was measured for stays in the other columns.
+        row.update(quality_metric=metric, quality_n=measured.examples, verdict_note=problem)
+        return
+    entry.quality = found
+    row["quality_budget_unit"] = "points" if found.is_share else "relative"
+    if isinstance(found, Computed):
+        row.update(computed_columns(found))
+    else:
+        row.update(own_columns(found, found.value(measured.scores), cell.seed))
 
 
 def _across_rows(entries: list[Entry]) -> dict[str, str]:

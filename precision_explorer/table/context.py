@@ -24,7 +24,7 @@ def make_context(runs: list[Run], entries: list[Entry], objectives: dict[str, st
     return Context(
         run=", ".join(sweep["run"] for sweep in sweeps),
         models=_unique(_model(m) for sweep in sweeps for m in sweep["models"]),
-        tasks=_unique(_task(t) for sweep in sweeps for t in sweep["tasks"]),
+        tasks=_unique(_task(t, entries) for sweep in sweeps for t in sweep["tasks"]),
         devices=_unique(_device(sweep["environment"]) for sweep in sweeps),
         stack={
             name: version
@@ -53,11 +53,28 @@ def _model(document: dict[str, Any]) -> ModelContext:
     return ModelContext(document["name"], document["revision"], cautions)
 
 
-def _task(document: dict[str, Any]) -> TaskContext:
-    info = metric_info(document["metric"])
-    unit = info.unit if info else ""
-    higher = info.higher_is_better if info else True
-    return TaskContext(**document, unit=unit, higher_is_better=higher)
+def _task(document: dict[str, Any], entries: list[Entry]) -> TaskContext:
+    """The task with the metric that its rows are counted in: the reader may have chosen another."""
+    name, version = document["name"], document["version"]
+    of_task = (e for e in entries if (e.row["task"], e.row["task_version"]) == (name, version))
+    metric = next((m for e in of_task if (m := e.row["quality_metric"])), document["metric"])
+    info = metric_info(metric)
+    known = {
+        "metric": metric,
+        "unit": info.unit if info else "",
+        "higher_is_better": info.higher_is_better
+        if info
+        else _direction(document, entries, metric),
+    }
+    return TaskContext(**(document | known))
+
+
+def _direction(document: dict[str, Any], entries: list[Entry], metric: str) -> bool | None:
+    """The direction of a metric that the registry does not know: the card's, else a score's."""
+    found = (
+        e.quality.higher_is_better for e in entries if e.quality and e.quality.metric == metric
+    )
+    return next((d for d in [document.get("higher_is_better"), *found] if d is not None), None)
 
 
 def _device(environment: dict[str, Any]) -> str:

@@ -28,7 +28,7 @@ EXTRA_COLUMNS: tuple[str, ...] = (
     "task_version", "quality_budget", "price_per_hour_usd", "price_source", "stack",
     "manifest_root", "quality_budget_unit",
     "requests_per_joule_above_idle", "output_tokens_per_joule", "energy_boundary",
-    "executed_share", "compile_s", "graph_breaks", "unparsed", "looks",
+    "executed_share", "compile_s", "graph_breaks", "scores", "unparsed", "looks",
     "noise_floor_flips", "noise_floor_delta", "noise_floor_kl",
     "flips_to_wrong", "flips_to_right", "error_ratio", "p_value_holm", "different",
     "perplexity_ratio", "kl_mean", "kl_p99", "same_top", "kl_note",
@@ -50,7 +50,8 @@ class TaskContext:
     kind: str
     metric: str
     unit: str
-    higher_is_better: bool
+    higher_is_better: bool | None
+    """None where nobody said, for a metric of the `evaluate` library."""
     n: int
     licence: str
     source: str

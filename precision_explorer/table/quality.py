@@ -58,6 +58,13 @@ class Quality:
             info.is_share if info else False,
         )
 
+    def value(self, scores: Mapping[str, float]) -> float:
+        """The metric over all examples: as it was measured, else from the rows."""
+        if self.metric in scores:
+            return scores[self.metric]
+        terms, finish = sufficient(self.metric, self.columns)
+        return float(finish(terms.sum(0)))
+
     def __len__(self) -> int:
         return len(self.columns["id"])
 

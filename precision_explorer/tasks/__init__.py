@@ -16,6 +16,13 @@ from precision_explorer.tasks.cards import (
 )
 from precision_explorer.tasks.data import PreparedTask, check_labels, prepare
 from precision_explorer.tasks.entities import entity_counts
+from precision_explorer.tasks.external import (
+    ExternalMetric,
+    check_allowed,
+    external_label,
+    external_metric,
+    is_external,
+)
 from precision_explorer.tasks.generation import Extraction, GenerationRules, cut_at_stop, extract
 from precision_explorer.tasks.kinds import KINDS, Kind
 from precision_explorer.tasks.labels import label_ids
@@ -33,6 +40,7 @@ __all__ = [
     "KINDS",
     "Calibration",
     "DataSource",
+    "ExternalMetric",
     "Extraction",
     "GenerationRules",
     "Kind",
@@ -43,12 +51,16 @@ __all__ = [
     "answer_columns",
     "bundled_cards",
     "card_hash",
+    "check_allowed",
     "check_labels",
     "cut_at_stop",
     "entity_counts",
     "example_bytes",
     "example_words",
+    "external_label",
+    "external_metric",
     "extract",
+    "is_external",
     "label_ids",
     "load_calibration",
     "load_card",

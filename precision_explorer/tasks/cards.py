@@ -21,6 +21,12 @@ from pydantic import (
 
 from precision_explorer.errors import TaskError, unknown_name
 from precision_explorer.records import METRICS, canonical_hash
+from precision_explorer.tasks.external import (
+    ExternalMetric,
+    external_label,
+    external_metric,
+    is_external,
+)
 from precision_explorer.tasks.generation import Extraction, GenerationRules
 from precision_explorer.tasks.kinds import KINDS
 
@@ -126,14 +132,16 @@ class TaskCard(_Part):
     @field_validator("metrics")
     @classmethod
     def _known_metrics(cls, metrics: list[str], info: ValidationInfo) -> list[str]:
-        for name in metrics:
+        own = [name for name in metrics if not is_external(name)]
+        for name in own:
             if name not in METRICS:
                 raise ValueError(unknown_name("metric", name, METRICS))
-        if len(set(metrics)) < len(metrics):
+        labels = [external_label(name) if is_external(name) else name for name in metrics]
+        if len(set(labels)) < len(labels):
             raise ValueError("a metric stands twice in metrics; remove one")
         # The kind is not there when it was refused itself.
         kind = str(info.data.get("kind"))
-        for name in metrics if kind in KINDS else []:
+        for name in own if kind in KINDS else []:
             if name not in KINDS[kind].metrics:
                 fit = ", ".join(KINDS[kind].metrics)
                 raise ValueError(f"metric '{name}' does not fit kind {kind}; use {fit}")
@@ -151,12 +159,20 @@ class TaskCard(_Part):
 
     @property
     def metric(self) -> str:
-        """The metric that is the quality of the tradeoff table."""
-        return self.metrics[0]
+        """The metric that is the quality of the tradeoff table, as files and tables call it."""
+        first = self.metrics[0]
+        return external_label(first) if is_external(first) else first
+
+    @property
+    def own_metrics(self) -> list[str]:
+        """The built-in ones, which are computed with the cell; the kind's first where the card
+        names none."""
+        own = [name for name in self.metrics if not is_external(name)]
+        return own or [KINDS[self.kind].metrics[0]]
 
     def asked(self) -> dict[str, Any]:
         """What a worker must know of the card, as JSON-able values."""
-        known = {"kind": self.kind, "metrics": list(self.metrics), "max_length": self.max_length}
+        known = {"kind": self.kind, "metrics": self.own_metrics, "max_length": self.max_length}
         if self.kind == "extractive-qa":
             known["stride"] = self.window_stride
         if KINDS[self.kind].answers:
@@ -206,9 +222,16 @@ def prompt_fields(prompt: str) -> list[str]:
 
 def _check_direction(card: TaskCard) -> None:
     for name in card.metrics:
+        if is_external(name):
+            continue
         if card.higher_is_better not in (None, METRICS[name].higher_is_better):
             truth = str(METRICS[name].higher_is_better).lower()
             raise ValueError(f"higher_is_better of '{name}' is {truth}; correct or remove it")
+    if is_external(card.metrics[0]) and card.higher_is_better is None:
+        raise ValueError(
+            f"'{card.metric}' is the quality of the table and its direction is not known; add "
+            "higher_is_better: true or false"
+        )
 
 
 def _check_columns(card: TaskCard) -> None:
@@ -301,6 +324,12 @@ class LoadedCard:
         """The absolute path of the data file; None for a hub data set."""
         return self.path_of(self.card.data)
 
+    def external_metrics(self) -> list[ExternalMetric]:
+        """The card's metrics of the `evaluate` library; TaskError where a local module is not
+        there."""
+        named = [name for name in self.card.metrics if is_external(name)]
+        return [external_metric(name, self.path.parent) for name in named]
+
     def path_of(self, source: DataSource) -> Path | None:
         """The absolute path of the file of `source`; None for a hub data set."""
         return None if source.path is None else self.path.parent / source.path
@@ -346,6 +375,8 @@ def card_hash(card: TaskCard) -> str:
     # cards keep the hash that they had before.
     left_out |= {"corpus", "labels", "stride", "generation"}
     document = card.model_dump(mode="json", exclude=left_out)
+    # Those of the `evaluate` library are computed afterwards, from the stored answers.
+    document["metrics"] = card.own_metrics
     if card.labels is not None:
         document["labels"] = card.labels
     if card.kind == "extractive-qa":

@@ -18,6 +18,7 @@ from precision_explorer.tasks.cards import (
     prompt_parts,
 )
 from precision_explorer.tasks.encoder_data import MAKERS
+from precision_explorer.tasks.external import ExternalMetric
 from precision_explorer.tasks.fields import label_of, list_of
 from precision_explorer.tasks.fields import text_of as _text
 from precision_explorer.tasks.fields import value_of as _value
@@ -51,6 +52,8 @@ class PreparedTask:
     examples: list[Example]
     calibration: Calibration | None = None
     corpus: list[Example] = field(default_factory=list)
+    external: tuple[ExternalMetric, ...] = ()
+    """The card's metrics of the `evaluate` library, computed from the stored answers."""
 
 
 def prepare(loaded: LoadedCard, limit: int | None, seed: int) -> PreparedTask:
@@ -81,7 +84,8 @@ def prepare(loaded: LoadedCard, limit: int | None, seed: int) -> PreparedTask:
         item_ids_hash=canonical_hash([example["id"] for example in taken]),
         n=len(taken),
     )
-    return PreparedTask(card, identity, taken, corpus=corpus)
+    external = tuple(loaded.external_metrics())
+    return PreparedTask(card, identity, taken, corpus=corpus, external=external)
 
 
 def _data_hash(raw: RawData, images: str | None, corpus_hash: str | None) -> str:
