@@ -39,10 +39,18 @@ def _language_modeling(model: nn.Module, tokenizer: Any, device: str, request: J
     )
 
 
+def _lm_eval(model: nn.Module, tokenizer: Any, device: str, request: Json) -> Adapter:
+    from precision_explorer.models.harness import HarnessTask
+
+    examples, card = request["examples"], request["card"]
+    return HarnessTask(model, tokenizer, device, examples, card, request["batch_plan"])
+
+
 ADAPTERS: dict[str, Make] = {
     "text-classification": _text_classifier,
     "multiple-choice": _multiple_choice,
     "language-modeling": _language_modeling,
+    "lm-eval": _lm_eval,
 }
 
 

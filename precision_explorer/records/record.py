@@ -122,6 +122,8 @@ class Quality(_Data):
     batch_plan_hash: str
     cut_examples: int = 0
     """How many inputs were longer than `max_length` and were cut."""
+    higher_is_better: bool | None = None
+    """Of `metric`, where the registry does not know it and the task says so."""
 
 
 class PhaseTimes(_Data):

@@ -65,7 +65,8 @@ class Session:
         if self.device != "cpu":
             torch.cuda.set_device(self.device)
         start = time.perf_counter()
-        for package in packages_of(request["format"], request["recipe"]):
+        needed = packages_of(request["format"], request["recipe"])
+        for package in (*needed, *KINDS[request["kind"]].imports):
             importlib.import_module(package)
         self.runtime = RUNTIMES[request.get("runtime", "eager")]
         if self.runtime.compiles:
@@ -208,7 +209,8 @@ class Session:
         _refuse_non_finite(rows, KINDS[card["kind"]].proof)
         quality = Quality(
             metric=card["metrics"][0],
-            scores=scores(card["kind"], card["metrics"], rows),
+            scores=_scores(self.adapter, card, rows),
+            higher_is_better=card.get("higher_is_better"),
             seconds=elapsed,
             examples=len(rows),
             tokens=sum(len(item.ids) for item in items),
@@ -350,6 +352,12 @@ def _request_row(row: dict[str, Any], examples: list[dict[str, Any]]) -> dict[st
     flat = {k: v for k, v in row.items() if k != "phases"}
     flat["id"] = examples[row["index"]]["id"]
     return flat | {f"{name}_s": value for name, value in row.get("phases", {}).items()}
+
+
+def _scores(adapter: Adapter, card: dict[str, Any], rows: list[dict[str, Any]]) -> dict[str, float]:
+    """The card's metrics; the adapter's own where its task has an idea of its own of them."""
+    own = getattr(adapter, "own_scores", None)
+    return own() if own is not None else scores(card["kind"], card["metrics"], rows)
 
 
 def _refuse_non_finite(rows: list[dict[str, Any]], proof: str) -> None:

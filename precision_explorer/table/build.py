@@ -31,6 +31,7 @@ from precision_explorer.table.data import COLUMNS, Table
 from precision_explorer.table.front import in_words, mark_front
 from precision_explorer.table.quality import Quality, own_columns, paired_columns
 from precision_explorer.table.why import diagnoses
+from precision_explorer.tasks import has_terms, is_harness_metric
 
 _PERCENTILES = (
     ("latency_p50_s", 0.5),
@@ -205,8 +206,12 @@ def _quality(entry: Entry) -> None:
     if measured is None:
         return
     columns = entry.folder.read_samples(entry.record.cell_id, "example")
-    entry.quality = Quality.of(measured.metric, columns)
     value = measured.scores[measured.metric]
+    if is_harness_metric(measured.metric) and not has_terms(measured.metric, columns):
+        # Its value is all there is: nothing can be said of its spread.
+        entry.row.update(quality_metric=measured.metric, quality=value, quality_n=len(columns["id"]))
+        return
+    entry.quality = Quality.of(measured.metric, columns, measured.higher_is_better)
     entry.row["quality_budget_unit"] = "points" if entry.quality.is_share else "relative"
     entry.row.update(own_columns(entry.quality, value, entry.record.cell.seed))
 

@@ -55,8 +55,9 @@ def _model(document: dict[str, Any]) -> ModelContext:
 def _task(document: dict[str, Any]) -> TaskContext:
     info = metric_info(document["metric"])
     unit = info.unit if info else ""
-    higher = info.higher_is_better if info else True
-    return TaskContext(**document, unit=unit, higher_is_better=higher)
+    said = document.get("higher_is_better")
+    higher = info.higher_is_better if info else said is not False
+    return TaskContext(**document | {"unit": unit, "higher_is_better": higher})
 
 
 def _device(environment: dict[str, Any]) -> str:

@@ -39,13 +39,13 @@ class Quality:
     is_share: bool
 
     @classmethod
-    def of(cls, metric: str, columns: Columns) -> Quality:
-        """Direction and kind come from the metric registry."""
+    def of(cls, metric: str, columns: Columns, higher_is_better: bool | None = None) -> Quality:
+        """Direction and kind come from the metric registry, else from `higher_is_better`."""
         info = metric_info(metric)
         return cls(
             metric,
             columns,
-            info.higher_is_better if info else True,
+            info.higher_is_better if info else higher_is_better is not False,
             info.is_share if info else False,
         )
 
@@ -63,7 +63,7 @@ def _groups(quality: Quality) -> np.ndarray | None:
 
 def own_columns(quality: Quality, value: float, seed: int) -> dict[str, Any]:
     """quality, its 95 % interval and n. Wilson for 0/1 scores without clusters, else bootstrap."""
-    column = zero_one_column(quality.metric)
+    column = zero_one_column(quality.metric, quality.columns)
     groups = _groups(quality)
     if column and groups is None:
         right = int(sum(quality.columns[column]))
@@ -88,7 +88,7 @@ def paired_columns(reference: Quality, other: Quality, budget: float, seed: int)
     """
     if list(reference.columns["id"]) != list(other.columns["id"]):
         return {}
-    column = zero_one_column(reference.metric)
+    column = zero_one_column(reference.metric, reference.columns, other.columns)
     groups = _groups(reference)
     if column and groups is None:
         return _share_columns(reference.columns[column], other.columns[column], budget)

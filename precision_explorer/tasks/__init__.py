@@ -15,6 +15,8 @@ from precision_explorer.tasks.cards import (
     load_card,
 )
 from precision_explorer.tasks.data import PreparedTask, check_labels, prepare
+from precision_explorer.tasks.harness import HarnessCard, is_harness, prepare_harness
+from precision_explorer.tasks.harness_metrics import has_terms, is_harness_metric
 from precision_explorer.tasks.kinds import KINDS, Kind
 from precision_explorer.tasks.metrics import (
     example_bytes,
@@ -28,6 +30,7 @@ __all__ = [
     "KINDS",
     "Calibration",
     "DataSource",
+    "HarnessCard",
     "Kind",
     "LoadedCard",
     "NoCalibration",
@@ -38,9 +41,13 @@ __all__ = [
     "check_labels",
     "example_bytes",
     "example_words",
+    "has_terms",
+    "is_harness",
+    "is_harness_metric",
     "load_calibration",
     "load_card",
     "prepare",
+    "prepare_harness",
     "scores",
     "sufficient",
     "without_calibration",

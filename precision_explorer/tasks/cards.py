@@ -21,6 +21,7 @@ from pydantic import (
 
 from precision_explorer.errors import TaskError, unknown_name
 from precision_explorer.records import METRICS, canonical_hash
+from precision_explorer.records.metrics import LM_EVAL
 from precision_explorer.tasks.kinds import KINDS
 
 CARD_FILE = "task.yaml"
@@ -98,6 +99,8 @@ class TaskCard(_Part):
     def _known_kind(cls, kind: str) -> str:
         if kind not in KINDS:
             raise ValueError(unknown_name("kind", kind, KINDS))
+        if not KINDS[kind].metrics:
+            raise ValueError(f"kind {kind} has no cards; ask for its tasks by --task {kind}:NAME")
         return kind
 
     @field_validator("metrics")
@@ -128,6 +131,10 @@ class TaskCard(_Part):
     def metric(self) -> str:
         """The metric that is the quality of the tradeoff table."""
         return self.metrics[0]
+
+    def asked(self) -> dict[str, Any]:
+        """What a worker must know of the card, as JSON-able values."""
+        return {"kind": self.kind, "metrics": list(self.metrics), "max_length": self.max_length}
 
     def column_of(self, field: str) -> str:
         """The data's column that `field` (a role, or a field of the prompt) is read from."""
@@ -229,6 +236,8 @@ def load_card(name_or_path: str) -> LoadedCard:
     A bundled name wins over a file of the same name (write ``./name`` for that). Raises TaskError,
     one line, where there is no such card or it is not valid.
     """
+    if name_or_path.startswith(LM_EVAL):
+        raise TaskError(f"{name_or_path} has no card; tasks of lm-eval run in sweep and plan only")
     bundled = bundled_cards()
     path = bundled.get(name_or_path, Path(name_or_path)).absolute()
     if path.is_dir():

@@ -23,6 +23,8 @@ class Kind:
     prompts: bool = False
     generates: bool = False
     proof: str = "loss"
+    imports: tuple[str, ...] = ()
+    """Modules that a worker imports before it loads the model, whose memory is not the model's."""
 
     @property
     def roles(self) -> tuple[str, ...]:
@@ -45,5 +47,12 @@ KINDS: dict[str, Kind] = {
         ("bits_per_byte", "word_perplexity", "token_perplexity"),
         "causal-lm",
         generates=True,
+    ),
+    "lm-eval": Kind(
+        (),
+        (),
+        "causal-lm",
+        proof="finite",
+        imports=("lm_eval.tasks", "lm_eval.models.huggingface"),
     ),
 }
