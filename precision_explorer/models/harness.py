@@ -111,10 +111,11 @@ class HarnessTask(_CausalLM):
         texts = iter(self.lm.generate([self._request_of(item)[1] for item in prompts]))
         others = [item for item in batch if self._request_of(item)[0] != GENERATE]
         sums = iter(self._score_tokens(others) if others else [])
-        return [
-            {item.targets[0][0]: next(texts)} if self._request_of(item)[0] == GENERATE else next(sums)
-            for item in batch
-        ]
+        answers = []
+        for item in batch:
+            prompt = self._request_of(item)[0] == GENERATE
+            answers.append({item.targets[0][0]: next(texts)} if prompt else next(sums))
+        return answers
 
     def _request_of(self, item: Item) -> list[Any]:
         """[type, arguments, repeats] of the first request that `item` answers."""

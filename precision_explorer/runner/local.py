@@ -320,6 +320,15 @@ def _sessions(cells: list[PlannedCell]) -> Iterator[list[PlannedCell]]:
         card = cell.task.card_hash if spec_of(cell.format).calibrates else ""
         recipe = canonical_hash(cell.recipe)
         alone = planned.cell_id if RUNTIMES[cell.runtime].compiles else ""
-        key = (str(planned.ref.path), *kind.imports, kind.head, cell.format, recipe, card, cell.runtime, alone)
+        key = (
+            str(planned.ref.path),
+            *kind.imports,
+            kind.head,
+            cell.format,
+            recipe,
+            card,
+            cell.runtime,
+            alone,
+        )
         groups.setdefault(key, []).append(planned)
     yield from groups.values()

@@ -209,7 +209,9 @@ def _quality(entry: Entry) -> None:
     value = measured.scores[measured.metric]
     if is_harness_metric(measured.metric) and not has_terms(measured.metric, columns):
         # Its value is all there is: nothing can be said of its spread.
-        entry.row.update(quality_metric=measured.metric, quality=value, quality_n=len(columns["id"]))
+        entry.row.update(
+            quality_metric=measured.metric, quality=value, quality_n=len(columns["id"])
+        )
         return
     entry.quality = Quality.of(measured.metric, columns, measured.higher_is_better)
     entry.row["quality_budget_unit"] = "points" if entry.quality.is_share else "relative"

@@ -73,7 +73,9 @@ def _pairs(node: Any) -> list[tuple[Any, Any]]:
 def _scalars(node: Any, key: str) -> list[str]:
     """The text or texts under `key` at the top of a document."""
     found = [value for name, value in _pairs(node) if name.value == key]
-    flat = [v for value in found for v in (value.value if isinstance(value.value, list) else [value])]
+    flat = [
+        v for value in found for v in (value.value if isinstance(value.value, list) else [value])
+    ]
     return [v.value for v in flat if isinstance(v.value, str)]
 
 

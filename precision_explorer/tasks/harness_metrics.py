@@ -54,7 +54,10 @@ def stored(metric: str, aggregation: str, value: Any) -> tuple[str, Any] | None:
         return column, float(sum((p - (k == gold)) ** 2 for k, p in enumerate(shares)))
     if aggregation == "f1":
         gold, predicted = (int(v) for v in value)
-        return column + _RATIO, [2.0 * (gold == predicted == 1), float((gold == 1) + (predicted == 1))]
+        return column + _RATIO, [
+            2.0 * (gold == predicted == 1),
+            float((gold == 1) + (predicted == 1)),
+        ]
     return None
 
 
