@@ -20,7 +20,22 @@ from tests.test_models_causal_lm import BOTH, llama, one_thread, tokenizer  # no
 
 lm_eval = pytest.importorskip("lm_eval", reason="needs the extra lm-eval")
 PLAN = {"max_tokens": 600, "max_items": 4}
-WORDS = "the film was good bad very quiet music weather tomorrow nobody asked café naïve".split()
+WORDS = [
+    "the",
+    "film",
+    "was",
+    "good",
+    "bad",
+    "very",
+    "quiet",
+    "music",
+    "weather",
+    "tomorrow",
+    "nobody",
+    "asked",
+    "café",
+    "naïve",
+]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -75,7 +90,7 @@ CHOICE = {
     "doc_to_choice": "options",
     "doc_to_target": "answer",
     "target_delimiter": "",
-    "metric_list": [{"metric": m} for m in ("acc", "acc_norm", "exact_match", "brier_score", "f1")],
+    "metric_list": [{"metric": m} for m in ("acc", "acc_norm", "exact_match", "brier_score")],
 }
 ROLLING = {
     "output_type": "loglikelihood_rolling",
@@ -191,6 +206,15 @@ def test_choices_score_as_in_the_harness_and_as_by_our_own_kind(tmp_path, model)
         assert both[row["id"]]["choice_logprobs"] == pytest.approx(row["choice_logprobs"], abs=1e-3)
     own = scores("multiple-choice", ["accuracy"], by_kind)["accuracy"]
     assert own == pytest.approx(results["acc,none"])
+
+
+def test_metrics_of_two_classes_score_as_in_the_harness(tmp_path, model):
+    rows = [q | {"options": q["options"][:2], "answer": q["answer"] % 2} for q in questions()]
+    metrics = {"metric_list": [{"metric": m} for m in ("f1", "acc")]}
+    path = write(tmp_path, "two", rows, **(CHOICE | metrics))
+    results, _ = harness(path, *model)
+    task, adapter, found = ours(path, *model)
+    assert check_scores(task, adapter, found, results)["lm-eval:f1"] > 0
 
 
 def test_whole_texts_score_as_in_the_harness_and_as_by_our_own_kind(tmp_path, model):

@@ -44,7 +44,8 @@ DEPARTURES = {
 HEAVY = {"torch", "transformers", "torchao", "bitsandbytes", "accelerate"}
 # The measuring wing: these import torch as soon as they are imported.
 MEASURING = {
-    "models.adapter", "models.adapters", "models.causal_lm", "models.harness", "models.harness_lm", "models.loading", "models.replay",
+    "models.adapter", "models.adapters", "models.causal_lm", "models.harness", "models.harness_lm",
+    "models.loading", "models.replay",
     "models.text_classifier", "formats.partly", "runner.sensitivity",
     "measure.roof", "measure.timeline", "models.passes", "models.work", "runner.profiling",
     "formats.autocast", "formats.four_bit", "formats.microscaling", "formats.reference",

@@ -1,4 +1,4 @@
-"""Tasks of lm-evaluation-harness, asked for as ``lm-eval:NAME`` or ``lm-eval:path/to/task.yaml``."""
+"""Tasks of lm-evaluation-harness: ``lm-eval:NAME``, or ``lm-eval:path/to/task.yaml``."""
 
 from __future__ import annotations
 
@@ -75,8 +75,8 @@ def prepare_harness(
     tag, each with the first `limit` of its documents in one seeded order.
 
     Asks the library in a process of its own. UsageError where it is not installed; TaskError, one
-    line, for an unknown name, a file that would run Python without `trust_remote_code`, or data that
-    can't be had.
+    line, for an unknown name, a file that would run Python without `trust_remote_code`, or data
+    that can't be had.
     """
     asked = name.removeprefix(LM_EVAL)
     if not asked:

@@ -84,7 +84,7 @@ def _scalar(node: Any, key: str) -> str | None:
 
 
 def _runs_code(node: Any) -> str | None:
-    """What in a document would run code that is not lm-evaluation-harness's own; None if nothing."""
+    """What in a document would run code other than the library's own; None if nothing."""
     if node is None:
         return None
     if not node.tag.startswith("tag:yaml.org,2002:"):
@@ -112,8 +112,8 @@ def version() -> str:
 
 
 def known_names() -> dict[str, Json]:
-    """Every registered task, group and tag: ``kind``, ``path`` (relative to the library's tasks) and
-    ``tags``. Kept in the cache, since the library reads some 15,000 files to make it."""
+    """Every registered task, group and tag: ``kind``, ``path`` (from the library's tasks), ``tags``.
+    Kept in the cache, since the library reads some 15,000 files to make it."""
     import lm_eval.tasks
 
     root = Path(lm_eval.tasks.__file__).parent
@@ -279,9 +279,8 @@ def _build_error(spec: Json, error: Exception) -> TaskError:
             "file whose data are local files"
         )
     if isinstance(error, ModuleNotFoundError):
-        return TaskError(
-            f"lm-eval:{name} needs the package {error.name}; install it with pip install {error.name}"
-        )
+        missing = error.name
+        return TaskError(f"lm-eval:{name} needs the package {missing}; pip install {missing}")
     reason = " ".join(str(error).split())[:300] or "no message"
     return TaskError(f"lm-eval:{name} can't be made ({type(error).__name__}: {reason}); correct it")
 
@@ -295,8 +294,8 @@ def _check_kind(task: Any) -> None:
         raise TaskError(f"lm-eval:{name} shows images or sound; choose a task of text alone")
     if getattr(task, "UNSAFE_CODE", False) and os.environ.get("HF_ALLOW_CODE_EVAL") != "1":
         raise TaskError(
-            f"lm-eval:{name} runs the code that the model writes; set HF_ALLOW_CODE_EVAL=1 to allow "
-            "that, on a machine that can bear it"
+            f"lm-eval:{name} runs the code that the model writes; set HF_ALLOW_CODE_EVAL=1 to "
+            "allow that, on a machine that can bear it"
         )
 
 

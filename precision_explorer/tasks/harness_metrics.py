@@ -1,5 +1,5 @@
-"""Metrics of lm-evaluation-harness: how each example's value is stored, and what makes the metric of
-the stored values, without the library."""
+"""Metrics of lm-evaluation-harness: how each example's value is stored, and what makes the metric
+of the stored values, without the library."""
 
 from __future__ import annotations
 
@@ -53,16 +53,13 @@ def stored(metric: str, aggregation: str, value: Any) -> tuple[str, Any] | None:
         gold, shares = value
         return column, float(sum((p - (k == gold)) ** 2 for k, p in enumerate(shares)))
     if aggregation == "f1":
-        gold, predicted = (int(v) for v in value)
-        return column + _RATIO, [
-            2.0 * (gold == predicted == 1),
-            float((gold == 1) + (predicted == 1)),
-        ]
+        true, said = (float(v == 1) for v in value)
+        return column + _RATIO, [2.0 * true * said, true + said]
     return None
 
 
 def zero_one(metric: str, columns: Mapping[str, Sequence[Any]]) -> bool:
-    """Whether every example's value of `metric` is 0 or 1: a task may score shares under any name."""
+    """Whether every example's value is 0 or 1: a task may score shares under any name."""
     values = columns.get(metric.removeprefix(LM_EVAL))
     return values is not None and all(v in (0.0, 1.0) for v in values)
 
@@ -74,8 +71,8 @@ def has_terms(metric: str, columns: Mapping[str, Sequence[Any]]) -> bool:
 
 
 def harness_terms(metric: str, columns: Mapping[str, Sequence[Any]]) -> tuple[np.ndarray, Any]:
-    """Terms (n, 2) and finish of a metric of the harness, as `metrics.sufficient`. Examples that the
-    task gave no value count in neither term. TaskError where it is no mean of its examples."""
+    """Terms (n, 2) and finish of a metric of the harness, as `metrics.sufficient`. Examples that
+    the task gave no value count in neither term. TaskError where it is no mean of its examples."""
     import numpy as np
 
     name = metric.removeprefix(LM_EVAL)
@@ -85,8 +82,8 @@ def harness_terms(metric: str, columns: Mapping[str, Sequence[Any]]) -> tuple[np
         pairs = [None if v is None else (v, 1.0) for v in columns[name]]
     if pairs is None:
         raise TaskError(
-            f"{metric} is no mean of its examples' scores: it has a value, computed where the model "
-            "ran, and neither interval nor difference"
+            f"{metric} is no mean of its examples' scores: it has a value, computed where the "
+            "model ran, and neither interval nor difference"
         )
     terms = np.array([(0.0, 0.0) if pair is None else tuple(pair) for pair in pairs], dtype=float)
 

@@ -42,8 +42,8 @@ def example_words(text: str) -> int:
 
 
 def zero_one_column(metric: str, *columns: Columns) -> str | None:
-    """The row column that holds each example's 0 or 1 for `metric`; None if it has none. A metric of
-    lm-evaluation-harness has one if its values are 0 or 1 in all of `columns`."""
+    """The row column that holds each example's 0 or 1 for `metric`; None if it has none. A metric
+    of lm-evaluation-harness has one if its values are 0 or 1 in all of `columns`."""
     if is_harness_metric(metric):
         fits = bool(columns) and all(zero_one(metric, rows) for rows in columns)
         return metric.partition(":")[2] if fits else None
