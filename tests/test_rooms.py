@@ -48,7 +48,7 @@ MEASURING = {
     "models.class_rows", "models.extractive_qa", "models.image_classifier",
     "models.sentence_encoder", "models.text_classifier", "models.token_classifier",
     "formats.partly", "runner.sensitivity",
-    "models.distributions", "runner.comparing",
+    "models.distributions", "models.harness", "models.harness_lm", "runner.comparing",
     "measure.roof", "measure.timeline", "models.passes", "models.work", "runner.profiling",
     "formats.autocast", "formats.four_bit", "formats.microscaling", "formats.reference",
     "formats.apply", "formats.certificate", "formats.compiling", "formats.dryrun", "formats.held",

@@ -78,6 +78,13 @@ def _seq2seq(model: nn.Module, tokenizer: Any, device: str, request: Json) -> Ad
     return Seq2Seq(model, tokenizer, device, request["examples"], request["card"], count)
 
 
+def _lm_eval(model: nn.Module, tokenizer: Any, device: str, request: Json) -> Adapter:
+    from precision_explorer.models.harness import HarnessTask
+
+    examples, card = request["examples"], request["card"]
+    return HarnessTask(model, tokenizer, device, examples, card, request["batch_plan"])
+
+
 ADAPTERS: dict[str, Make] = {
     "text-classification": _text_classifier,
     "multiple-choice": _multiple_choice,
@@ -90,6 +97,7 @@ ADAPTERS: dict[str, Make] = {
     "generation": _generation,
     "summarization": _seq2seq,
     "translation": _seq2seq,
+    "lm-eval": _lm_eval,
 }
 
 

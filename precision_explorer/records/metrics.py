@@ -79,6 +79,30 @@ METRICS: dict[str, MetricInfo] = {
 }  # fmt: skip
 
 
+LM_EVAL = "lm-eval:"
+"""What the names of lm-evaluation-harness's tasks and metrics begin with."""
+# Its metrics by its own names (lm_eval/api/metrics.py): unit, whether higher is better.
+_HARNESS: dict[str, tuple[str, bool]] = {
+    **dict.fromkeys(
+        ("acc", "acc_norm", "acc_bytes", "acc_mutual_info", "exact_match", "f1"), ("share", True)
+    ),
+    **dict.fromkeys(("perplexity", "word_perplexity", "byte_perplexity"), ("perplexity", False)),
+    "bits_per_byte": ("bits", False),
+    "brier_score": ("score", False),
+    "ter": ("TER", False),
+}
+
+
 def metric_info(name: str) -> MetricInfo | None:
-    """The registry's entry, or None for a metric it does not know."""
+    """The registry's entry, or None for a metric it does not know.
+
+    A metric of lm-evaluation-harness is called ``lm-eval:acc``, with a filter of its task
+    ``lm-eval:exact_match,strict-match``.
+    """
+    if name.startswith(LM_EVAL):
+        base = name.removeprefix(LM_EVAL).partition(",")[0]
+        if base not in _HARNESS:
+            return None
+        unit, higher = _HARNESS[base]
+        return MetricInfo(name, unit, higher, unit == "share", False, "lm-evaluation-harness")
     return METRICS.get(name)

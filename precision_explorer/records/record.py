@@ -126,6 +126,8 @@ class Quality(_Data):
     """In how many outputs the card's extraction rule found no answer; None without such a rule."""
     signatures: dict[str, str] = Field(default_factory=dict)
     """How the libraries of metrics were asked, where a metric has several variants."""
+    higher_is_better: bool | None = None
+    """Of `metric`, where the registry does not know it and the task says so."""
 
 
 class Repeat(_Data):

@@ -86,12 +86,12 @@ def _quality(group: Group) -> str:
         parts.append(_cannot_tell(group, unsure))
     if parts:
         parts.insert(0, f"Is the loss within the budget of {_budget(group, others[0])}?")
-    without = [r for r in others if r["verdict"] is None and r["quality_delta"] is None]
+    none = [r for r in others if r["verdict"] is None]
+    apart = [r for r in none if "other-batch-plan" in (r["cautions"] or "").split(";")]
+    without = [r for r in none if r not in apart]
     if without:
-        parts.append(
-            f"No verdict, as nothing could be paired or resampled: {_names(group, without)}."
-        )
-    apart = [r for r in others if r["verdict"] is None and r["quality_delta"] is not None]
+        names = _names(group, without)
+        parts.append(f"No verdict, as nothing could be paired or resampled: {names}.")
     if apart:
         names = _names(group, apart)
         parts.append(f"No verdict, as scored in other batches than {group.reference}: {names}.")

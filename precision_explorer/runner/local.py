@@ -396,14 +396,24 @@ class Executor:
 def _sessions(cells: list[PlannedCell]) -> Iterator[list[PlannedCell]]:
     """Cells that can share a loaded model: the same model, head, format, recipe and runtime. A
     calibrated recipe is that of one task, whose card says how its texts become tokens. Compiled
-    cells share none: what the first compiled would be missing in the second's seconds."""
+    cells share none: what the first compiled would be missing in the second's seconds. Nor do those
+    whose kind needs libraries of its own, which would count as memory of the other's."""
     groups: dict[tuple[str, ...], list[PlannedCell]] = {}
     for planned in cells:
-        head = KINDS[planned.task.card.kind].head
+        kind = KINDS[planned.task.card.kind]
         cell = planned.cell
         card = cell.task.card_hash if spec_of(cell.format).calibrates else ""
         recipe = canonical_hash(cell.recipe)
         alone = planned.cell_id if RUNTIMES[cell.runtime].compiles else ""
-        key = (str(planned.ref.path), head, cell.format, recipe, card, cell.runtime, alone)
+        key = (
+            str(planned.ref.path),
+            *kind.imports,
+            kind.head,
+            cell.format,
+            recipe,
+            card,
+            cell.runtime,
+            alone,
+        )
         groups.setdefault(key, []).append(planned)
     yield from groups.values()

@@ -71,7 +71,8 @@ class Session:
         if self.device != "cpu":
             torch.cuda.set_device(self.device)
         start = time.perf_counter()
-        for package in packages_of(request["format"], request["recipe"]):
+        needed = packages_of(request["format"], request["recipe"])
+        for package in (*needed, *KINDS[request["kind"]].imports):
             importlib.import_module(package)
         self.runtime = RUNTIMES[request.get("runtime", "eager")]
         if self.runtime.compiles:
@@ -221,7 +222,8 @@ class Session:
         _refuse_non_finite(rows, KINDS[card["kind"]].proof)
         quality = Quality(
             metric=card["metrics"][0],
-            scores=scores(card["kind"], card["metrics"], rows),
+            scores=_scores(self.adapter, card, rows),
+            higher_is_better=card.get("higher_is_better"),
             seconds=elapsed,
             examples=len(rows),
             tokens=sum(len(item.ids) for item in items),
@@ -394,6 +396,12 @@ def _signatures(card: dict[str, Any], rows: list[dict[str, Any]]) -> dict[str, s
         return {}
     rules = GenerationRules.model_validate(card["generation"])
     return signatures(card["metrics"], [row["references"] for row in rows], rules)
+
+
+def _scores(adapter: Adapter, card: dict[str, Any], rows: list[dict[str, Any]]) -> dict[str, float]:
+    """The card's metrics; the adapter's own where its task has an idea of its own of them."""
+    own = getattr(adapter, "own_scores", None)
+    return own() if own is not None else scores(card["kind"], card["metrics"], rows)
 
 
 def _refuse_non_finite(rows: list[dict[str, Any]], proof: str) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from precision_explorer.records import Caution
 from precision_explorer.stats import Divergence, NoiseFloor, divergence, holm, is_different
+from precision_explorer.table.computed import Computed, paired_computed
 from precision_explorer.table.data import ROW_KEY, Comparison
 from precision_explorer.table.quality import (
     Quality,
@@ -42,30 +43,35 @@ def against_reference(group: list[Entry]) -> None:
 
 
 def _paired(entry: Entry, base: Entry, noise: NoiseFloor | None) -> None:
-    assert entry.quality is not None
-    assert base.quality is not None
-    if is_sequential(entry.record.cell):
-        _sequential(entry, base, noise)
-        return
-    budget = entry.reader["quality_budget"]
-    found = paired_columns(base.quality, entry.quality, budget, entry.record.cell.seed, noise)
-    if not found:
-        return
+    first, second = base.quality, entry.quality
+    budget, seed = entry.reader["quality_budget"], entry.record.cell.seed
+    if isinstance(first, Quality) and isinstance(second, Quality):
+        if is_sequential(entry.record.cell):
+            _sequential(entry, base, noise)
+            return
+        _enter(entry, paired_columns(first, second, budget, seed, noise))
+        if entry.row["quality_delta"] is not None:
+            _same_plan(entry, base)
+            _beside(entry, first, second)
+    elif isinstance(first, Computed) and isinstance(second, Computed):
+        _enter(entry, paired_computed(first, second, budget))
+
+
+def _enter(entry: Entry, found: dict[str, Any]) -> None:
+    """`found` into the row, with what is to be said of its verdict."""
     needed, within_noise = found.pop("needed_n", None), found.pop("within_noise", False)
     entry.row.update(found)
     if within_noise:
         entry.row["verdict_note"] = "not beyond the noise floor"
-    elif found["verdict"] == "cannot-tell" and needed:
+    elif found.get("verdict") == "cannot-tell" and needed:
         entry.row["verdict_note"] = f"needs n of about {needed:,}"
-    _same_plan(entry, base)
-    _beside(entry, base.quality, entry.quality)
 
 
 def _sequential(entry: Entry, base: Entry, noise: NoiseFloor | None) -> None:
     """The same of a row that was scored until its verdict was clear, on the examples it was asked.
     Each look's examples have batches of their own, the same for every format."""
-    assert entry.quality is not None
-    assert base.quality is not None
+    assert isinstance(entry.quality, Quality)
+    assert isinstance(base.quality, Quality)
     budget, cell = entry.reader["quality_budget"], entry.record.cell
     both = common(base.quality, entry.quality)
     if both is None:
@@ -123,7 +129,7 @@ def reference_of(entry: Entry, references: list[Entry]) -> Entry | None:
 
 def _noise_floor(reference: Entry) -> NoiseFloor | None:
     """None where the reference was scored once only."""
-    if reference.record.measurements.noise is None or reference.quality is None:
+    if reference.record.measurements.noise is None or not isinstance(reference.quality, Quality):
         return None
     rows = reference.folder.read_samples(reference.record.cell_id, "repeat")
     again = Quality.of(reference.quality.metric, rows)

@@ -41,6 +41,7 @@ from precision_explorer.table.headline import (
 from precision_explorer.table.quality import Quality, own_columns
 from precision_explorer.table.sequential import placed
 from precision_explorer.table.why import diagnoses
+from precision_explorer.tasks import has_terms, is_harness_metric
 
 _PERCENTILES = (
     ("latency_p50_s", 0.5),
@@ -238,7 +239,12 @@ def _quality(entry: Entry) -> None:
     added = entry.folder.read_scores(entry.record.cell_id)
     row["scores"] = scores_text(measured.scores, added)
     metric = entry.metric or measured.metric
-    found, problem = quality_of(metric, columns, added)
+    if is_harness_metric(metric) and not has_terms(metric, columns):
+        # Its value is all there is: nothing can be said of its spread.
+        value = measured.scores.get(metric)
+        row.update(quality_metric=metric, quality=value, quality_n=measured.examples)
+        return
+    found, problem = quality_of(metric, columns, added, measured.higher_is_better)
     if found is None:
         # What the cell was measured for stays in the other columns.
         row.update(quality_metric=metric, quality_n=measured.examples, verdict_note=problem)
@@ -284,8 +290,10 @@ def _across_rows(entries: list[Entry]) -> dict[str, str]:
 def _placed(entry: Entry) -> tuple[float, np.ndarray] | None:
     """Where a row that was scored on fewer examples than its reference stands beside it."""
     base = entry.base
-    if base is None or base.quality is None or entry.quality is None:
+    if base is None:
         return None
+    assert isinstance(base.quality, Quality)
+    assert isinstance(entry.quality, Quality)
     if len(entry.quality) >= len(base.quality):
         return None
     value, delta, seed = base.row["quality"], entry.row["quality_delta"], entry.record.cell.seed

@@ -57,11 +57,12 @@ def check_metric(wanted: str | None, cells: list[tuple[RunFolder, CellRecord]]) 
 
 
 def quality_of(
-    metric: str, columns: Columns, added: AddedScores | None
+    metric: str, columns: Columns, added: AddedScores | None, higher_is_better: bool | None = None
 ) -> tuple[Quality | Computed | None, str | None]:
-    """(quality, None), or (None, why there is none) for a metric of `evaluate` without a score."""
+    """(quality, None), or (None, why there is none) for a metric of `evaluate` without a score.
+    `higher_is_better`: of a metric that the registry does not know."""
     if not is_external(metric):
-        return Quality.of(metric, columns), None
+        return Quality.of(metric, columns, higher_is_better), None
     score = added.metrics.get(metric) if added else None
     if score is not None and score.value is not None:
         return Computed(metric, columns, score), None

@@ -48,13 +48,13 @@ class Quality:
     is_share: bool
 
     @classmethod
-    def of(cls, metric: str, columns: Columns) -> Quality:
-        """Direction and kind come from the metric registry."""
+    def of(cls, metric: str, columns: Columns, higher_is_better: bool | None = None) -> Quality:
+        """Direction and kind come from the metric registry, else from `higher_is_better`."""
         info = metric_info(metric)
         return cls(
             metric,
             columns,
-            info.higher_is_better if info else True,
+            info.higher_is_better if info else higher_is_better is not False,
             info.is_share if info else False,
         )
 
@@ -113,7 +113,7 @@ def paired_columns(
     """
     if list(reference.columns["id"]) != list(other.columns["id"]):
         return {}
-    column = zero_one_column(reference.metric)
+    column = zero_one_column(reference.metric, reference.columns, other.columns)
     groups = _groups(reference)
     found: dict[str, Any] | None = None
     if column:

@@ -24,6 +24,8 @@ from precision_explorer.tasks.external import (
     is_external,
 )
 from precision_explorer.tasks.generation import Extraction, GenerationRules, cut_at_stop, extract
+from precision_explorer.tasks.harness import HarnessCard, is_harness, prepare_harness
+from precision_explorer.tasks.harness_metrics import has_terms, is_harness_metric
 from precision_explorer.tasks.kinds import KINDS, Kind
 from precision_explorer.tasks.labels import label_ids
 from precision_explorer.tasks.metrics import (
@@ -43,6 +45,7 @@ __all__ = [
     "ExternalMetric",
     "Extraction",
     "GenerationRules",
+    "HarnessCard",
     "Kind",
     "LoadedCard",
     "NoCalibration",
@@ -60,11 +63,15 @@ __all__ = [
     "external_label",
     "external_metric",
     "extract",
+    "has_terms",
     "is_external",
+    "is_harness",
+    "is_harness_metric",
     "label_ids",
     "load_calibration",
     "load_card",
     "prepare",
+    "prepare_harness",
     "scores",
     "signatures",
     "sufficient",

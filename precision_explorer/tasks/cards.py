@@ -21,6 +21,7 @@ from pydantic import (
 
 from precision_explorer.errors import TaskError, unknown_name
 from precision_explorer.records import METRICS, canonical_hash
+from precision_explorer.records.metrics import LM_EVAL
 from precision_explorer.tasks.external import (
     ExternalMetric,
     external_label,
@@ -127,6 +128,8 @@ class TaskCard(_Part):
     def _known_kind(cls, kind: str) -> str:
         if kind not in KINDS:
             raise ValueError(unknown_name("kind", kind, KINDS))
+        if not KINDS[kind].metrics:
+            raise ValueError(f"kind {kind} has no cards; ask for its tasks by --task {kind}:NAME")
         return kind
 
     @field_validator("metrics")
@@ -351,6 +354,8 @@ def load_card(name_or_path: str) -> LoadedCard:
     A bundled name wins over a file of the same name (write ``./name`` for that). Raises TaskError,
     one line, where there is no such card or it is not valid.
     """
+    if name_or_path.startswith(LM_EVAL):
+        raise TaskError(f"{name_or_path} has no card; tasks of lm-eval run in sweep and plan only")
     bundled = bundled_cards()
     path = bundled.get(name_or_path, Path(name_or_path)).absolute()
     if path.is_dir():

@@ -29,6 +29,8 @@ class Kind:
     proof: str = "loss"
     corpus: bool = False
     shown: tuple[str, ...] = ("text",)
+    imports: tuple[str, ...] = ()
+    """Modules that a worker imports before it loads the model, whose memory is not the model's."""
 
     @property
     def roles(self) -> tuple[str, ...]:
@@ -118,5 +120,12 @@ KINDS: dict[str, Kind] = {
         generates=True,
         proof="output_tokens",
         answers=True,
+    ),
+    "lm-eval": Kind(
+        (),
+        (),
+        "causal-lm",
+        proof="finite",
+        imports=("lm_eval.tasks", "lm_eval.models.huggingface"),
     ),
 }

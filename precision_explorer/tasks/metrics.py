@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from precision_explorer.errors import InvalidNumerics, TaskError, unknown_name
 from precision_explorer.tasks.correlation import spearman, spearman_terms
+from precision_explorer.tasks.harness_metrics import harness_terms, is_harness_metric, zero_one
 from precision_explorer.tasks.kinds import KINDS
 from precision_explorer.tasks.text_metrics import COUNTS, FINISHES, ROUGE
 
@@ -42,8 +43,12 @@ def example_words(text: str) -> int:
     return len(_SPACE.split(text))
 
 
-def zero_one_column(metric: str) -> str | None:
-    """The row column that holds each example's 0 or 1 for `metric`; None if it has none."""
+def zero_one_column(metric: str, *columns: Columns) -> str | None:
+    """The row column that holds each example's 0 or 1 for `metric`; None if it has none. A metric
+    of lm-evaluation-harness has one if its values are 0 or 1 in all of `columns`."""
+    if is_harness_metric(metric):
+        fits = bool(columns) and all(zero_one(metric, rows) for rows in columns)
+        return metric.partition(":")[2] if fits else None
     return _ZERO_ONE.get(metric)
 
 
@@ -74,7 +79,7 @@ def scores(kind: str, metrics: Iterable[str], rows: Sequence[Row]) -> dict[str, 
     _check_finite(rows)
     result: dict[str, float] = {}
     for metric in metrics:
-        if metric not in KINDS[kind].metrics:
+        if metric not in KINDS[kind].metrics and not is_harness_metric(metric):
             raise TaskError(unknown_name(f"metric of {kind}", metric, KINDS[kind].metrics))
         result[metric] = _score(metric, rows)
         if not math.isfinite(result[metric]):
@@ -105,6 +110,8 @@ def sufficient(metric: str, columns: Mapping[str, Sequence[Any]]) -> tuple[np.nd
 
     TaskError names an unknown metric or a column that is not there.
     """
+    if is_harness_metric(metric):
+        return harness_terms(metric, columns)
     if metric not in TERMS:
         raise TaskError(unknown_name("metric", metric, TERMS))
     return TERMS[metric](metric, columns)
