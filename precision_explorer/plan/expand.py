@@ -33,6 +33,8 @@ _SET_BY_IMPORTS = ("KMP_DUPLICATE_LIB_OK", "KMP_INIT_AT_FORK")
 # Padded tokens and items of one quality batch, by kind of device. Larger gains nothing on 2 cores;
 # on an accelerator a language model's logits bound it: 16,384 x 50,000 words x 2 bytes are 1.6 GB.
 _BATCH_PLAN = {"cpu": (1024, 16), "cuda": (16384, 64)}
+# What rows begin with in common: computed once where the model allows it, or by each row.
+SHARED, ALONE = "shared", "alone"
 _RELEVANT = {
     "torch": ("torch", "transformers", "tokenizers", "precision-explorer"),
     "torchao": ("torchao",),
@@ -88,14 +90,19 @@ class Plan:
         return {"cells": cells, "method_ids": sorted({c.cell.method_id for c in self.cells})}
 
 
-def batch_plan(kind: str) -> dict[str, Any]:
-    """The frozen rule of the quality pass, the same for all formats on a device kind."""
+def batch_plan(kind: str, head: str, runtime: str) -> dict[str, Any]:
+    """The frozen rule of the quality pass, the same for all formats on a device kind. Under a
+    runtime that compiles, rows keep their prefixes: code is made for few shapes, none of them with
+    a cache of some other length."""
     tokens, items = _BATCH_PLAN[kind]
-    return {
+    plan: dict[str, Any] = {
         "rule": "longest first, padded tokens bounded",
         "max_tokens": tokens,
         "max_items": items,
     }
+    if head == "causal-lm":
+        plan["prefixes"] = ALONE if RUNTIMES[runtime].compiles else SHARED
+    return plan
 
 
 def relevant_libraries(format_id: str, recipe: dict[str, Any], versions: dict[str, str]) -> dict:
@@ -220,7 +227,7 @@ def _cell(
         device_flags=facts.cpu_flags,
         threads=threads,
         workload=workload.rules(),
-        batch_plan=batch_plan(facts.kind),
+        batch_plan=batch_plan(facts.kind, KINDS[task.card.kind].head, runtime),
         batch_sizes=spec.batch_size,
         rules=RULES,
         seed=spec.seed,

@@ -41,6 +41,7 @@ from precision_explorer.models.adapter import Adapter, Item, plan_batches
 from precision_explorer.models.adapters import make_adapter
 from precision_explorer.models.compiled import CompiledModel
 from precision_explorer.models.loading import load, prepare
+from precision_explorer.plan.expand import SHARED
 from precision_explorer.records import Roof, canonical_hash
 from precision_explorer.records.record import Load, Quality
 from precision_explorer.runner.compiling import calls, compilation, warm_up
@@ -188,7 +189,12 @@ class Session:
         return {"compile_s": seconds, "compilation": made.model_dump()}, b""
 
     def _batches(self, request: dict[str, Any], items: list[Item]) -> list[list[int]]:
+        """The frozen batches; where the plan shares prefixes, the adapter's `score` does from now
+        on."""
         plan = request["batch_plan"]
+        share = getattr(self.adapter, "share", None)
+        if plan.get("prefixes") == SHARED and share is not None:
+            return share(items, plan["max_tokens"], plan["max_items"])
         return plan_batches([len(i.ids) for i in items], plan["max_tokens"], plan["max_items"])
 
     def quality(self, request: dict[str, Any]) -> tuple[dict[str, Any], bytes]:
@@ -201,6 +207,7 @@ class Session:
             items = self.adapter.items()
             batches = self._batches(request, items)
             answers = self._score(items, batches)
+        self._release()
         rows = self.adapter.rows(items, answers)
         elapsed = time.perf_counter() - start
         peak = self.memory.end()
@@ -213,12 +220,23 @@ class Session:
             examples=len(rows),
             tokens=sum(len(item.ids) for item in items),
             batches=len(batches),
-            batch_plan_hash=canonical_hash(batches),
+            batch_plan_hash=canonical_hash(self._frozen(batches)),
             cut_examples=sum(bool(row["cut"]) for row in rows),
         )
         recompiles = self._graphs(made)
         answer = {"quality": quality.model_dump(), "peak_bytes": peak, "recompiles": recompiles}
         return answer | self.memory.extras(), to_arrow(rows)
+
+    def _frozen(self, batches: list[list[int]]) -> Any:
+        """The batches, and what is shared in them where anything is."""
+        sharing = getattr(self.adapter, "sharing", None)
+        return {"batches": batches} | sharing if sharing else batches
+
+    def _release(self) -> None:
+        """Let go of what the quality pass kept between batches."""
+        release = getattr(self.adapter, "release", None)
+        if release is not None:
+            release()
 
     def _score(self, items: list[Item], batches: list[list[int]]) -> list[Any]:
         assert self.adapter is not None
@@ -294,7 +312,7 @@ class Session:
     def certificate(self, request: dict[str, Any]) -> tuple[dict[str, Any], bytes]:
         """What multiplied in one request and one batch, and what the row may be called for it."""
         adapter = self.adapter = self.adapter or self._adapter(request)
-        plan, format_id = request["batch_plan"], self.request["format"]
+        format_id = self.request["format"]
         recipe = self.request["recipe"]
         spec = spec_in(format_id, recipe)
         wanted = recipe["compute_dtype"] if spec.arithmetic == "compute" else spec.arithmetic
@@ -303,10 +321,9 @@ class Session:
         def run() -> None:
             adapter.request(0, NullPhases())
             items = adapter.items()
-            lengths = [len(item.ids) for item in items]
-            batches = plan_batches(lengths, plan["max_tokens"], plan["max_items"])
             # The shortest inputs: other sizes than the request's, in little time.
-            adapter.score([items[i] for i in batches[-1]])
+            adapter.score([items[i] for i in self._batches(request, items)[-1]])
+            self._release()
 
         work = "one request, and the last batch of the quality pass"
         certificate = certify(

@@ -1,0 +1,120 @@
+"""Rows that begin alike: what is worth computing once, and how the rows of a batch are then run.
+
+A row is header + stem + tail. The header is common to the task (few-shot examples, an instruction),
+the stem to the rows of one example (the context of its choices), the tail is its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+from precision_explorer.models.adapter import Item
+
+# A prefix is shared where that spares at least this share of the tokens: below, what calls after a
+# cache cost more than a plain one (copies of the cache, a mask in place of the causal kernel)
+# weighs about as much.
+WORTH = 0.125
+# Slots of the cache in a batch, per padded token that the batch may have: bounds its memory.
+_SLOTS_PER_TOKEN = 4
+
+
+@dataclass(frozen=True)
+class Stem:
+    """Items (by index) of one example whose rows have their first `length` tokens in common; a row
+    by itself is a stem of its whole length. `longest`: the longest row's tokens."""
+
+    items: tuple[int, ...]
+    length: int
+    longest: int
+
+    @property
+    def tail(self) -> int:
+        """The longest tail; 0 where the stem is all there is."""
+        return self.longest - self.length
+
+
+def common_prefix(rows: Sequence[Sequence[int]]) -> int:
+    """How many tokens all `rows` begin with in common."""
+    # Of all strings, the least and the greatest differ first.
+    low, high = min(rows), max(rows)
+    count = next((k for k, (a, b) in enumerate(zip(low, high, strict=False)) if a != b), None)
+    return min(len(low), len(high)) if count is None else count
+
+
+def find_header(items: Sequence[Item]) -> tuple[int, ...]:
+    """The tokens with which all items begin, those apart that were cut from the left; empty where
+    sharing it spares too little. No position of it is scored."""
+    whole = [item for item in items if not item.cut]
+    if len(whole) < 2:
+        return ()
+    length = common_prefix([item.ids for item in whole])
+    length = min(length, *(min(t[1] for t in item.targets) for item in whole))
+    spared = length * (len(whole) - 1)
+    worth = spared >= WORTH * sum(len(item.ids) for item in whole)
+    return whole[0].ids[:length] if worth else ()
+
+
+def begins_with(item: Item, header: tuple[int, ...]) -> bool:
+    """Whether the row begins with `header` and no position of it is scored."""
+    length = len(header)
+    return item.ids[:length] == header and all(t[1] >= length for t in item.targets)
+
+
+def find_stems(items: Sequence[Item], header: Sequence[int], max_items: int) -> list[Stem]:
+    """The items, those of one example together where they begin alike for long enough beyond
+    `header`, at most `max_items` in one."""
+    stems: list[Stem] = []
+    for _, group in groupby(range(len(items)), key=lambda i: items[i].example):
+        indices = list(group)
+        for start in range(0, len(indices), max_items):
+            stems += _stems(items, indices[start : start + max_items], len(header))
+    return stems
+
+
+def _stems(items: Sequence[Item], indices: list[int], header: int) -> list[Stem]:
+    lengths = [len(items[i].ids) for i in indices]
+    shared = common_prefix([items[i].ids for i in indices])
+    spared = max(shared - header, 0) * (len(indices) - 1)
+    if spared and spared >= WORTH * sum(length - header for length in lengths):
+        return [Stem(tuple(indices), shared, max(lengths))]
+    return [Stem((i,), n, n) for i, n in zip(indices, lengths, strict=True)]
+
+
+def plan_shared(
+    items: Sequence[Item], header: tuple[int, ...], max_tokens: int, max_items: int
+) -> list[list[int]]:
+    """The frozen batch plan with prefixes shared: stems from the longest on, cut into batches
+    whose padded tokens (stems, then tails) stay within `max_tokens` and whose rows within
+    `max_items`. Items that do not begin with `header` are kept apart."""
+    stems = find_stems(items, header, max_items)
+    order = sorted(range(len(stems)), key=lambda k: (-stems[k].length, k))
+    begins = [all(begins_with(items[i], header) for i in stem.items) for stem in stems]
+    batches: list[list[int]] = []
+    for with_header in (False, True):
+        offset = len(header) if with_header else 0
+        batch: list[Stem] = []
+        for stem in (stems[k] for k in order if begins[k] == with_header):
+            if batch and not _fits([*batch, stem], offset, max_tokens, max_items):
+                batches.append([i for one in batch for i in one.items])
+                batch = []
+            batch.append(stem)
+        if batch:
+            batches.append([i for one in batch for i in one.items])
+    return batches
+
+
+def _fits(batch: Sequence[Stem], header: int, max_tokens: int, max_items: int) -> bool:
+    """Whether the stems of `batch`, run after `header` tokens, stay within the bounds."""
+    forked = [stem for stem in batch if stem.tail]
+    tails = sum(len(stem.items) for stem in forked)
+    stem_length = max(stem.length for stem in batch) - header
+    tail_length = max((stem.tail for stem in forked), default=0)
+    rows = max(len(batch), tails)
+    slots = rows * (header + stem_length + tail_length) if header or tails else 0
+    return (
+        rows <= max_items
+        and len(batch) * stem_length + tails * tail_length <= max_tokens
+        and slots <= _SLOTS_PER_TOKEN * max_tokens
+    )
