@@ -81,11 +81,11 @@ def answers(adapter, batches, items, score):
 def both_ways(adapter, max_tokens=600, max_items=8):
     """(items, answers of whole rows, answers with prefixes shared, tokens of each)."""
     items = adapter.items()
-    plain = plan_batches([len(i.ids) for i in items], max_tokens, max_items)
+    plain = plan_batches([len(i.ids) for i in items], max_tokens, max_items, 32)
     seen = Counted(adapter.model)
     whole = answers(adapter, plain, items, adapter.score)
     before = seen.tokens
-    batches = adapter.share(items, max_tokens, max_items)
+    batches = adapter.share(items, max_tokens, max_items, 32)
     assert sorted(i for batch in batches for i in batch) == list(range(len(items)))
     shared = answers(adapter, batches, items, adapter.score)
     return items, whole, shared, before, seen.tokens - before
@@ -152,10 +152,10 @@ def test_rows_that_fill_the_models_positions_are_shared_too():
 def test_windows_of_text_are_planned_and_scored_as_before():
     adapter = language(llama(), tokenizer(**BOTH))
     items = adapter.items()
-    plain = plan_batches([len(i.ids) for i in items], 100, 4)
+    plain = plan_batches([len(i.ids) for i in items], 100, 4, 32)
     with torch.inference_mode():
         whole = [adapter.score([items[i] for i in batch]) for batch in plain]
-        assert adapter.share(items, 100, 4) == plain
+        assert adapter.share(items, 100, 4, 32) == plain
         assert [adapter.score([items[i] for i in batch]) for batch in plain] == whole
 
 
@@ -183,7 +183,7 @@ def test_models_that_can_not_go_on_after_a_cache_run_whole_rows():
     )
     for model in (bloom(), transformers.MambaForCausalLM(config).eval()):
         adapter = choice(model, examples(HEADER))
-        items, whole, shared, before, after = both_ways(adapter)
+        _, whole, shared, before, after = both_ways(adapter)
         assert adapter.sharing is None
         assert before == after
         assert shared == whole
@@ -202,7 +202,7 @@ def test_rope_that_moves_with_the_length_is_not_cut_in_parts():
 
 def test_requests_compute_whole_rows_whatever_the_quality_pass_shares():
     adapter = choice(llama(), examples(HEADER))
-    adapter.share(adapter.items(), 600, 8)
+    adapter.share(adapter.items(), 600, 8, 32)
     seen = Counted(adapter.model)
     with torch.inference_mode():
         adapter.offline([0, 1])
@@ -218,7 +218,7 @@ def test_nan_stays_with_the_rows_that_gave_it():
     poisoned = adapter.encode(" quiet")[0]
     with torch.no_grad():
         model.model.embed_tokens.weight[poisoned] = math.nan
-    items, whole, shared, *_ = both_ways(adapter)
+    _, whole, shared, *_ = both_ways(adapter)
     bad = [sorted(k for k, v in a.items() if math.isnan(v)) for a in whole]
     assert bad == [sorted(k for k, v in a.items() if math.isnan(v)) for a in shared]
     assert any(bad)
@@ -228,7 +228,7 @@ def test_nan_stays_with_the_rows_that_gave_it():
 def test_the_headers_cache_is_made_once_and_given_back():
     adapter = choice(llama(), examples(HEADER))
     items = adapter.items()
-    batches = adapter.share(items, 150, 4)
+    batches = adapter.share(items, 150, 4, 32)
     assert len(batches) > 2
     seen = Counted(adapter.model)
     first = answers(adapter, batches, items, adapter.score)
@@ -296,9 +296,9 @@ def test_the_plan_holds_each_item_once_within_its_bounds(found, header, max_toke
             ids = [*begin, *range(200, 200 + tail)]
             items.append(item(index, ids, len(begin) - 1))
     head = find_header(items)
-    batches = plan_shared(items, head, max_tokens, max_items)
+    batches = plan_shared(items, head, max_tokens, max_items, 32)
     assert sorted(i for batch in batches for i in batch) == list(range(len(items)))
-    assert batches == plan_shared(items, head, max_tokens, max_items)
+    assert batches == plan_shared(items, head, max_tokens, max_items, 32)
     for batch in batches:
         stems = find_stems([items[i] for i in batch], head, max_items)
         if len(stems) == 1:
@@ -367,7 +367,7 @@ def test_log_probabilities_are_taken_in_float32_in_chunks():
 def test_the_answers_leave_the_device_in_one_transfer(monkeypatch):
     adapter = choice(llama(), examples(HEADER))
     items = adapter.items()
-    adapter.share(items, 600, 8)
+    adapter.share(items, 600, 8, 32)
     moved = []
     original = torch.Tensor.cpu
     monkeypatch.setattr(torch.Tensor, "cpu", lambda t: (moved.append(len(t)), original(t))[1])

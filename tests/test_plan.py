@@ -480,7 +480,7 @@ def test_a_cell_holds_what_its_result_depends_on():
     assert (cell.device, cell.device_name, cell.device_flags) == ("cpu", "Some CPU", ("avx2",))
     assert (cell.threads, cell.seed, cell.trust_remote_code) == (2, 3, True)
     assert cell.workload == Workload().rules()
-    assert cell.batch_plan == batch_plan("cpu", "sequence-classification", "eager")
+    assert cell.batch_plan == batch_plan("cpu")
     assert cell.recipe["compute_dtype"] == "float32"
     assert cell.libraries == {"torch": "2.13.0", "transformers": "5.24.0", "tokenizers": "0.23.3"}
 
@@ -583,18 +583,8 @@ def test_a_task_without_calibration_skips_the_calibrated_format_alone():
 
 
 def test_the_batch_plan_is_fixed_by_the_kind_of_device():
-    classifier = [batch_plan(kind, "sequence-classification", "eager") for kind in ("cpu", "cuda")]
-    assert classifier[0] != classifier[1]
-    assert set(classifier[0]) == {"rule", "max_tokens", "max_items"}
-
-
-def test_prefixes_are_shared_where_nothing_is_compiled():
-    plans = {r: batch_plan("cpu", "causal-lm", r) for r in ("eager", "compile", "compile-dynamic")}
-    assert {r: plan["prefixes"] for r, plan in plans.items()} == {
-        "eager": "shared",
-        "compile": "alone",
-        "compile-dynamic": "alone",
-    }
+    assert batch_plan("cpu") != batch_plan("cuda")
+    assert set(batch_plan("cpu")) == {"rule", "max_tokens", "max_items", "call_tokens"}
 
 
 def test_labels_are_mapped_and_cautions_of_the_model_go_along():

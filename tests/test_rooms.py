@@ -51,6 +51,7 @@ MEASURING = {
     "formats.apply", "formats.certificate", "formats.compiling", "formats.dryrun", "formats.held",
     "formats.kernels", "formats.products", "formats.ranges", "formats.static", "formats.verify",
     "formats.watch",
+    "models.causal_forward", "models.scoring",
     "models.compiled", "runner.compiling",
     "runner.numerics_job", "runner.preload", "runner.session",
 }  # fmt: skip

@@ -70,9 +70,11 @@ class _CausalLM:
         places = sorted({(i, t[1]) for i, item in enumerate(batch) for t in item.targets})
         return self.scorer.forward.logits([item.ids for item in batch], places)[0]
 
-    def share(self, items: Sequence[Item], max_tokens: int, max_items: int) -> list[list[int]]:
+    def share(
+        self, items: Sequence[Item], max_tokens: int, max_items: int, call_tokens: int
+    ) -> list[list[int]]:
         """The batch plan of `items` in which `score` computes common prefixes once."""
-        return self.scorer.share(items, max_tokens, max_items)
+        return self.scorer.share(items, max_tokens, max_items, call_tokens)
 
     @property
     def sharing(self) -> dict[str, int] | None:

@@ -6,11 +6,16 @@ the stem to the rows of one example (the context of its choices), the tail is it
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby
+from typing import TYPE_CHECKING
 
-from precision_explorer.models.adapter import Item
+from precision_explorer.models.partition import partition
+
+if TYPE_CHECKING:
+    from precision_explorer.models.adapter import Item
 
 # A prefix is shared where that spares at least this share of the tokens: below, what calls after a
 # cache cost more than a plain one (copies of the cache, a mask in place of the causal kernel)
@@ -35,7 +40,7 @@ class Stem:
         return self.longest - self.length
 
 
-def common_prefix(rows: Sequence[Sequence[int]]) -> int:
+def common_prefix(rows: Sequence[tuple[int, ...]]) -> int:
     """How many tokens all `rows` begin with in common."""
     # Of all strings, the least and the greatest differ first.
     low, high = min(rows), max(rows)
@@ -83,38 +88,44 @@ def _stems(items: Sequence[Item], indices: list[int], header: int) -> list[Stem]
 
 
 def plan_shared(
-    items: Sequence[Item], header: tuple[int, ...], max_tokens: int, max_items: int
+    items: Sequence[Item],
+    header: tuple[int, ...],
+    max_tokens: int,
+    max_items: int,
+    call_tokens: int,
 ) -> list[list[int]]:
     """The frozen batch plan with prefixes shared: stems from the longest on, cut into batches
     whose padded tokens (stems, then tails) stay within `max_tokens` and whose rows within
-    `max_items`. Items that do not begin with `header` are kept apart."""
-    stems = find_stems(items, header, max_items)
-    order = sorted(range(len(stems)), key=lambda k: (-stems[k].length, k))
-    begins = [all(begins_with(items[i], header) for i in stem.items) for stem in stems]
+    `max_items`, where padded tokens and `call_tokens` for each call are least. Items that do not
+    begin with `header` are kept apart, first."""
+    found = find_stems(items, header, max_items)
+    found = sorted(found, key=lambda stem: -stem.length)
+    begins = [all(begins_with(items[i], header) for i in stem.items) for stem in found]
+    bounds = (max_tokens, max_items, call_tokens)
     batches: list[list[int]] = []
     for with_header in (False, True):
+        stems = [s for s, begin in zip(found, begins, strict=True) if begin == with_header]
         offset = len(header) if with_header else 0
-        batch: list[Stem] = []
-        for stem in (stems[k] for k in order if begins[k] == with_header):
-            if batch and not _fits([*batch, stem], offset, max_tokens, max_items):
-                batches.append([i for one in batch for i in one.items])
-                batch = []
-            batch.append(stem)
-        if batch:
-            batches.append([i for one in batch for i in one.items])
+        runs = partition(len(stems), partial(_costs, stems, offset, *bounds))
+        batches += [[i for k in run for i in stems[k].items] for run in runs]
     return batches
 
 
-def _fits(batch: Sequence[Stem], header: int, max_tokens: int, max_items: int) -> bool:
-    """Whether the stems of `batch`, run after `header` tokens, stay within the bounds."""
-    forked = [stem for stem in batch if stem.tail]
-    tails = sum(len(stem.items) for stem in forked)
-    stem_length = max(stem.length for stem in batch) - header
-    tail_length = max((stem.tail for stem in forked), default=0)
-    rows = max(len(batch), tails)
-    slots = rows * (header + stem_length + tail_length) if header or tails else 0
-    return (
-        rows <= max_items
-        and len(batch) * stem_length + tails * tail_length <= max_tokens
-        and slots <= _SLOTS_PER_TOKEN * max_tokens
-    )
+def _costs(
+    stems: Sequence[Stem], header: int, max_tokens: int, max_items: int, call_tokens: int, end: int
+) -> Iterator[float]:
+    """The costs of batches of the last 1, 2, ... of ``stems[:end]`` after `header` tokens, in
+    padded tokens, as long as they stay within the bounds; see `partition`."""
+    tails = tail_length = 0
+    for size in range(1, end + 1):
+        stem = stems[end - size]
+        if stem.tail:
+            tails, tail_length = tails + len(stem.items), max(tail_length, stem.tail)
+        stem_length = stem.length - header
+        rows = max(size, tails)
+        padded = size * stem_length + tails * tail_length
+        slots = rows * (header + stem_length + tail_length) if header or tails else 0
+        fits = padded <= max_tokens and slots <= _SLOTS_PER_TOKEN * max_tokens
+        if size > 1 and not (fits and rows <= max_items):
+            return
+        yield padded + call_tokens * (2 if tails else 1)

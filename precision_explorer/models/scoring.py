@@ -51,7 +51,9 @@ class Scorer:
         self.shares = False
         self._past: Past | None = None
 
-    def share(self, items: Sequence[Item], max_tokens: int, max_items: int) -> list[list[int]]:
+    def share(
+        self, items: Sequence[Item], max_tokens: int, max_items: int, call_tokens: int
+    ) -> list[list[int]]:
         """The batch plan of `items`; from now on `score` shares what the rows of a batch begin with
         in common. The plain plan where the model can't go on after a cache."""
         longest = max((len(item.ids) for item in items), default=0)
@@ -59,9 +61,10 @@ class Scorer:
         self.shares = self.forward.can_go_on(2 * longest)
         self.header, self._past = (), None
         if not self.shares:
-            return plan_batches([len(item.ids) for item in items], max_tokens, max_items)
+            lengths = [len(item.ids) for item in items]
+            return plan_batches(lengths, max_tokens, max_items, call_tokens)
         self.header = find_header(items)
-        return plan_shared(items, self.header, max_tokens, max_items)
+        return plan_shared(items, self.header, max_tokens, max_items, call_tokens)
 
     def release(self) -> None:
         """Give the header's cache back; it is made again when it is needed."""

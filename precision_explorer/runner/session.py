@@ -41,7 +41,6 @@ from precision_explorer.models.adapter import Adapter, Item, plan_batches
 from precision_explorer.models.adapters import make_adapter
 from precision_explorer.models.compiled import CompiledModel
 from precision_explorer.models.loading import load, prepare
-from precision_explorer.plan.expand import SHARED
 from precision_explorer.records import Roof, canonical_hash
 from precision_explorer.records.record import Load, Quality
 from precision_explorer.runner.compiling import calls, compilation, warm_up
@@ -189,13 +188,16 @@ class Session:
         return {"compile_s": seconds, "compilation": made.model_dump()}, b""
 
     def _batches(self, request: dict[str, Any], items: list[Item]) -> list[list[int]]:
-        """The frozen batches; where the plan shares prefixes, the adapter's `score` does from now
-        on."""
+        """The frozen batches; where nothing is compiled, the adapter's `score` shares prefixes from
+        now on, if it can."""
         plan = request["batch_plan"]
+        lengths, bounds = [len(i.ids) for i in items], (plan["max_tokens"], plan["max_items"])
+        if self.runtime.compiles:
+            return plan_batches(lengths, *bounds)
         share = getattr(self.adapter, "share", None)
-        if plan.get("prefixes") == SHARED and share is not None:
-            return share(items, plan["max_tokens"], plan["max_items"])
-        return plan_batches([len(i.ids) for i in items], plan["max_tokens"], plan["max_items"])
+        if share is not None:
+            return share(items, *bounds, plan["call_tokens"])
+        return plan_batches(lengths, *bounds, plan["call_tokens"])
 
     def quality(self, request: dict[str, Any]) -> tuple[dict[str, Any], bytes]:
         """Score every example in the frozen batch plan; rows come as Arrow."""

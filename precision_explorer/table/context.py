@@ -73,11 +73,10 @@ def _device(environment: dict[str, Any]) -> str:
 def _how(method: dict[str, Any]) -> list[str]:
     """One method document in sentences."""
     work, batch = method["workload"], method["batch_plan"]
-    shared = batch.get("prefixes") == "shared"
-    once = " what inputs begin with in common computed once," if shared else ""
+    once = ", prefixes that rows share computed once" if "call_tokens" in batch else ""
     return [
         f"Quality: every example once, batches of at most {batch['max_items']} rows and "
-        f"{batch['max_tokens']:,} padded tokens,{once} the same for every format; 95 % intervals "
+        f"{batch['max_tokens']:,} padded tokens{once}, the same for every format; 95 % intervals "
         "(Wilson for 0/1 scores, else bootstrap), paired differences to the reference (Tango, "
         "exact McNemar; else paired bootstrap).",
         f"Latency: single-stream (the next request when the last is done), text to answer; the "
