@@ -273,7 +273,7 @@ def test_rows_of_one_example_are_one_stem_where_they_begin_alike():
     begin = list(range(20))
     found = [item(0, [*begin, 50, 51], 19), item(0, [*begin, 60], 19), item(1, [*begin, 70], 19)]
     stems = find_stems(found, (), 8)
-    assert [(s.items, s.length, s.longest) for s in stems] == [((0, 1), 20, 22), ((2,), 21, 21)]
+    assert [(s.items, s.length, s.tails) for s in stems] == [((0, 1), 20, (2, 1)), ((2,), 21, (0,))]
     # What the header holds already is no gain.
     assert [s.items for s in find_stems(found, begin, 8)] == [(0,), (1,), (2,)]
     # No more rows than a batch takes.
@@ -303,11 +303,24 @@ def test_the_plan_holds_each_item_once_within_its_bounds(found, header, max_toke
         stems = find_stems([items[i] for i in batch], head, max_items)
         if len(stems) == 1:
             continue
-        tails = sum(len(s.items) for s in stems if s.tail)
-        assert max(len(stems), tails) <= max_items
+        assert max(len(stems), sum(tail > 0 for s in stems for tail in s.tails)) <= max_items
         padded = len(stems) * (max(s.length for s in stems) - len(head))
-        padded += tails * max((s.tail for s in stems if s.tail), default=0)
-        assert padded <= max_tokens
+        assert max(padded, sum(sum(s.tails) for s in stems)) <= max_tokens
+
+
+def test_tails_of_like_length_are_run_together():
+    choices = [" a", " b", " a very long one, and more of it and more", " c very long and more."]
+    adapter = choice(llama(), examples(choices=choices))
+    items = adapter.items()
+    with torch.inference_mode():
+        adapter.share(items, 4000, 99, 8)
+        seen = Counted(adapter.model)
+        adapter.score(items)
+    stems, *tails = seen.shapes
+    assert stems[0] == len(PROMPTS)
+    assert len(tails) >= 2
+    longest = max(length for _, length in tails)
+    assert sum(rows for rows, _ in tails) * longest > 1.3 * sum(r * n for r, n in tails)
 
 
 # -- only the logits that are asked for --------------------------------------------------------
@@ -356,8 +369,8 @@ def test_logits_are_those_of_the_places_in_order_with_and_without_a_mask_of_plac
 
 def test_log_probabilities_are_taken_in_float32_in_chunks():
     torch.manual_seed(0)
-    logits = (torch.randn(600, 50) * 9).to(torch.bfloat16)
-    index, tokens = [599, 0, 3, 3], [4, 49, 0, 7]
+    logits = (torch.randn(60, 50_000) * 9).to(torch.bfloat16)
+    index, tokens = [59, 0, 3, 3], [4, 49_999, 0, 7]
     exact = logits.double().log_softmax(-1)[index, tokens]
     found = token_logprobs(logits, index, tokens)
     assert found.dtype == torch.float32

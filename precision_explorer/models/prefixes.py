@@ -27,17 +27,17 @@ _SLOTS_PER_TOKEN = 4
 
 @dataclass(frozen=True)
 class Stem:
-    """Items (by index) of one example whose rows have their first `length` tokens in common; a row
-    by itself is a stem of its whole length. `longest`: the longest row's tokens."""
+    """Items (by index) of one example whose rows have their first `length` tokens in common, and
+    the tokens of each one's tail. A row by itself is a stem of its whole length."""
 
     items: tuple[int, ...]
     length: int
-    longest: int
+    tails: tuple[int, ...]
 
     @property
-    def tail(self) -> int:
-        """The longest tail; 0 where the stem is all there is."""
-        return self.longest - self.length
+    def forks(self) -> bool:
+        """Whether any row goes on beyond the stem."""
+        return any(self.tails)
 
 
 def common_prefix(rows: Sequence[tuple[int, ...]]) -> int:
@@ -83,8 +83,13 @@ def _stems(items: Sequence[Item], indices: list[int], header: int) -> list[Stem]
     shared = common_prefix([items[i].ids for i in indices])
     spared = max(shared - header, 0) * (len(indices) - 1)
     if spared and spared >= WORTH * sum(length - header for length in lengths):
-        return [Stem(tuple(indices), shared, max(lengths))]
-    return [Stem((i,), n, n) for i, n in zip(indices, lengths, strict=True)]
+        return [Stem(tuple(indices), shared, tuple(length - shared for length in lengths))]
+    return [whole_row(i, length) for i, length in zip(indices, lengths, strict=True)]
+
+
+def whole_row(index: int, length: int) -> Stem:
+    """The stem of a row that is computed by itself."""
+    return Stem((index,), length, (0,))
 
 
 def plan_shared(
@@ -95,9 +100,9 @@ def plan_shared(
     call_tokens: int,
 ) -> list[list[int]]:
     """The frozen batch plan with prefixes shared: stems from the longest on, cut into batches
-    whose padded tokens (stems, then tails) stay within `max_tokens` and whose rows within
-    `max_items`, where padded tokens and `call_tokens` for each call are least. Items that do not
-    begin with `header` are kept apart, first."""
+    whose padded stems, and tails, stay within `max_tokens` and whose rows within `max_items`,
+    where tokens and `call_tokens` for each call are least. Items that do not begin with `header`
+    are kept apart, first."""
     found = find_stems(items, header, max_items)
     found = sorted(found, key=lambda stem: -stem.length)
     begins = [all(begins_with(items[i], header) for i in stem.items) for stem in found]
@@ -115,17 +120,16 @@ def _costs(
     stems: Sequence[Stem], header: int, max_tokens: int, max_items: int, call_tokens: int, end: int
 ) -> Iterator[float]:
     """The costs of batches of the last 1, 2, ... of ``stems[:end]`` after `header` tokens, in
-    padded tokens, as long as they stay within the bounds; see `partition`."""
-    tails = tail_length = 0
+    tokens, as long as they stay within the bounds; see `partition`."""
+    rows, tails, longest = 0, 0, 0
     for size in range(1, end + 1):
         stem = stems[end - size]
-        if stem.tail:
-            tails, tail_length = tails + len(stem.items), max(tail_length, stem.tail)
+        rows += sum(tail > 0 for tail in stem.tails)
+        tails, longest = tails + sum(stem.tails), max(longest, *stem.tails)
         stem_length = stem.length - header
-        rows = max(size, tails)
-        padded = size * stem_length + tails * tail_length
-        slots = rows * (header + stem_length + tail_length) if header or tails else 0
-        fits = padded <= max_tokens and slots <= _SLOTS_PER_TOKEN * max_tokens
-        if size > 1 and not (fits and rows <= max_items):
+        most = max(size, rows)
+        slots = most * (header + stem_length + longest) if header or tails else 0
+        fits = max(size * stem_length, tails) <= max_tokens and most <= max_items
+        if size > 1 and not (fits and slots <= _SLOTS_PER_TOKEN * max_tokens):
             return
-        yield padded + call_tokens * (2 if tails else 1)
+        yield size * stem_length + tails + call_tokens * (2 if tails else 1)

@@ -3,7 +3,7 @@ begin with in common computed once."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -17,6 +17,7 @@ from precision_explorer.models.prefixes import (
     find_header,
     find_stems,
     plan_shared,
+    whole_row,
 )
 
 
@@ -29,6 +30,18 @@ class _Call:
     places: list[Place] = field(default_factory=list)
     tokens: list[int] = field(default_factory=list)
     keys: list[int] = field(default_factory=list)
+
+    def add(
+        self, item: Item, index: int, begin: int, end: int, keys: dict[tuple[int, int], int]
+    ) -> None:
+        """Read what `item` wants from its positions `begin` to `end`, which are the last row.
+        `keys` numbers each (item, slot)."""
+        row = len(self.rows) - 1
+        for slot, position, token in item.targets:
+            if begin <= position < end:
+                self.places.append((row, position - begin))
+                self.tokens.append(token)
+                self.keys.append(keys.setdefault((index, slot), len(keys)))
 
     def run(
         self, forward: CausalForward, past: Past | None, goes_on: bool
@@ -49,6 +62,7 @@ class Scorer:
         self.forward = forward
         self.header: tuple[int, ...] = ()
         self.shares = False
+        self._bounds = (0, 0, 0)
         self._past: Past | None = None
 
     def share(
@@ -56,15 +70,15 @@ class Scorer:
     ) -> list[list[int]]:
         """The batch plan of `items`; from now on `score` shares what the rows of a batch begin with
         in common. The plain plan where the model can't go on after a cache."""
-        longest = max((len(item.ids) for item in items), default=0)
+        lengths = [len(item.ids) for item in items]
         # Stems and tails are padded each by itself: together that is less than twice a row.
-        self.shares = self.forward.can_go_on(2 * longest)
+        self.shares = self.forward.can_go_on(2 * max(lengths, default=0))
         self.header, self._past = (), None
+        self._bounds = (max_tokens, max_items, call_tokens)
         if not self.shares:
-            lengths = [len(item.ids) for item in items]
-            return plan_batches(lengths, max_tokens, max_items, call_tokens)
+            return plan_batches(lengths, *self._bounds)
         self.header = find_header(items)
-        return plan_shared(items, self.header, max_tokens, max_items, call_tokens)
+        return plan_shared(items, self.header, *self._bounds)
 
     def release(self) -> None:
         """Give the header's cache back; it is made again when it is needed."""
@@ -72,8 +86,7 @@ class Scorer:
 
     def whole(self, batch: Sequence[Item]) -> list[dict[int, float]]:
         """{slot: summed log-probability in nats} per item, each row computed whole."""
-        stems = [Stem((i,), len(item.ids), len(item.ids)) for i, item in enumerate(batch)]
-        return self._score(batch, stems, 0)
+        return self._score(batch, [whole_row(i, len(item.ids)) for i, item in enumerate(batch)], 0)
 
     def score(self, batch: Sequence[Item]) -> list[dict[int, float]]:
         """The same, with prefixes shared where `share` was called."""
@@ -87,18 +100,18 @@ class Scorer:
         self, batch: Sequence[Item], stems: Sequence[Stem], header: int
     ) -> list[dict[int, float]]:
         keys: dict[tuple[int, int], int] = {}
-        first, then, parents = _calls(batch, stems, header, keys)
-        past = self._header().take([0] * len(first.rows)) if header else None
-        found, past = first.run(self.forward, past, goes_on=bool(then.rows))
-        values = [found]
-        if past is not None:
-            values.append(then.run(self.forward, past.take(parents), goes_on=False)[0])
+        first = _stems(batch, stems, header, keys)
+        past = self._header().take([0] * len(stems)) if header else None
+        forks = any(stem.forks for stem in stems)
+        found, past = first.run(self.forward, past, goes_on=forks)
+        order, values = list(first.keys), [found]
+        for parents, call in self._tails(batch, stems, keys):
+            assert past is not None
+            values.append(call.run(self.forward, past.take(parents), goes_on=False)[0])
+            order += call.keys
         # Off the device once. Summed on the host, where the order is always the same.
-        sums = np.bincount(
-            first.keys + then.keys,
-            weights=torch.cat(values).double().cpu().numpy(),
-            minlength=len(keys),
-        )
+        weights = torch.cat(values).double().cpu().numpy()
+        sums = np.bincount(order, weights=weights, minlength=len(keys))
         answers: list[dict[int, float]] = [{} for _ in batch]
         for (item, slot), key in keys.items():
             answers[item][slot] = float(sums[key])
@@ -111,27 +124,33 @@ class Scorer:
         assert self._past is not None
         return self._past
 
+    def _tails(
+        self, batch: Sequence[Item], stems: Sequence[Stem], keys: dict[tuple[int, int], int]
+    ) -> Iterator[tuple[list[int], _Call]]:
+        """(the stem of each row, the call) of the rows that go on, those of like length
+        together."""
+        rows = [
+            (row, i, stem.length)
+            for row, stem in enumerate(stems)
+            for i, tail in zip(stem.items, stem.tails, strict=True)
+            if tail
+        ]
+        lengths = [len(batch[i].ids) - begin for _, i, begin in rows]
+        for chosen in plan_batches(lengths, *self._bounds):
+            call = _Call()
+            for _, i, begin in (rows[k] for k in chosen):
+                call.rows.append(batch[i].ids[begin:])
+                call.add(batch[i], i, begin, len(batch[i].ids), keys)
+            yield [rows[k][0] for k in chosen], call
 
-def _calls(
+
+def _stems(
     batch: Sequence[Item], stems: Sequence[Stem], header: int, keys: dict[tuple[int, int], int]
-) -> tuple[_Call, _Call, list[int]]:
-    """(the call of the stems, that of the tails, the stem of each tail's row). `keys` is filled
-    with a number for each (item, slot)."""
-    first, then, parents = _Call(), _Call(), []
-    for row, stem in enumerate(stems):
-        first.rows.append(batch[stem.items[0]].ids[header : stem.length])
+) -> _Call:
+    """The call of the stems after the header."""
+    call = _Call()
+    for stem in stems:
+        call.rows.append(batch[stem.items[0]].ids[header : stem.length])
         for i in stem.items:
-            tail = batch[i].ids[stem.length :]
-            if tail:
-                then.rows.append(tail)
-                parents.append(row)
-            for slot, position, token in batch[i].targets:
-                call, at = (
-                    (first, (row, position - header))
-                    if position < stem.length
-                    else (then, (len(then.rows) - 1, position - stem.length))
-                )
-                call.places.append(at)
-                call.tokens.append(token)
-                call.keys.append(keys.setdefault((i, slot), len(keys)))
-    return first, then, parents
+            call.add(batch[i], i, header, stem.length, keys)
+    return call
