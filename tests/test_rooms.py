@@ -54,6 +54,7 @@ MEASURING = {
     "formats.apply", "formats.certificate", "formats.compiling", "formats.dryrun", "formats.held",
     "formats.kernels", "formats.products", "formats.ranges", "formats.static", "formats.verify",
     "formats.watch",
+    "models.causal_forward", "models.scoring",
     "models.compiled", "runner.compiling",
     "models.answering", "models.generation", "models.greedy", "models.seq2seq",
     "runner.numerics_job", "runner.preload", "runner.session",

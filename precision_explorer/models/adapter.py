@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
 
 from precision_explorer.measure import NullPhases, Phases
+from precision_explorer.models.partition import partition
 
 
 @dataclass(frozen=True)
@@ -84,11 +85,27 @@ def pad_left(
     return ids.to(device), mask.to(device)
 
 
-def plan_batches(lengths: Sequence[int], max_tokens: int, max_items: int) -> list[list[int]]:
+def plan_batches(
+    lengths: Sequence[int], max_tokens: int, max_items: int, call_tokens: int | None = None
+) -> list[list[int]]:
     """The frozen batch plan: indices sorted by length (longest first, ties by index), cut into
     batches whose padded size stays within `max_tokens` and `max_items`. The same for all formats,
-    since scores move with the shape of the batch."""
+    since scores move with the shape of the batch.
+
+    Each batch is as large as it may be; with `call_tokens`, cuts are where padded tokens and
+    `call_tokens` for each batch together are least.
+    """
     order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
+    if call_tokens is not None:
+
+        def costs(end: int) -> Iterable[float]:
+            for size in range(1, min(end, max_items) + 1):
+                padded = size * lengths[order[end - size]]
+                if size > 1 and padded > max_tokens:
+                    return
+                yield padded + call_tokens
+
+        return [[order[k] for k in run] for run in partition(len(order), costs)]
     batches: list[list[int]] = []
     for index in order:
         longest = lengths[batches[-1][0]] if batches else 0

@@ -67,6 +67,8 @@ class CompiledModel:
         def forward(**inputs: Any) -> Any:
             return self.forward(**inputs)
 
+        # `models.causal_forward` reads it and leaves out what has other shapes.
+        forward.pads = True  # type: ignore[attr-defined]
         model.forward = forward
 
     def forward(self, **inputs: Any) -> Any:

@@ -57,7 +57,7 @@ class HarnessTask(_CausalLM):
         # shared rows of the other kinds are made for.
         self.greedy = _asks_greedy(self.task)
         if self.greedy or GENERATE in self.kinds:
-            self.share = None
+            self.share = None  # type: ignore[method-assign,assignment]
 
     # -- items -------------------------------------------------------------------------------
 

@@ -46,6 +46,9 @@ _SET_BY_IMPORTS = ("KMP_DUPLICATE_LIB_OK", "KMP_INIT_AT_FORK")
 # Padded tokens and items of one quality batch, by kind of device. Larger gains nothing on 2 cores;
 # on an accelerator a language model's logits bound it: 16,384 x 50,000 words x 2 bytes are 1.6 GB.
 _BATCH_PLAN = {"cpu": (1024, 16), "cuda": (16384, 64)}
+# What a call costs beside its tokens, in tokens: where it is less than the padding of a larger
+# batch, a smaller one is faster.
+_CALL_TOKENS = {"cpu": 32, "cuda": 1024}
 _RELEVANT = {
     "torch": ("torch", "transformers", "tokenizers", "precision-explorer"),
     "torchao": ("torchao",),
@@ -107,12 +110,16 @@ class Plan:
 
 
 def batch_plan(kind: str) -> dict[str, Any]:
-    """The frozen rule of the quality pass, the same for all formats on a device kind."""
+    """The frozen rule of the quality pass, the same for all formats on a device kind. A runtime
+    that compiles keeps to plain rows in full batches: its code is made for few shapes, and for no
+    cache of some other length."""
     tokens, items = _BATCH_PLAN[kind]
     return {
-        "rule": "longest first, padded tokens bounded",
+        "rule": "longest first, padded tokens bounded; where nothing is compiled, cut where "
+        "padding and calls cost least, and prefixes that rows share computed once",
         "max_tokens": tokens,
         "max_items": items,
+        "call_tokens": _CALL_TOKENS[kind],
     }
 
 

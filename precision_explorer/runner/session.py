@@ -195,15 +195,24 @@ class Session:
         return {"compile_s": seconds, "compilation": made.model_dump()}, b""
 
     def _batches(self, request: dict[str, Any], items: list[Item]) -> list[list[int]]:
+        """The frozen batches; where nothing is compiled, the adapter's `score` shares prefixes from
+        now on, if it can."""
         plan = request["batch_plan"]
         batches = []
         # Where examples are scored in looks, each look's by themselves.
         for start, end in pairwise([0, *request.get("looks", [len(request["examples"])])]):
             part = [k for k, item in enumerate(items) if start <= item.example < end]
-            lengths = [items[k].size for k in part]
-            found = plan_batches(lengths, plan["max_tokens"], plan["max_items"])
-            batches += [[part[k] for k in batch] for batch in found]
+            batches += [[part[k] for k in b] for b in self._cut([items[k] for k in part], plan)]
         return batches
+
+    def _cut(self, items: list[Item], plan: dict[str, Any]) -> list[list[int]]:
+        lengths, bounds = [i.size for i in items], (plan["max_tokens"], plan["max_items"])
+        if self.runtime.compiles:
+            return plan_batches(lengths, *bounds)
+        share = getattr(self.adapter, "share", None)
+        if share is not None:
+            return share(items, *bounds, plan["call_tokens"])
+        return plan_batches(lengths, *bounds, plan["call_tokens"])
 
     def quality(self, request: dict[str, Any]) -> tuple[dict[str, Any], bytes]:
         """Score every example in the frozen batch plan; rows come as Arrow."""
@@ -215,6 +224,7 @@ class Session:
             items = self.adapter.items()
             batches = self._batches(request, items)
             answers = self._score(items, batches)
+        self._release()
         rows = self.adapter.rows(items, answers)
         elapsed = time.perf_counter() - start
         peak = self.memory.end()
@@ -228,7 +238,7 @@ class Session:
             examples=len(rows),
             tokens=sum(len(item.ids) for item in items),
             batches=len(batches),
-            batch_plan_hash=canonical_hash(batches),
+            batch_plan_hash=canonical_hash(self._frozen(batches)),
             cut_examples=sum(bool(row["cut"]) for row in rows),
             unparsed=unparsed(rows),
             signatures=_signatures(card, rows),
@@ -238,6 +248,17 @@ class Session:
         if request.get("part"):
             self.adapter = None  # It knows some of the examples only.
         return answer | self.memory.extras(), to_arrow(rows)
+
+    def _frozen(self, batches: list[list[int]]) -> Any:
+        """The batches, and what is shared in them where anything is."""
+        sharing = getattr(self.adapter, "sharing", None)
+        return {"batches": batches} | sharing if sharing else batches
+
+    def _release(self) -> None:
+        """Let go of what the quality pass kept between batches."""
+        release = getattr(self.adapter, "release", None)
+        if release is not None:
+            release()
 
     def _score(
         self, items: list[Item], batches: list[list[int]], phase: str = "quality"
@@ -324,11 +345,12 @@ class Session:
         def run() -> None:
             adapter.request(0, NullPhases())
             items = adapter.items()
-            batches = self._batches(request, items)
+            batch = [items[i] for i in self._batches(request, items)[-1]]
             # The shortest inputs: other sizes than the request's, in little time. What a long
             # answer's steps multiply in, the request has shown.
             score = adapter.scores if adapter.generates else adapter.score
-            score([items[i] for i in batches[-1]])
+            score(batch)
+            self._release()
 
         work = "one request, and the last batch of the quality pass"
         certificate = certify(

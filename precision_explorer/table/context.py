@@ -96,9 +96,10 @@ def _how(method: dict[str, Any]) -> list[str]:
     if RULE in method["rules"]:
         which = "the examples in one order until the format's verdict is clear, each once"
         paired = "by sequences that hold at every look: betting, else asymptotic"
+    shared = ", prefixes that rows share computed once" if "call_tokens" in batch else ""
     return [
         f"Quality: {which}, batches of at most {batch['max_items']} rows and "
-        f"{batch['max_tokens']:,} padded tokens, the same for every format; 95 % intervals "
+        f"{batch['max_tokens']:,} padded tokens{shared}, the same for every format; 95 % intervals "
         f"(Wilson for 0/1 scores, else bootstrap), paired differences to the reference ({paired}).",
         f"Latency: single-stream (the next request when the last is done), text to answer; the "
         f"first call is kept apart, then warm-up, then at least {work['min_requests']} requests "
