@@ -12,6 +12,7 @@ from precision_explorer.tasks.cards import (
     TaskCard,
     bundled_cards,
     card_hash,
+    hub_cards,
     load_card,
 )
 from precision_explorer.tasks.data import PreparedTask, check_labels, prepare
@@ -41,6 +42,7 @@ __all__ = [
     "entity_counts",
     "example_bytes",
     "example_words",
+    "hub_cards",
     "label_ids",
     "load_calibration",
     "load_card",
