@@ -12,6 +12,7 @@ from precision_explorer.tasks.cards import (
     TaskCard,
     bundled_cards,
     card_hash,
+    hub_cards,
     load_card,
 )
 from precision_explorer.tasks.data import PreparedTask, check_labels, prepare
@@ -64,6 +65,7 @@ __all__ = [
     "external_metric",
     "extract",
     "has_terms",
+    "hub_cards",
     "is_external",
     "is_harness",
     "is_harness_metric",

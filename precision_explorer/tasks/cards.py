@@ -242,7 +242,8 @@ def _check_columns(card: TaskCard) -> None:
         if role not in card.columns:
             raise ValueError(f"{card.kind} needs columns.{role}; name the column that holds it")
     kind = KINDS[card.kind]
-    in_prompt = prompt_fields(card.prompt) if card.prompt and kind.prompts else []
+    shown = [card.prompt or "", *(card.choices or [])] if kind.prompts else []
+    in_prompt = [field for text in shown for field in prompt_fields(text)]
     for role in card.columns:
         if role not in kind.roles and role not in in_prompt:
             raise ValueError(unknown_name("role in columns", role, kind.roles))
@@ -278,7 +279,7 @@ def _check_prompt(card: TaskCard) -> None:
         raise ValueError("the prompt has no {field}, so all examples would be the same; add {text}")
     hidden = {*_NOT_IN_PROMPT, *(card.columns[r] for r in _NOT_IN_PROMPT if r in card.columns)}
     known = [*card.columns, *card.columns.values()]
-    for field in fields:
+    for field in [*fields, *(f for choice in card.choices or [] for f in prompt_fields(choice))]:
         if field in hidden:
             raise ValueError(f"the prompt can't show '{{{field}}}'; remove it from the prompt")
         if field not in known:
@@ -343,20 +344,29 @@ def bundled_cards() -> dict[str, Path]:
 
     They lie in the package (wheel), or in ``tasks/`` beside it (repository).
     """
+    return {path.parent.name: path for path in sorted(_folder().glob(f"*/{CARD_FILE}"))}
+
+
+def _folder() -> Path:
     inside = Path(__file__).parent / "bundled"
-    folder = inside if inside.is_dir() else Path(__file__).parents[2] / "tasks"
-    return {path.parent.name: path for path in sorted(folder.glob(f"*/{CARD_FILE}"))}
+    return inside if inside.is_dir() else Path(__file__).parents[2] / "tasks"
+
+
+def hub_cards() -> dict[str, Path]:
+    """Name of each card of a well-known hub data set to its file, in order of name."""
+    return {path.stem: path for path in sorted((_folder() / "hub").glob("*.yaml"))}
 
 
 def load_card(name_or_path: str) -> LoadedCard:
-    """The card of a bundled name, of a ``task.yaml``, or of a folder that holds one.
+    """The card of a bundled name (`bundled_cards`, `hub_cards`), of a ``task.yaml``, or of a folder
+    that holds one.
 
     A bundled name wins over a file of the same name (write ``./name`` for that). Raises TaskError,
     one line, where there is no such card or it is not valid.
     """
     if name_or_path.startswith(LM_EVAL):
         raise TaskError(f"{name_or_path} has no card; tasks of lm-eval run in sweep and plan only")
-    bundled = bundled_cards()
+    bundled = bundled_cards() | hub_cards()
     path = bundled.get(name_or_path, Path(name_or_path)).absolute()
     if path.is_dir():
         path = path / CARD_FILE

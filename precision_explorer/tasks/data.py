@@ -203,7 +203,10 @@ def _language_modeling(card: TaskCard, row: Example) -> Example:
 
 
 def _multiple_choice(card: TaskCard, row: Example) -> Example:
-    choices = card.choices if card.choices is not None else _choices(card, row)
+    if card.choices is not None:
+        choices = _different([_filled(card, row, choice) for choice in card.choices])
+    else:
+        choices = _choices(card, row)
     label = _value(card, row, "label")
     names = choice_names(card, row)
     if names is not None and str(label) not in names:
@@ -215,11 +218,19 @@ def _multiple_choice(card: TaskCard, row: Example) -> Example:
             f"label {label!r} is no index into the {len(choices)} choices; "
             f"use 0 to {len(choices) - 1}"
         )
-    return {"prompt": _prompt(card, row), "choices": list(choices), "label": index}
+    return {"prompt": _filled(card, row, str(card.prompt)), "choices": choices, "label": index}
 
 
 def _answering(card: TaskCard, row: Example) -> Example:
-    return {"prompt": _prompt(card, row), "references": _references(card, row)}
+    prompt = _filled(card, row, card.prompt or "{text}")
+    return {"prompt": prompt, "references": _references(card, row)}
+
+
+def _filled(card: TaskCard, row: Example, template: str) -> str:
+    """`template` with its fields filled in."""
+    fields = {field: _prompt_value(card, row, field) for field in prompt_fields(template)}
+    parts = prompt_parts(template)
+    return "".join(text + (fields[field] if field else "") for text, field in parts)
 
 
 _MAKERS: dict[str, Callable[[TaskCard, Example], Example]] = {
@@ -231,13 +242,6 @@ _MAKERS: dict[str, Callable[[TaskCard, Example], Example]] = {
     "summarization": _answering,
     "translation": _answering,
 }
-
-
-def _prompt(card: TaskCard, row: Example) -> str:
-    """The card's prompt with its fields filled in; the text alone where it has none."""
-    prompt = card.prompt or "{text}"
-    fields = {field: _prompt_value(card, row, field) for field in prompt_fields(prompt)}
-    return "".join(text + (fields[field] if field else "") for text, field in prompt_parts(prompt))
 
 
 def _references(card: TaskCard, row: Example) -> list[str]:
@@ -278,6 +282,10 @@ def _choices(card: TaskCard, row: Example) -> list[str]:
             value = json.loads(value)
         except ValueError:
             value = None
+    return _different(value)
+
+
+def _different(value: Any) -> list[str]:
     texts = isinstance(value, list) and all(isinstance(v, str) and v for v in value)
     if not texts or len(set(value)) < max(2, len(value)):
         raise ValueError("choices must be a list of at least two different texts; correct them")

@@ -14,7 +14,8 @@ def taken_columns(source: str, data: Any, columns: list[str]) -> list[Row]:
     """One dict per row of `data` (a `datasets.Dataset`) with every one of `columns`.
 
     A name with dots that no column has is a path: ``answers.text`` is the field ``text`` of the
-    struct in ``answers``, or of each struct where it holds a list of them. TaskError names a column
+    struct in ``answers``, or of each struct where it holds a list of them, and ``choices.0`` the
+    first of a list. TaskError names a column
     or a field that is not there.
     """
     paths = {column: _path(source, column, data.column_names) for column in columns}
@@ -47,6 +48,8 @@ def _at(source: str, row: Row, path: list[str]) -> Any:
 def _field(source: str, value: Any, name: str, path: list[str]) -> Any:
     if value is None:
         return None
+    if isinstance(value, list) and name.isdigit():
+        return value[int(name)] if int(name) < len(value) else None
     if isinstance(value, list):
         return [_field(source, each, name, path) for each in value]
     if isinstance(value, dict) and name in value:
