@@ -6,7 +6,9 @@ import torch
 import transformers
 
 from precision_explorer.errors import ModelError, TaskError
+from precision_explorer.formats.runtimes import RUNTIMES
 from precision_explorer.measure import NullPhases, Phases
+from precision_explorer.models import compiled as compiled_module
 from precision_explorer.models.adapter import plan_batches
 from precision_explorer.models.generation import Generation
 from precision_explorer.models.greedy import LOOK
@@ -366,3 +368,42 @@ def test_no_phase_is_needed():
     found = Generation(model, coder, "cpu", examples(), card(), 1)
     with torch.inference_mode():
         assert found.request(1, NullPhases())["tpot_s"] is None
+
+
+@pytest.mark.parametrize("make", [llama, gpt2])
+def test_padded_to_fixed_shapes_every_answer_is_the_eager_model_s(make, monkeypatch):
+    """As under the runtime `compile-fixed`, with a compiler that changes nothing."""
+    shapes = set()
+
+    def same(function, runtime, kind):
+        def call(**inputs):
+            names = ("input_ids", "attention_mask")
+            shapes.add(tuple(tuple(inputs[name].shape) for name in names))
+            return function(**inputs)
+
+        return call
+
+    monkeypatch.setattr(compiled_module, "compiled", same)
+    model, coder = make(), tokenizer(**PAD)
+
+    def made():
+        found = Generation(model, coder, "cpu", examples(), card(max_length=40), 4)
+        found.ends = [end]
+        return found
+
+    end = often_used(model, coder)
+    _, exact, _ = answer(made(), max_items=3)
+    adapter = made()
+    compiled_module.CompiledModel(
+        model, RUNTIMES["compile-fixed"], "cpu", pad=adapter.pad, longest=adapter.max_length,
+        new_tokens=adapter.new_tokens,
+    )  # fmt: skip
+    _, found, _ = answer(made(), max_items=3)
+    assert found == exact
+    assert any(one.ended for one in found)
+    # Of each number of rows and length of prompt one shape of prefill and one of decoding.
+    assert shapes == {
+        ((rows, length), (rows, padded + 20))
+        for rows, padded in {(shape[0][0], shape[1][1] - 20) for shape in shapes}
+        for length in (padded, 1)
+    }
