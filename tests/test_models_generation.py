@@ -6,6 +6,7 @@ import torch
 import transformers
 
 from precision_explorer.errors import ModelError, TaskError
+from precision_explorer.formats.apply import apply_format
 from precision_explorer.formats.runtimes import RUNTIMES
 from precision_explorer.measure import NullPhases, Phases
 from precision_explorer.models import compiled as compiled_module
@@ -361,6 +362,32 @@ def test_a_long_source_is_cut_on_the_right_and_it_is_said():
     assert max(len(item.ids) for item in items) == 12
     assert [row["cut"] for row in rows] == [len(coder(p)["input_ids"]) > 12 for p in PROMPTS]
     assert any(row["cut"] for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("format_id", "kernel", "library"),
+    [("int8-dynamic", "fbgemm-per-token", "torch"), ("nf4", "bitsandbytes", "bitsandbytes")],
+)
+def test_t5_which_looks_at_its_weights_types_stays_whole_in_a_format(format_id, kernel, library):
+    torch.manual_seed(0)
+    config = transformers.T5Config(
+        vocab_size=320, d_model=64, d_kv=32, d_ff=128, num_layers=2, num_heads=2,
+        decoder_start_token_id=2, pad_token_id=2, eos_token_id=1,
+    )  # fmt: skip
+    model = transformers.T5ForConditionalGeneration(config).eval()
+    given = {
+        "input_ids": torch.tensor([[5, 6, 7, 8, 9, 1]]),
+        "decoder_input_ids": torch.tensor([[2, 4]]),
+    }
+    with torch.inference_mode():
+        exact = model(**given).logits.flatten()
+    recipe = {"compute_dtype": "float32", "kernel": kernel, "library": library}
+    done = apply_format(model, format_id, recipe, "unverified", "tried")
+    with torch.inference_mode():
+        found = model(**given).logits.flatten()
+    assert float(torch.nn.functional.cosine_similarity(found, exact, 0)) > 0.97
+    left = {layer.name.rpartition(".")[2] for layer in done.applied.left_behind}
+    assert left == ({"wo"} if format_id == "nf4" else set())
 
 
 def test_no_phase_is_needed():
