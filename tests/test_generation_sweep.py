@@ -124,6 +124,12 @@ def test_the_examples_store_outputs_answers_and_counts(generated):
         assert record.applied.certificate is not None
 
 
+def test_the_report_says_which_variant_of_a_metric_was_computed(generated):
+    _, folder = generated
+    text = (folder / "tradeoffs.md").read_text().replace("\\", "")
+    assert "Metric bleu: nrefs:var|case:mixed|eff:no|tok:13a|smooth:exp|version:" in text
+
+
 def test_unparsed_outputs_stand_beside_the_score(generated):
     _, folder = generated
     rows = rows_of(folder)

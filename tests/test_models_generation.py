@@ -6,7 +6,10 @@ import torch
 import transformers
 
 from precision_explorer.errors import ModelError, TaskError
+from precision_explorer.formats.apply import apply_format
+from precision_explorer.formats.runtimes import RUNTIMES
 from precision_explorer.measure import NullPhases, Phases
+from precision_explorer.models import compiled as compiled_module
 from precision_explorer.models.adapter import plan_batches
 from precision_explorer.models.generation import Generation
 from precision_explorer.models.greedy import LOOK
@@ -361,8 +364,73 @@ def test_a_long_source_is_cut_on_the_right_and_it_is_said():
     assert any(row["cut"] for row in rows)
 
 
+@pytest.mark.parametrize(
+    ("format_id", "kernel", "library"),
+    [("int8-dynamic", "fbgemm-per-token", "torch"), ("nf4", "bitsandbytes", "bitsandbytes")],
+)
+def test_t5_which_looks_at_its_weights_types_stays_whole_in_a_format(format_id, kernel, library):
+    torch.manual_seed(0)
+    config = transformers.T5Config(
+        vocab_size=320, d_model=64, d_kv=32, d_ff=128, num_layers=2, num_heads=2,
+        decoder_start_token_id=2, pad_token_id=2, eos_token_id=1,
+    )  # fmt: skip
+    model = transformers.T5ForConditionalGeneration(config).eval()
+    given = {
+        "input_ids": torch.tensor([[5, 6, 7, 8, 9, 1]]),
+        "decoder_input_ids": torch.tensor([[2, 4]]),
+    }
+    with torch.inference_mode():
+        exact = model(**given).logits.flatten()
+    recipe = {"compute_dtype": "float32", "kernel": kernel, "library": library}
+    done = apply_format(model, format_id, recipe, "unverified", "tried")
+    with torch.inference_mode():
+        found = model(**given).logits.flatten()
+    assert float(torch.nn.functional.cosine_similarity(found, exact, 0)) > 0.97
+    left = {layer.name.rpartition(".")[2] for layer in done.applied.left_behind}
+    assert left == ({"wo"} if format_id == "nf4" else set())
+
+
 def test_no_phase_is_needed():
     model, coder = llama(), tokenizer(**BOTH)
     found = Generation(model, coder, "cpu", examples(), card(), 1)
     with torch.inference_mode():
         assert found.request(1, NullPhases())["tpot_s"] is None
+
+
+@pytest.mark.parametrize("make", [llama, gpt2])
+def test_padded_to_fixed_shapes_every_answer_is_the_eager_model_s(make, monkeypatch):
+    """As under the runtime `compile-fixed`, with a compiler that changes nothing."""
+    shapes = set()
+
+    def same(function, runtime, kind):
+        def call(**inputs):
+            names = ("input_ids", "attention_mask")
+            shapes.add(tuple(tuple(inputs[name].shape) for name in names))
+            return function(**inputs)
+
+        return call
+
+    monkeypatch.setattr(compiled_module, "compiled", same)
+    model, coder = make(), tokenizer(**PAD)
+
+    def made():
+        found = Generation(model, coder, "cpu", examples(), card(max_length=40), 4)
+        found.ends = [end]
+        return found
+
+    end = often_used(model, coder)
+    _, exact, _ = answer(made(), max_items=3)
+    adapter = made()
+    compiled_module.CompiledModel(
+        model, RUNTIMES["compile-fixed"], "cpu", pad=adapter.pad, longest=adapter.max_length,
+        new_tokens=adapter.new_tokens,
+    )  # fmt: skip
+    _, found, _ = answer(made(), max_items=3)
+    assert found == exact
+    assert any(one.ended for one in found)
+    # Of each number of rows and length of prompt one shape of prefill and one of decoding.
+    assert shapes == {
+        ((rows, length), (rows, padded + 20))
+        for rows, padded in {(shape[0][0], shape[1][1] - 20) for shape in shapes}
+        for length in (padded, 1)
+    }

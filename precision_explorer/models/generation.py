@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from precision_explorer.errors import ModelError, TaskError
-from precision_explorer.models.adapter import Item, pad_left
+from precision_explorer.models.adapter import Item, pad_right
 from precision_explorer.models.answering import Answering, end_tokens
 from precision_explorer.models.greedy import Generated, GreedyServing, cache_arguments
 from precision_explorer.tasks import GenerationRules
@@ -87,8 +87,14 @@ class Generation(Answering, GreedyServing):
 
     def scores(self, batch: Sequence[Item]) -> torch.Tensor:
         """(items, vocabulary) logits after each prompt: what chooses the answer's first token."""
-        ids, mask = pad_left([item.ids for item in batch], self.pad, self.device)
-        return self._prefill(ids, mask).logits[:, -1]
+        ids, mask = pad_right([item.ids for item in batch], self.pad, self.device)
+        last = [len(item.ids) - 1 for item in batch]
+        places = sorted(set(last))
+        wanted = torch.tensor(places, device=self.device)
+        keep = {"logits_to_keep": wanted} if self._keeps else {}
+        logits = self.model(input_ids=ids, attention_mask=mask, use_cache=False, **keep).logits
+        logits = logits if self._keeps else logits[:, wanted]
+        return logits[list(range(len(batch))), [places.index(place) for place in last]]
 
     def score(self, batch: Sequence[Item]) -> list[Generated]:
         """Each prompt's greedy tokens."""

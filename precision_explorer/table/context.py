@@ -32,7 +32,10 @@ def make_context(runs: list[Run], entries: list[Entry], objectives: dict[str, st
             for name, version in sorted(sweep["environment"]["libraries"].items())
         },
         method_ids=tuple(sorted({e.record.method_id for e in entries})),
-        method=_unique(s for sweep in sweeps for m in sweep["methods"].values() for s in _how(m)),
+        method=(
+            *_unique(s for sweep in sweeps for m in sweep["methods"].values() for s in _how(m)),
+            *_signatures(entries),
+        ),
         prices=_prices(entries),
         reference=reader["reference"],
         quality_budget=reader["quality_budget"],
@@ -109,6 +112,17 @@ def _how(method: dict[str, Any]) -> list[str]:
         "Throughput: offline (all requests at hand), the best of the batch sizes tried. "
         "Peak memory: while serving, above the process's own memory before the load.",
     ]
+
+
+def _signatures(entries: list[Entry]) -> tuple[str, ...]:
+    """How the libraries of metrics were asked, where a metric has several variants."""
+    measured = [e.record.measurements.quality for e in entries]
+    return _unique(
+        f"Metric {name}: {signature}"
+        for quality in measured
+        if quality
+        for name, signature in quality.signatures.items()
+    )
 
 
 def _prices(entries: list[Entry]) -> tuple[str, ...]:
