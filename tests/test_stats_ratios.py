@@ -89,7 +89,7 @@ def test_the_ratio_of_perplexities_by_hand():
     assert found.low == pytest.approx(math.exp(5 / 30 - spread))
     assert found.high == pytest.approx(math.exp(5 / 30 + spread))
     assert perplexity_ratio([30.0], [31.0], [10.0]).low is None
-    with pytest.raises(ValueError, match="no units"):
+    with pytest.raises(ValueError, match="nothing to divide by"):
         perplexity_ratio([1.0], [1.0], [0.0])
 
 
@@ -164,10 +164,10 @@ def test_divergence_by_hand():
     assert (found.mean, found.p50, found.largest) == pytest.approx((0.15, 0.15, 0.3))
     assert found.same_top == 0.75
     assert (found.positions, found.examples) == (4, 2)
-    # Two examples of means 0.2 and 0.1: the resamples are these and 0.15.
-    assert (found.low, found.high) == pytest.approx((0.1, 0.2))
-    assert found.too_small(0.02)
-    assert not found.too_small(0.01)
+    assert found.low == 0  # Two examples, of means 0.2 and 0.1, tell hardly anything.
+    assert found.high == pytest.approx(0.15 + student.ppf(0.975, 1) * 0.05)
+    assert found.too_small(0.06)
+    assert not found.too_small(0.04)
     assert not found.too_small(None)
 
 
@@ -179,8 +179,26 @@ def test_divergence_resamples_examples_not_positions():
     statistics = np.stack([level, np.ones(1500)], axis=1)
     as_if_alone = interval(statistics, lambda s: s[..., 0] / s[..., 1])
     assert found.high - found.low > 4 * (as_if_alone[1] - as_if_alone[0])
-    # All the same top token: no more certain than of 30 examples.
-    assert found.same_top_low == pytest.approx(30 / (30 + 1.959964**2), abs=1e-6)
+    # All the same top token: Wilson's interval, not [1, 1].
+    assert found.same_top_low == pytest.approx(1500 / (1500 + 1.959964**2), abs=1e-6)
+
+
+def test_top_tokens_that_differ_text_by_text_are_less_certain_than_their_positions():
+    same = np.ones(1500)
+    same[:150] = 0  # All in 3 of 30 examples.
+    found = divergence(np.zeros(1500), same, np.repeat(np.arange(30), 50))
+    assert found.same_top == 0.9
+    # Of 30 means of which 3 are 0: standard error sqrt(30 / 29 x (3 x 0.81 + 27 x 0.01)) / 30.
+    error = math.sqrt(30 / 29 * (3 * 0.9**2 + 27 * 0.1**2)) / 30
+    assert found.same_top_low == pytest.approx(0.9 - student.ppf(0.975, 29) * error)
+    assert found.same_top_high == 1
+
+
+def test_the_mean_of_few_examples_takes_student_s_t():
+    found = divergence([0.1, 0.3, 0.2], [True, True, True], ["a", "b", "c"])
+    error = math.sqrt(3 / 2 * (0.1**2 + 0.1**2)) / 3
+    assert found.high == pytest.approx(0.2 + student.ppf(0.975, 2) * error)
+    assert found.low == 0
 
 
 def test_one_example_has_no_interval():

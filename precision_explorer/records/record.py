@@ -281,7 +281,7 @@ class Measurements(_Data):
     noise: Repeat | None = None
     kept: KeptDistributions | None = None
     positions: Positions | None = None
-    not_compared: dict[str, str] = Field(default_factory=dict)
+    not_compared: dict[str, str] | None = None
     """Why ``noise``, ``kept`` or ``positions`` is missing where it was tried."""
 
 

@@ -113,5 +113,5 @@ def with_comparisons(record: CellRecord, answers: dict[str, Json]) -> CellRecord
     found = {name: answer[name] for name, answer in answers.items() if name in answer}
     missing = {name: answer["why"] for name, answer in answers.items() if name not in answer}
     gone = dict.fromkeys(missing)
-    document = record.measurements.model_dump() | found | gone | {"not_compared": missing}
+    document = record.measurements.model_dump() | found | gone | {"not_compared": missing or None}
     return record.model_copy(update={"measurements": Measurements.model_validate(document)})

@@ -8,10 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from precision_explorer.stats.bootstrap import interval
-from precision_explorer.stats.clusters import share_interval
+from precision_explorer.stats.clusters import FEW
+from precision_explorer.stats.intervals import wilson
+from precision_explorer.stats.ratios import ratio_of_sums
 
-# A mean within ten times the floor is of its order: what is left may be the floor itself.
-SAME_ORDER = 10.0
+# KL is of second order in the logits' errors, so that of unrelated errors adds up: at three times
+# the floor (half an order of magnitude) a third of it is the floor's.
+SAME_ORDER = 3.0
 
 
 @dataclass(frozen=True)
@@ -42,8 +45,11 @@ def divergence(
 ) -> Divergence:
     """The summary of positions with `kl` (nats) and `same_top`, in `groups` (their examples).
 
-    Mean with a percentile interval by cluster bootstrap; percentiles by linear interpolation; the
-    share of equal top tokens with `share_interval`. ValueError where there are no positions.
+    Mean: percentile interval by cluster bootstrap, from fewer than `FEW` examples that of a ratio
+    estimator with Student's t, which a bootstrap of so few is too narrow for. Percentiles by linear
+    interpolation. Share of equal top tokens: the wider of that estimator's interval and Wilson's
+    over positions; the first knows that positions of a text are alike, the second that none seen to
+    differ is no proof that none does. ValueError where there are no positions.
     """
     values = np.asarray(kl, dtype=float)
     same = np.asarray(same_top, dtype=float)
@@ -51,13 +57,8 @@ def divergence(
         raise ValueError("positions, top tokens and groups differ in length or are none; pair them")
     _, labels = np.unique(np.asarray([str(g) for g in groups]), return_inverse=True)
     examples = int(labels.max()) + 1
-    low = high = same_low = same_high = None
-    if examples > 1:
-        statistics = np.stack([values, np.ones_like(values)], axis=1)
-        low, high = interval(
-            statistics, lambda sums: sums[..., 0] / sums[..., 1], seed=seed, groups=labels
-        )
-        same_low, same_high = share_interval(same, labels, seed=seed)
+    low, high = _mean_interval(values, labels, examples, seed)
+    same_low, same_high = _share_interval(same, labels)
     p50, p90, p99 = (float(np.quantile(values, q)) for q in (0.5, 0.9, 0.99))
     return Divergence(
         mean=float(values.mean()),
@@ -73,3 +74,21 @@ def divergence(
         positions=len(values),
         examples=examples,
     )
+
+
+def _mean_interval(
+    values: np.ndarray, labels: np.ndarray, examples: int, seed: int
+) -> tuple[float | None, float | None]:
+    if examples < FEW:
+        found = ratio_of_sums(values, np.ones_like(values), labels)
+        return None if found.low is None else max(found.low, 0.0), found.high
+    statistics = np.stack([values, np.ones_like(values)], axis=1)
+    return interval(statistics, lambda sums: sums[..., 0] / sums[..., 1], seed=seed, groups=labels)
+
+
+def _share_interval(same: np.ndarray, labels: np.ndarray) -> tuple[float | None, float | None]:
+    found = ratio_of_sums(same, np.ones_like(same), labels)
+    if found.low is None or found.high is None:
+        return None, None
+    low, high = wilson(int(same.sum()), len(same))
+    return max(0.0, min(low, found.low)), min(1.0, max(high, found.high))

@@ -75,14 +75,27 @@ def perplexity_ratio(
     two mean losses. No interval from a single document.
     """
     difference = np.asarray(other, dtype=float) - np.asarray(reference, dtype=float)
-    sums = group_sums(np.stack([difference, np.asarray(units, dtype=float)], axis=1), groups)
+    found = ratio_of_sums(difference, units, groups, confidence)
+    low, high = (None if end is None else math.exp(end) for end in (found.low, found.high))
+    return Ratio(math.exp(found.value), low, high)
+
+
+def ratio_of_sums(
+    top: Values, below: Values, groups: Groups = None, confidence: float = 0.95
+) -> Ratio:
+    """sum of `top` / sum of `below` over units of resampling (examples, or clusters of them), with
+    the interval of a ratio estimator (see `perplexity_ratio`); no interval from a single unit.
+
+    Student's t takes account of few units, of which a bootstrap would make too narrow an interval.
+    """
+    sums = group_sums(np.stack([np.asarray(x, dtype=float) for x in (top, below)], axis=1), groups)
     total = sums[:, 1].sum()
     if total <= 0:
-        raise ValueError("the documents have no units to divide the losses by; check the samples")
-    mean, count = float(sums[:, 0].sum() / total), len(sums)
+        raise ValueError("there is nothing to divide by; check the samples")
+    value, count = float(sums[:, 0].sum() / total), len(sums)
     if count < 2:
-        return Ratio(math.exp(mean), None, None)
-    rest = sums[:, 0] - mean * sums[:, 1]
+        return Ratio(value, None, None)
+    rest = sums[:, 0] - value * sums[:, 1]
     error = math.sqrt(count / (count - 1) * float((rest**2).sum())) / float(total)
     spread = float(stdtrit(count - 1, 0.5 + confidence / 2)) * error
-    return Ratio(math.exp(mean), math.exp(mean - spread), math.exp(mean + spread))
+    return Ratio(value, value - spread, value + spread)

@@ -172,9 +172,9 @@ def _why_none(entry: Entry, base: Entry) -> str:
     if own.positions is not None:
         return "held against another reference"
     if reference.kept is None:
-        why = reference.not_compared.get("kept")
+        why = (reference.not_compared or {}).get("kept")
         return f"the reference kept no next-token distributions{f': {why}' if why else ''}"
-    return own.not_compared.get("positions", "not compared; run the sweep again")
+    return (own.not_compared or {}).get("positions", "not compared; run the sweep again")
 
 
 def _positions(entry: Entry, base: Entry) -> Divergence | None:
