@@ -295,6 +295,7 @@ MEASURED = {
     "model": "other", "task": "sentiment", "formats": "fp32", "device": "cpu", "batch_size": "1",
     "limit": 10, "workload": "other.yaml", "seed": 1, "revision": "v2", "trust_remote_code": True,
     "threads": 1, "memory_limit": "1GB", "calibration": "texts.jsonl", "runtime": "compile",
+    "until_decided": True,
 }  # fmt: skip
 # Fields with one known value in this release.
 FIXED = {"executor"}
@@ -316,6 +317,11 @@ def test_what_is_decided_later_does_not_change_the_name(field):
 def test_what_is_measured_changes_the_name(field):
     spec = make_spec({field: MEASURED[field]})
     assert spec.measuring_hash() != make_spec({}).measuring_hash()
+
+
+def test_the_budget_changes_the_name_where_it_says_when_the_scoring_stops():
+    specs = [make_spec({"until_decided": True, "quality_budget": b}) for b in (0.01, 0.02)]
+    assert specs[0].measuring_hash() != specs[1].measuring_hash()
 
 
 # -- expansion --------------------------------------------------------------------------------

@@ -58,6 +58,7 @@ CELL: dict[str, Any] = {
     "trust_remote_code": False,
     "libraries": {"torch": "2.13.0", "transformers": "5.24.0"},
     "variables": {"ONEDNN_MAX_CPU_ISA": "AVX2"},
+    "until_decided": {"quality_budget": 0.01, "reference": "fp32"},
 }
 
 
@@ -282,6 +283,8 @@ OUTSIDE_THE_METHOD = {
     ("trust_remote_code",),
     ("libraries", "torch"),
     ("libraries", "transformers"),
+    ("until_decided", "quality_budget"),
+    ("until_decided", "reference"),
 }
 
 

@@ -4,7 +4,6 @@ them."""
 import json
 import math
 import random
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -28,7 +27,6 @@ from precision_explorer.tasks import (
 from precision_explorer.tasks.generation import Extraction, GenerationRules
 from precision_explorer.tasks.text_metrics import squad_f1
 
-HUB = Path(__file__).parents[1] / "tasks" / "hub"
 RULES = GenerationRules()
 CARD = {
     "name": "sums",

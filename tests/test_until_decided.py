@@ -11,16 +11,20 @@ import numpy as np
 import pytest
 
 from precision_explorer.errors import UsageError
+from precision_explorer.models.adapter import Item
 from precision_explorer.plan.expand import UNTIL_DECIDED, _check_independent
 from precision_explorer.plan.spec import make_spec
 from precision_explorer.records import canonical_hash
+from precision_explorer.report.columns import _verdict
+from precision_explorer.runner.local import Executor
+from precision_explorer.runner.session import Session
 from precision_explorer.runner.sweep import prepare_sweep, run_sweep
 from precision_explorer.runner.until_decided import Looks
 from precision_explorer.stats import looks, tango, verdict_for_share
 from precision_explorer.store import RunFolder
 from precision_explorer.table import build
 from precision_explorer.table.quality import Quality
-from precision_explorer.table.sequential import decide, placed, sequential_columns
+from precision_explorer.table.sequential import _linear, decide, placed, sequential_columns
 from tests.test_records import CELL, make_cell
 from tests.test_store import arrow
 from tests.test_table import classified, modelled
@@ -37,7 +41,7 @@ def quality(rows, metric="accuracy"):
 
 
 def test_the_cell_knows_the_budget_and_the_method_the_rule_alone():
-    plain = make_cell()
+    plain = make_cell(until_decided=None)
     rules = CELL["rules"] | {"until_decided": UNTIL_DECIDED}
     one = make_cell(rules=rules, until_decided=STOP)
     other = make_cell(rules=rules, until_decided=STOP | {"quality_budget": 0.02})
@@ -46,10 +50,11 @@ def test_the_cell_knows_the_budget_and_the_method_the_rule_alone():
 
 
 def test_records_from_before_the_option_keep_their_id_and_runs_their_name():
-    document = make_cell().model_dump(mode="json")
+    plain = make_cell(until_decided=None)
+    document = plain.model_dump(mode="json")
     assert document.pop("until_decided") is None
     document["model"].pop("name")
-    assert make_cell().cell_id == canonical_hash(document)
+    assert plain.cell_id == canonical_hash(document)
     assert make_spec({}).measuring_hash() == make_spec({"until_decided": False}).measuring_hash()
     assert make_spec({}).measuring_hash() != make_spec({"until_decided": True}).measuring_hash()
 
@@ -171,6 +176,49 @@ def test_a_format_is_asked_no_more_than_its_reference_was(folder):
     assert sum(worker.asked) == 128 == steps.ends[-1]
 
 
+def test_shapes_to_compile_are_those_of_each_look_s_own_batches():
+    lengths = [5 + 7 * k % 40 for k in range(100)]
+    items = [Item(k, (1,) * n) for k, n in enumerate(lengths)]
+    plan = {"batch_plan": {"max_tokens": 200, "max_items": 8}, "examples": [{}] * 100}
+    whole = Session._batches(None, plan | {"looks": [32, 64, 100]}, items)
+    expected = []
+    for start, end in ((0, 32), (32, 64), (64, 100)):
+        part = Session._batches(
+            None,
+            plan | {"examples": [{}] * (end - start)},
+            [Item(k, items[start + k].ids) for k in range(end - start)],
+        )
+        expected += [[start + k for k in batch] for batch in part]
+    assert whole == expected
+    assert sorted(k for batch in whole for k in batch) == list(range(100))
+
+
+def test_the_reference_is_that_of_the_same_model_task_and_runtime():
+    def one(fmt, runtime="eager", n=40, revision="r"):
+        task = CELL["task"] | {"n": n}
+        model = CELL["model"] | {"revision": revision}
+        cell = make_cell(format=fmt, runtime=runtime, task=task, model=model)
+        return SimpleNamespace(cell=cell, cell_id=f"{fmt}-{runtime}-{n}-{revision}")
+
+    cells = [
+        one("fp32", "compile"), one("fp32", n=41), one("fp32", revision="s"), one("fp32"),
+        one("bf16"),
+    ]  # fmt: skip
+    status = {"fp32-eager-40-r": "ok"}
+
+    def read_record(cell_id):
+        return SimpleNamespace(cell_id=cell_id, status=status.get(cell_id, "ok"))
+
+    executor = Executor(
+        None, SimpleNamespace(to_run=cells), None, None,
+        SimpleNamespace(read_record=read_record), None,
+    )  # fmt: skip
+    assert executor._reference(cells[-1]).cell_id == "fp32-eager-40-r"
+    assert executor._reference(cells[3]) is None
+    status["fp32-eager-40-r"] = "failed"
+    assert executor._reference(cells[-1]) is None
+
+
 # -- the table --------------------------------------------------------------------------------
 
 
@@ -247,6 +295,32 @@ def test_a_metric_that_is_no_sum_is_decided_by_its_influence_values():
     assert found["p_value"] < 0.001
     same = quality(classified(set(), 600), "macro_f1")
     assert sequential_columns(reference, same, 0.01, PLANNED, 0)["verdict"] == "within"
+
+
+def test_the_influence_values_of_a_ratio_are_those_of_the_textbook():
+    generator = np.random.default_rng(1)
+    below = generator.lognormal(3, 1, 50)
+    terms = np.stack([below * generator.normal(2, 0.1, 50), below], axis=1)
+    ratio = terms[:, 0].sum() / terms[:, 1].sum()
+    found = _linear(terms, lambda sums: sums[..., 0] / sums[..., 1])
+    expected = ratio + (terms[:, 0] - ratio * terms[:, 1]) / terms[:, 1].mean()
+    assert np.allclose(found, expected, rtol=1e-4)
+    assert np.isnan(_linear(terms, lambda sums: sums[..., 0] * np.nan)).all()
+
+
+def test_a_metric_that_is_not_a_number_yet_decides_nothing_and_has_no_interval():
+    rows = classified(set(), 64)
+    reference, other = quality(rows, "bits_per_byte"), quality(rows, "bits_per_byte")
+    empty = {"loss": [0.0] * 64, "bytes": [0] * 64}
+    both = [replace(q, columns={**q.columns, **empty}) for q in (reference, other)]
+    found = sequential_columns(*both, 0.01, PLANNED, 0)
+    assert (found["verdict"], found["quality_delta_ci_low"]) == ("cannot-tell", None)
+
+
+def test_the_report_says_at_how_many_examples():
+    row = {"verdict": "within", "looks": 15, "quality_n": 480}
+    assert _verdict(None, row).text == "within (480 examples)"
+    assert _verdict(None, row | {"looks": None}).text == "within"
 
 
 def test_on_the_front_a_row_stands_by_its_difference_not_by_its_own_examples():

@@ -177,7 +177,9 @@ class SweepSpec(BaseModel):
         """6 hex digits over what is measured: the same spec gives the same name of the run."""
         # Metrics that may be fetched are computed afterwards, from what was measured.
         skipped = READER_FIELDS | {"out", "cell_timeout", "allow_metric"}
-        if not self.until_decided:
+        if self.until_decided:
+            skipped -= {"quality_budget", "reference"}  # They say when the scoring stops.
+        else:
             skipped |= {"until_decided"}  # Sweeps from before there was any keep their name.
         return canonical_hash(self.model_dump(mode="json", exclude=set(skipped)), 6)
 

@@ -96,8 +96,8 @@ class Looks:
         joined: dict[str, Any] = {"quality": quality}
         for name in parts[0][0].keys() - {"quality"}:
             values = [answer[name] for answer, _ in parts if answer[name] is not None]
-            whole = sum(values) if name == "recompiles" else max(values, default=None)
-            joined[name] = whole if values else None
+            add = sum if name == "recompiles" else max
+            joined[name] = add(values) if values else None
         return joined, _stream(table)
 
 

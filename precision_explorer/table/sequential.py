@@ -85,13 +85,7 @@ def sequential_columns(
     made = _looks(len(other), planned)
     found = decide(base, other, budget, planned, seed)
     (a, finish), (b, _) = _statistics(base, other)
-    bounded = _bounded(base, a, b)
-    if bounded is not None:
-        low, high = sequential.interval_of_shares(bounded)
-    else:
-        low, high = sequential.interval_of_values(
-            _linear(np.hstack([a, b]), lambda sums: _difference(sums, finish, False))
-        )
+    low, high = _interval(base, a, b, finish)
     return {
         "quality_delta": float(finish(b.sum(0)) - finish(a.sum(0))),
         "quality_delta_ci_low": low,
@@ -139,6 +133,17 @@ def _bounded(reference: Quality, a: np.ndarray, b: np.ndarray) -> np.ndarray | N
     return b[:, 0] - a[:, 0] if inside else None
 
 
+def _interval(
+    reference: Quality, a: np.ndarray, b: np.ndarray, finish: Callable
+) -> tuple[float | None, float | None]:
+    """95 % of the difference in the metric's unit; None where it is not a number."""
+    bounded = _bounded(reference, a, b)
+    if bounded is not None:
+        return sequential.interval_of_shares(bounded)
+    values = _linear(np.hstack([a, b]), lambda sums: _difference(sums, finish, False))
+    return sequential.interval_of_values(values) if np.isfinite(values).all() else (None, None)
+
+
 def _wealth(
     reference: Quality, other: Quality, budget: float, made: Sequence[int]
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -159,7 +164,9 @@ def _wealth(
 
     # What an example does to the metric depends on the others, so each look has its own values.
     both = np.hstack([a, b])
-    ends = [sequential.wealth_of_values(_linear(both[:n], left), budget) for n in made]
+    # Early on it may not be a number yet, which decides nothing.
+    values = [np.nan_to_num(_linear(both[:n], left)) for n in made]
+    ends = [sequential.wealth_of_values(v, budget) for v in values]
     return np.array([e[0][-1] for e in ends]), np.array([e[1][-1] for e in ends])
 
 
@@ -174,11 +181,11 @@ def _difference(sums: np.ndarray, finish: Callable, relative: bool) -> np.ndarra
 def _linear(terms: np.ndarray, of: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
     """(n,) values whose mean is `of` the sums of `terms` (n, k), and whose spread is that by which
     it moves from sample to sample: the infinitesimal jackknife (Jaeckel 1972; Efron & Tibshirani
-    1993, chapter 21), its derivative by central differences. All equal where it is not finite."""
+    1993, chapter 21), its derivative by central differences. All NaN where it is not finite."""
     total = terms.sum(0)
     up, down = of(total + _STEP * terms), of(total - _STEP * terms)
     values = len(terms) * (up - down) / (2 * _STEP) + of(total)
-    return values if np.isfinite(values).all() else np.zeros(len(terms))
+    return values if np.isfinite(values).all() else np.full(len(terms), np.nan)
 
 
 def _fixed(
