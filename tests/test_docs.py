@@ -19,7 +19,13 @@ from precision_explorer.records import METRICS, STATUSES
 from precision_explorer.report.numerics_files import NUMERICS_COLUMNS
 from precision_explorer.stats import SQNR_STATES
 from precision_explorer.table import COLUMNS, build
-from precision_explorer.tasks import KINDS, bundled_cards, load_card
+from precision_explorer.tasks import (
+    KINDS,
+    Extraction,
+    GenerationRules,
+    bundled_cards,
+    load_card,
+)
 from precision_explorer.workload import Workload
 
 ROOT = Path(__file__).parents[1]
@@ -104,6 +110,16 @@ def test_kinds_metrics_and_cards_are_documented():
         assert f"`{name}`" in DOCS["tasks.md"], name
     for name in bundled_cards():
         assert f"`{name}`" in (ROOT / "tasks" / "README.md").read_text()
+
+
+def test_the_keys_of_generation_are_documented():
+    keys = first_column(DOCS["tasks.md"], "## Generated answers")
+    assert keys == [
+        "generation",
+        *GenerationRules.model_fields,
+        "extract",
+        *Extraction.model_fields,
+    ]
 
 
 def test_workload_fields_are_documented_with_their_defaults():

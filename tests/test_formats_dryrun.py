@@ -252,3 +252,18 @@ def test_the_recipe_of_int4_says_groups_and_packing():
     assert (recipe["packing"], recipe["compute_dtype"]) == ("cpu", "float32")
     recipe = dryrun._default_recipe("int4-weight-only", "cuda:0")
     assert (recipe["packing"], recipe["compute_dtype"]) == ("tile_packed_to_4d", "bfloat16")
+
+
+@pytest.mark.parametrize("fast", ["float32", "bfloat16"])
+def test_int4_on_a_cpu_computes_in_the_type_that_its_kernel_is_fast_in(monkeypatch, fast):
+    def tried(format_id, recipe, device, runtime):
+        seconds = [1.0 if recipe["compute_dtype"] == fast else 30.0]
+        return {"ok": True, "error": 0.09, "seconds": seconds, "recipe": recipe}
+
+    monkeypatch.setattr(dryrun, "_try", tried)
+    answer = dryrun.dry_run("cpu", ["int4-weight-only"])["int4-weight-only"]
+    assert answer["recipe"]["compute_dtype"] == fast
+    assert len(answer["candidates"]) == 2
+    # A GPU's kernel has one type.
+    monkeypatch.setattr(dryrun, "_default_recipe", lambda *_: {"compute_dtype": "bfloat16"})
+    assert len(dryrun._recipes("int4-weight-only", "cuda:0")) == 1

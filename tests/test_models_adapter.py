@@ -41,6 +41,34 @@ def test_a_plan_by_hand():
     assert plan_batches([], 10, 2) == []
 
 
+@given(st.lists(st.integers(1, 60), max_size=9), st.integers(0, 80), st.integers(1, 150))
+def test_with_a_price_per_call_no_other_cuts_are_cheaper(found, call_tokens, max_tokens):
+    plan = plan_batches(found, max_tokens, 4, call_tokens)
+    order = [i for batch in plan for i in batch]
+    assert order == sorted(range(len(found)), key=lambda i: (-found[i], i))
+
+    def cost(batches):
+        return sum(len(b) * found[b[0]] + call_tokens for b in batches)
+
+    def all_cuts(rest):
+        if not rest:
+            yield []
+        for size in range(1, min(4, len(rest)) + 1):
+            if size == 1 or size * found[rest[0]] <= max_tokens:
+                for others in all_cuts(rest[size:]):
+                    yield [rest[:size], *others]
+
+    assert cost(plan) == min(cost(batches) for batches in all_cuts(order))
+    assert all(len(b) == 1 or len(b) * found[b[0]] <= max_tokens for b in plan)
+
+
+def test_calls_are_spared_where_they_are_dear_and_padding_where_it_is():
+    lengths = [40, 39, 20, 19]
+    assert plan_batches(lengths, 1000, 8, 100) == [[0, 1, 2, 3]]
+    assert plan_batches(lengths, 1000, 8, 10) == [[0, 1], [2, 3]]
+    assert plan_batches(lengths, 1000, 8, 0) == [[0], [1], [2], [3]]
+
+
 def test_rows_are_padded_on_the_right():
     ids, mask = pad_right([[5, 6, 7], [8]], 9, "cpu")
     assert ids.tolist() == [[5, 6, 7], [8, 9, 9]]

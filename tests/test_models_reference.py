@@ -13,7 +13,7 @@ from precision_explorer.errors import ModelError, UsageError
 from precision_explorer.models import (
     FETCHABLE,
     check_head,
-    check_tokenizer,
+    check_inputs,
     has_head,
     reference,
     resolve,
@@ -427,8 +427,8 @@ def test_a_path_that_can_not_be_one_is_one_line(name):
 def test_a_model_without_a_tokenizer_is_refused(tmp_path):
     folder = tmp_path / "m"
     shutil.copytree(DEMO, folder)
-    check_tokenizer(resolve(str(folder)))
+    check_inputs(resolve(str(folder)))
     for file in folder.glob("tokenizer*"):
         file.unlink()
     with pytest.raises(ModelError, match="m holds no tokenizer"):
-        check_tokenizer(resolve(str(folder)))
+        check_inputs(resolve(str(folder)))

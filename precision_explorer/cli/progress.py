@@ -62,7 +62,7 @@ class _Live(_Plain):
 
     def __call__(self, event: Event) -> None:
         """Show one event."""
-        if event.name == "start":
+        if event.name in ("start", "compare"):
             self.cell = _label(event.data)
             self.bar.update(self.task, description=f"{self.cell}: start", total=None, rate="")
             return

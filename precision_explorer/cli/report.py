@@ -13,18 +13,24 @@ import click
 @click.option("--price-per-hour", type=float, metavar="USD", help="Your price for the device.")
 @click.option("--slo", metavar="p99=200ms", help="Latency limit within which requests count.")
 @click.option("--quality-budget", metavar="1%", help="The loss of quality that you accept.")
+@click.option(
+    "--metric", metavar="NAME",
+    help="Count quality in this metric, for the tasks that have it: a built-in one, or one of "
+    "evaluate that rescore computed.",
+)  # fmt: skip
 def command(
     runs: tuple[Path, ...],
     out: Path | None,
     price_per_hour: float | None,
     slo: str | None,
     quality_budget: str | None,
+    metric: str | None,
 ) -> int:
     """Make tradeoffs.csv, tradeoffs.md and report.html again from the records of RUN.
 
-    Several runs come into one table. That table, and one with a price, SLO or quality budget of
-    your own, is written to the folder given by --out; without it, it is only printed: a run's own
-    files always show what its sweep was given.
+    Several runs come into one table. That table, and one with a price, SLO, quality budget or
+    metric of your own, is written to the folder given by --out; without it, it is only printed: a
+    run's own files always show what its sweep was given.
     """
     from precision_explorer.cli.show import show
     from precision_explorer.errors import UsageError
@@ -35,7 +41,12 @@ def command(
         budget = parse_share(quality_budget) if quality_budget is not None else None
     except ValueError as error:
         raise UsageError(f"quality-budget: {error}") from error
-    reader = {"price_per_hour": price_per_hour, "slo": slo, "quality_budget": budget}
+    reader = {
+        "price_per_hour": price_per_hour,
+        "slo": slo,
+        "quality_budget": budget,
+        "metric": metric,
+    }
     given = {k: v for k, v in reader.items() if v is not None}
     paths = list({path.resolve(): path for path in runs}.values())
     table = build(paths, given)

@@ -39,7 +39,9 @@ def command(**options: Any) -> int:
         f"{tally.failed} failed; report: {path}/report.html",
         err=True,
     )
-    return 3 if tally.failed else 0
+    for line in tally.unscored:
+        click.echo(f"not computed: {line}", err=True)
+    return 3 if tally.failed or tally.unscored else 0
 
 
 def _show_finished(path: Path) -> None:

@@ -7,12 +7,12 @@ import click
 
 @click.command("tasks", short_help="The task cards known.")
 def command() -> int:
-    """The task cards known, with kind, size, metric and licence."""
+    """The task cards known, bundled ones first, with kind, size, metric and licence."""
     from rich.markup import escape
     from rich.table import Table
 
     from precision_explorer.cli.show import console
-    from precision_explorer.tasks import bundled_cards, load_card, prepare
+    from precision_explorer.tasks import bundled_cards, hub_cards, load_card, prepare
 
     table = Table()
     for heading in ("task", "kind", "examples", "metric", "licence", "source"):
@@ -21,7 +21,15 @@ def command() -> int:
         loaded = load_card(name)
         card = loaded.card
         size = prepare(loaded, None, 0).identity.n
-        cells = (card.name, card.kind, f"{size:,}", card.metrics[0], card.licence, card.source)
+        cells = (card.name, card.kind, f"{size:,}", card.metric, card.licence, card.source)
         table.add_row(*(escape(str(cell)) for cell in cells))
     console().print(table)
+    of_hub = Table(title="Of the Hugging Face hub, read when a sweep first asks for them")
+    for heading in ("task", "kind", "data set", "metric", "source"):
+        of_hub.add_column(heading, overflow="fold")
+    for name in hub_cards():
+        card = load_card(name).card
+        row = (card.name, card.kind, str(card.data.hub), card.metric, card.source)
+        of_hub.add_row(*(escape(cell) for cell in row))
+    console().print(of_hub)
     return 0

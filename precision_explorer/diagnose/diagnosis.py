@@ -72,7 +72,7 @@ class CellWhy:
     @property
     def label(self) -> str:
         """The format, with its runtime where that is not the usual one."""
-        return self.format if self.runtime == "eager" else f"{self.format}, {self.runtime}"
+        return self.format if self.runtime == "eager" else f"{self.format} ({self.runtime})"
 
 
 @dataclass(frozen=True)

@@ -218,7 +218,15 @@ def _bf16_autocast(model: nn.Module, plan: Layout, recipe: dict[str, Any]) -> No
 
 @handler("nf4")
 def _nf4(model: nn.Module, plan: Layout, recipe: dict[str, Any]) -> Reasons:
-    return _replace(model, plan, lambda linear: nf4_linear(linear, compute_dtype(recipe)))
+    # Those that the library itself leaves: T5's feed-forward block casts its activations to the
+    # type of such a layer's weight, and packed weights are bytes.
+    wide = set(getattr(model, "_keep_in_fp32_modules", None) or ())
+    kept = [name for name in plan.targets if name.rpartition(".")[2] in wide]
+    rest = replace(plan, targets=tuple(name for name in plan.targets if name not in kept))
+    reasons = _replace(model, rest, lambda linear: nf4_linear(linear, compute_dtype(recipe)))
+    return reasons | dict.fromkeys(
+        kept, "the model's code casts its inputs to the weight's type, which would be bytes"
+    )
 
 
 @handler(AS_SHIPPED)

@@ -54,6 +54,9 @@ class _PackedLinear(nn.Module):
     than halving every weight's range. A `factor` is multiplied into the weight's scales.
     """
 
+    # Some models ask a layer for its weight's type before they call it (T5's feed-forward block).
+    weight = None
+
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__()
         self.in_features, self.out_features = linear.in_features, linear.out_features
@@ -198,6 +201,8 @@ class OnednnLinear(_PackedLinear):
 
 class IntMatmulLinear(nn.Module):
     """`torch._int_mm`: int8 x int8 into int32, the tensor cores' or oneDNN's own GEMM."""
+
+    weight = None
 
     def __init__(self, linear: nn.Linear, factor: float = 1.0) -> None:
         super().__init__()

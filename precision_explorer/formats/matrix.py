@@ -107,6 +107,7 @@ def _tried(answer: dict[str, Any]) -> dict[str, Any]:
     """One kernel's dry run. `relative_error` is the worst of all inputs (Frobenius norm)."""
     return {
         "kernel": answer.get("kernel"),
+        "compute_dtype": (answer.get("recipe") or {}).get("compute_dtype"),
         "ok": answer["ok"],
         "why": answer.get("why"),
         "relative_error": answer.get("error"),

@@ -25,6 +25,7 @@ LIBRARIES = (
     "safetensors",
     "gguf",
     "scikit-learn",
+    "pillow",
     "numpy",
     "scipy",
     "triton",

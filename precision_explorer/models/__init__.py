@@ -4,9 +4,9 @@ from precision_explorer.models.reference import (
     FETCHABLE,
     ModelRef,
     check_head,
-    check_tokenizer,
+    check_inputs,
     has_head,
     resolve,
 )
 
-__all__ = ["FETCHABLE", "ModelRef", "check_head", "check_tokenizer", "has_head", "resolve"]
+__all__ = ["FETCHABLE", "ModelRef", "check_head", "check_inputs", "has_head", "resolve"]

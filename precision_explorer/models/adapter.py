@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
 
 from precision_explorer.measure import NullPhases, Phases
+from precision_explorer.models.partition import partition
 
 
 @dataclass(frozen=True)
 class Item:
     """One row of a batch: token `ids`, and what to read from the model's output for it.
 
-    `example` is the index of the example it belongs to. For language models `targets[t]` lists
+    `example` is the index of the example it belongs to. `room`: tokens that may be generated after
+    `ids`. For language models `targets[t]` lists
     (slot, position, token): add the log-probability of `token` after `position` to `slot`.
     """
 
@@ -23,12 +25,19 @@ class Item:
     ids: tuple[int, ...]
     targets: tuple[tuple[int, int, int], ...] = ()
     cut: bool = False
+    room: int = 0
+
+    @property
+    def size(self) -> int:
+        """Tokens that the row may come to: what a batch must have room for."""
+        return len(self.ids) + self.room
 
 
 class Adapter(Protocol):
     """One task on one loaded model."""
 
     generates: bool
+    """Whether answers are generated; then `new_tokens` says how many tokens one has at most."""
     max_length: int
     """Most tokens of an input."""
     pad: int
@@ -66,11 +75,37 @@ def pad_right(
     return ids.to(device), mask.to(device)
 
 
-def plan_batches(lengths: Sequence[int], max_tokens: int, max_items: int) -> list[list[int]]:
+def pad_left(
+    rows: Sequence[Sequence[int]], pad: int, device: str
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The same, padded on the left: what is generated then follows each row at once."""
+    longest = max(len(row) for row in rows)
+    ids = torch.tensor([[pad] * (longest - len(row)) + list(row) for row in rows])
+    mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows])
+    return ids.to(device), mask.to(device)
+
+
+def plan_batches(
+    lengths: Sequence[int], max_tokens: int, max_items: int, call_tokens: int | None = None
+) -> list[list[int]]:
     """The frozen batch plan: indices sorted by length (longest first, ties by index), cut into
     batches whose padded size stays within `max_tokens` and `max_items`. The same for all formats,
-    since scores move with the shape of the batch."""
+    since scores move with the shape of the batch.
+
+    Each batch is as large as it may be; with `call_tokens`, cuts are where padded tokens and
+    `call_tokens` for each batch together are least.
+    """
     order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
+    if call_tokens is not None:
+
+        def costs(end: int) -> Iterable[float]:
+            for size in range(1, min(end, max_items) + 1):
+                padded = size * lengths[order[end - size]]
+                if size > 1 and padded > max_tokens:
+                    return
+                yield padded + call_tokens
+
+        return [[order[k] for k in run] for run in partition(len(order), costs)]
     batches: list[list[int]] = []
     for index in order:
         longest = lengths[batches[-1][0]] if batches else 0
@@ -80,4 +115,24 @@ def plan_batches(lengths: Sequence[int], max_tokens: int, max_items: int) -> lis
         if not batches or full:
             batches.append([])
         batches[-1].append(index)
+    return batches
+
+
+def other_batches(
+    lengths: Sequence[int], frozen: Sequence[Sequence[int]], seed: int
+) -> list[list[int]]:
+    """A second plan for the noise floor: longest first as in `frozen`, ties in a seeded random
+    order, and about half as many rows at a time as an item had in `frozen`; two where it was alone,
+    since a smaller budget would leave it alone in a batch of the same shape."""
+    import numpy as np
+
+    rows = {index: len(batch) for batch in frozen for index in batch}
+    place = np.random.default_rng(seed).permutation(len(lengths))
+    order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], place[i]))
+    batches: list[list[int]] = []
+    while order:
+        before = rows[order[0]]
+        count = before // 2 if before > 1 else 2
+        batches.append(order[:count])
+        order = order[count:]
     return batches

@@ -6,10 +6,7 @@ and rolling log-likelihood over disjoint windows.
 
 from __future__ import annotations
 
-import inspect
 import math
-import time
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -18,11 +15,11 @@ from torch import nn
 
 from precision_explorer.errors import ModelError, TaskError
 from precision_explorer.measure import NullPhases, Phases
-from precision_explorer.models.adapter import Item, pad_right
+from precision_explorer.models.adapter import Item
+from precision_explorer.models.causal_forward import CausalForward
+from precision_explorer.models.greedy import GreedyServing
+from precision_explorer.models.scoring import Scorer
 from precision_explorer.tasks import example_bytes, example_words
-
-# Positions whose vocabulary-wide log-sum-exp is taken at a time: bounds the float32 copy.
-_CHUNK = 256
 
 
 class _CausalLM:
@@ -43,10 +40,9 @@ class _CausalLM:
         positions = getattr(model.config, "max_position_embeddings", None) or 1 << 30
         self.max_length = min(card["max_length"], positions)
         self.pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
-        taken = inspect.signature(model.forward).parameters
-        self._keeps = "logits_to_keep" in taken
-        # transformers 5.24 renamed it and drops the old name in 5.40.
-        self._cache = "cache" if "cache" in taken else "past_key_values"
+        self.scorer = Scorer(CausalForward(model, device, self.pad))
+        self._keeps = self.scorer.forward.keeps
+        self._cache = self.scorer.forward.cache_name
 
     @property
     def prefix(self) -> int:
@@ -61,74 +57,60 @@ class _CausalLM:
 
     def encode(self, text: str) -> list[int]:
         """Token ids without special tokens (the harness's default for causal models)."""
-        return self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+        return self.encode_all([text])[0]
 
-    def _logits(self, rows: Sequence[Sequence[int]], positions: list[int]) -> torch.Tensor:
-        """(batch, len(positions), vocabulary) logits after the given positions of each row."""
-        ids, mask = pad_right(rows, self.pad, self.device)
-        index = torch.tensor(positions, device=self.device)
-        if self._keeps:
-            return self.model(
-                input_ids=ids, attention_mask=mask, use_cache=False, logits_to_keep=index
-            ).logits
-        return self.model(input_ids=ids, attention_mask=mask, use_cache=False).logits[:, index]
+    def encode_all(self, texts: list[str]) -> list[list[int]]:
+        """The same of many texts at once."""
+        if not texts:
+            return []
+        return self.tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
 
     def scores(self, batch: Sequence[Item]) -> torch.Tensor:
         """(scored positions, vocabulary) logits: each item's scored positions in order, once."""
-        positions = sorted({p for item in batch for _, p, _ in item.targets})
-        logits = self._logits([item.ids for item in batch], positions)
-        place = {p: k for k, p in enumerate(positions)}
-        rows, places = zip(
-            *(
-                (i, place[p])
-                for i, it in enumerate(batch)
-                for p in sorted({t[1] for t in it.targets})
-            ),
-            strict=True,
-        )
-        return logits[list(rows), list(places)]
+        places = sorted({(i, t[1]) for i, item in enumerate(batch) for t in item.targets})
+        return self.scorer.forward.logits([item.ids for item in batch], places)[0]
+
+    def share(
+        self, items: Sequence[Item], max_tokens: int, max_items: int, call_tokens: int
+    ) -> list[list[int]]:
+        """The batch plan of `items` in which `score` computes common prefixes once."""
+        return self.scorer.share(items, max_tokens, max_items, call_tokens)
+
+    @property
+    def sharing(self) -> dict[str, int] | None:
+        """{header: tokens that are common to the task}; None where rows are computed whole."""
+        return {"header": len(self.scorer.header)} if self.scorer.shares else None
 
     def score(self, batch: Sequence[Item]) -> list[dict[int, float]]:
         """{slot: summed log-probability in nats} per item."""
-        positions = sorted({p for item in batch for _, p, _ in item.targets})
-        logits = self._logits([item.ids for item in batch], positions)
-        place = {p: k for k, p in enumerate(positions)}
-        wanted = [(i, place[p], tok) for i, it in enumerate(batch) for _, p, tok in it.targets]
-        logprobs = _gather(logits, wanted)
-        sums: list[dict[int, float]] = [defaultdict(float) for _ in batch]
-        step = iter(logprobs)
-        for i, item in enumerate(batch):
-            for slot, _, _ in item.targets:
-                sums[i][slot] += next(step)
-        return [dict(s) for s in sums]
+        return self.scorer.score(batch)
 
-
-def _gather(logits: torch.Tensor, wanted: list[tuple[int, int, int]]) -> list[float]:
-    """log softmax(logits[row, place])[token] for each (row, place, token), in float32."""
-    rows, places, tokens = (
-        torch.tensor(c, device=logits.device) for c in zip(*wanted, strict=True)
-    )
-    parts = []
-    for start in range(0, len(wanted), _CHUNK):
-        part = slice(start, start + _CHUNK)
-        chosen = logits[rows[part], places[part]].float()
-        value = chosen.gather(-1, tokens[part, None]).squeeze(-1) - chosen.logsumexp(-1)
-        parts.append(value)
-    return torch.cat(parts).double().cpu().tolist()
+    def release(self) -> None:
+        """Let go of what `score` kept between batches."""
+        self.scorer.release()
 
 
 class MultipleChoice(_CausalLM):
     """Chooses the continuation of the highest log-likelihood. Choices of one token share their
     prompt's row: one forward pass answers them all."""
 
-    def _pair(self, prompt: str, choice: str) -> tuple[list[int], list[int]]:
-        """(context, continuation) ids: the choice is tokenised after its prompt; spaces at the
-        prompt's end move to the choice, as in the harness's `_encode_pair`, and an empty prompt
-        becomes the prefix, as in its `loglikelihood`."""
-        stripped = prompt.rstrip()
-        choice, prompt = prompt[len(stripped) :] + choice, stripped
-        whole, context = self.encode(prompt + choice), self.encode(prompt)
-        if not prompt:
+    def _pairs(self, indices: Sequence[int]) -> dict[tuple[int, int], tuple[list[int], list[int]]]:
+        """{(example, slot): (context, continuation) ids}: the choice is tokenised after its prompt;
+        spaces at the prompt's end move to the choice, as in the harness's `_encode_pair`, and an
+        empty prompt becomes the prefix, as in its `loglikelihood`."""
+        texts: dict[tuple[int, int], tuple[str, str]] = {}
+        for index in indices:
+            example = self.examples[index]
+            prompt = example["prompt"].rstrip()
+            spaces = example["prompt"][len(prompt) :]
+            for slot, choice in enumerate(example["choices"]):
+                texts[index, slot] = (prompt, prompt + spaces + choice)
+        distinct = list(dict.fromkeys(text for pair in texts.values() for text in pair))
+        ids = dict(zip(distinct, self.encode_all(distinct), strict=True))
+        return {key: self._pair(ids[prompt], ids[whole]) for key, (prompt, whole) in texts.items()}
+
+    def _pair(self, context: list[int], whole: list[int]) -> tuple[list[int], list[int]]:
+        if not context:
             if whole[:1] != [self.prefix]:
                 whole = [self.prefix, *whole]
             context = whole[:1]
@@ -148,12 +130,18 @@ class MultipleChoice(_CausalLM):
                 "raise max_length in the card, or choose a model with a longer window"
             )
 
-    def _rows_of(self, index: int) -> Iterator[Item]:
-        example = self.examples[index]
+    def _rows_of(self, *indices: int) -> list[Item]:
+        pairs = self._pairs(indices)
+        return [item for index in indices for item in self._rows(index, pairs)]
+
+    def _rows(
+        self, index: int, pairs: dict[tuple[int, int], tuple[list[int], list[int]]]
+    ) -> Iterator[Item]:
         shared: dict[tuple[int, ...], list[tuple[int, int, int]]] = {}
         cut = False
+        example = self.examples[index]
         for slot, choice in enumerate(example["choices"]):
-            context, continuation = self._pair(example["prompt"], choice)
+            context, continuation = pairs[index, slot]
             self._check(example, choice, len(continuation))
             whole = context + continuation
             kept = whole[-(self.max_length + 1) :]
@@ -167,7 +155,7 @@ class MultipleChoice(_CausalLM):
 
     def items(self) -> list[Item]:
         """One item per distinct row of each example."""
-        return [item for i in range(len(self.examples)) for item in self._rows_of(i)]
+        return self._rows_of(*range(len(self.examples)))
 
     def rows(
         self, items: Sequence[Item], answers: Sequence[dict[int, float]]
@@ -220,9 +208,9 @@ class MultipleChoice(_CausalLM):
     def request(self, index: int, phases: Phases | NullPhases) -> dict[str, Any]:
         """Prompt and choices in, index of the chosen one out."""
         with phases("tokenize"):
-            items = list(self._rows_of(index))
+            items = self._rows_of(index)
         with phases("forward"):
-            answers = self.score(items)
+            answers = self.scorer.whole(items)
         with phases("post"):
             merged = {slot: value for answer in answers for slot, value in answer.items()}
             answer = _first_best([merged[slot] for slot in sorted(merged)])
@@ -230,26 +218,28 @@ class MultipleChoice(_CausalLM):
 
     def offline(self, indices: Sequence[int]) -> dict[str, Any]:
         """A batch of questions in one forward pass."""
-        items = [item for i in indices for item in self._rows_of(i)]
-        self.score(items)
+        items = self._rows_of(*indices)
+        self.scorer.whole(items)
         return {}
 
 
-class LanguageModeling(_CausalLM):
+class LanguageModeling(GreedyServing, _CausalLM):
     """Scores whole documents in disjoint windows; a request is a prompt of `prompt_tokens` and
     `output_tokens` greedy tokens (always that many: an end token does not stop it)."""
-
-    generates = True
 
     def __init__(self, *arguments: Any, prompt_tokens: int, output_tokens: int) -> None:
         super().__init__(*arguments)
         self.output_tokens = output_tokens
-        self._ids = [self.encode(e["text"]) for e in self.examples]
+        self._ids = self.encode_all([e["text"] for e in self.examples])
         self._prompts = [
             self.tokenizer.decode(ids[:prompt_tokens], skip_special_tokens=False)
             for ids in self._ids
         ]
         self._prompt_tokens = prompt_tokens
+
+    def prompt_ids(self, index: int) -> list[int]:
+        """The first tokens of a document."""
+        return self.encode(self._prompts[index])[: self._prompt_tokens]
 
     def items(self) -> list[Item]:
         """One item per window of each document."""
@@ -284,64 +274,6 @@ class LanguageModeling(_CausalLM):
             }
             for i, (example, loss) in enumerate(zip(self.examples, losses, strict=True))
         ]
-
-    def request(self, index: int, phases: Phases | NullPhases) -> dict[str, Any]:
-        """Prompt in, greedy tokens out; time to the first token counts its tokenisation."""
-        start = time.perf_counter()
-        with phases("tokenize"):
-            ids = self.encode(self._prompts[index])[: self._prompt_tokens]
-        with phases("copy"):
-            inputs = torch.tensor([ids], device=self.device)
-        first, tokens = self._greedy(inputs, torch.ones_like(inputs), phases)
-        with phases("post"):
-            answer = self.tokenizer.decode(tokens[0])
-        end = time.perf_counter()
-        rest = self.output_tokens - 1
-        return {
-            "answer": answer,
-            "ttft_s": first - start,
-            "tpot_s": (end - first) / rest if rest else None,
-            "output_tokens": self.output_tokens,
-        }
-
-    def _greedy(
-        self, ids: torch.Tensor, mask: torch.Tensor, phases: Phases | NullPhases
-    ) -> tuple[float, list[list[int]]]:
-        """(clock at the first token, (batch, output_tokens) token ids); left-padded inputs."""
-        keep = {"logits_to_keep": 1} if self._keeps else {}
-        positions = (mask.cumsum(-1) - 1).clamp_min(0)
-        with phases("prefill"):
-            out = self.model(
-                input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=True, **keep
-            )
-            token = out.logits[:, -1].argmax(-1, keepdim=True)
-            tokens = [token.tolist()]
-        first = time.perf_counter()
-        with phases("decode"):
-            for _ in range(self.output_tokens - 1):
-                mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=-1)
-                out = self.model(
-                    input_ids=token,
-                    attention_mask=mask,
-                    position_ids=mask.sum(-1, keepdim=True) - 1,
-                    use_cache=True,
-                    **{self._cache: getattr(out, self._cache)},
-                )
-                token = out.logits[:, -1].argmax(-1, keepdim=True)
-                # A server streams each token, so each is moved off the device when it is made.
-                tokens.append(token.tolist())
-        return first, [[step[row][0] for step in tokens] for row in range(len(ids))]
-
-    def offline(self, indices: Sequence[int]) -> dict[str, Any]:
-        """A batch of prompts, padded on the left, decoded in step."""
-        rows = [self.encode(self._prompts[i])[: self._prompt_tokens] for i in indices]
-        longest = max(map(len, rows))
-        ids = torch.tensor([[self.pad] * (longest - len(r)) + r for r in rows], device=self.device)
-        mask = torch.tensor(
-            [[0] * (longest - len(r)) + [1] * len(r) for r in rows], device=self.device
-        )
-        _, tokens = self._greedy(ids, mask, NullPhases())
-        return {"output_tokens": sum(map(len, tokens))}
 
 
 def _first_best(values: list[float]) -> int:

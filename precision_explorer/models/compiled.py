@@ -18,6 +18,8 @@ from precision_explorer.formats.runtimes import Runtime, next_power, padded_leng
 Shape = tuple[Any, ...]
 # The argument that takes the cache: transformers 5.24 renamed it and drops the second in 5.40.
 _CACHES: tuple[str, ...] = ("cache", "past_key_values")
+# Outputs beside the logits that adapters read, one per token of the input.
+_PER_TOKEN = ("start_logits", "end_logits", "last_hidden_state")
 
 
 class _OnlyLooking(Exception):
@@ -65,6 +67,8 @@ class CompiledModel:
         def forward(**inputs: Any) -> Any:
             return self.forward(**inputs)
 
+        # `models.causal_forward` reads it and leaves out what has other shapes.
+        forward.pads = True  # type: ignore[attr-defined]
         model.forward = forward
 
     def forward(self, **inputs: Any) -> Any:
@@ -100,6 +104,8 @@ class CompiledModel:
 
     def _score(self, inputs: dict[str, Any]) -> Any:
         """Padding on the right, which no token before it sees."""
+        if "input_ids" not in inputs:
+            return self._see(inputs)
         ids, mask = inputs["input_ids"], inputs["attention_mask"]
         rows, length = ids.shape
         more = padded_length(length, self.longest) - length
@@ -107,15 +113,28 @@ class CompiledModel:
             "input_ids": _rows(_pad(ids, 0, more, self.pad)),
             "attention_mask": _rows(_pad(mask, 0, more, 0)),
         }
+        if "token_type_ids" in inputs:
+            padded["token_type_ids"] = _rows(_pad(inputs["token_type_ids"], 0, more, 0))
         wanted = inputs.get("logits_to_keep")
         if isinstance(wanted, torch.Tensor):
             length = len(wanted)
             filled = next_power(length)
             padded["logits_to_keep"] = torch.cat([wanted, wanted[-1:].expand(filled - length)])
         out = self._run(padded)
-        out.logits = out.logits[:rows]
-        if out.logits.dim() == 3:
-            out.logits = out.logits[:, :length]
+        if "logits" in out:
+            out.logits = out.logits[:rows]
+            if out.logits.dim() == 3:
+                out.logits = out.logits[:, :length]
+        for name in _PER_TOKEN:
+            if name in out:
+                setattr(out, name, out[name][:rows, :length])
+        return out
+
+    def _see(self, inputs: dict[str, Any]) -> Any:
+        """Images, which have one size: only rows are padded."""
+        pixels = inputs["pixel_values"]
+        out = self._run(inputs | {"pixel_values": _rows(pixels)})
+        out.logits = out.logits[: len(pixels)]
         return out
 
     def _generate(self, inputs: dict[str, Any]) -> Any:

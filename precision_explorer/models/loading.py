@@ -12,6 +12,9 @@ from precision_explorer.errors import ModelError
 from precision_explorer.models.heads import HEADS
 from precision_explorer.tasks import KINDS
 
+# Whose tokenizers take words one by one only so (transformers' run_ner.py).
+_SPACED = ("bloom", "deberta", "gpt2", "roberta")
+
 
 def auto_class(kind: str) -> Any:
     """transformers' class that loads a model with the head of a task kind."""
@@ -21,14 +24,21 @@ def auto_class(kind: str) -> Any:
 
 
 def prepare(path: Path, kind: str, trust_remote_code: bool) -> Any:
-    """The tokenizer, and the imports of the model's own code, so that these are not counted as
-    memory of the weights: a model without weights is built for that."""
+    """The tokenizer (of models that see, the image processor), and the imports of the model's own
+    code, so that these are not counted as memory of the weights: a model without weights is built
+    for that."""
     import transformers
 
     common = {"local_files_only": True, "trust_remote_code": trust_remote_code}
     config = transformers.AutoConfig.from_pretrained(path, **common)
     with torch.device("meta"):
         auto_class(kind).from_config(config, trust_remote_code=trust_remote_code)
+    head = HEADS[KINDS[kind].head]
+    if head.sees:
+        # Pillow's, which is the same on every machine, whether torchvision is there or not.
+        return transformers.AutoImageProcessor.from_pretrained(path, backend="pil", **common)
+    if head is HEADS["token-classification"] and config.model_type in _SPACED:
+        common["add_prefix_space"] = True
     return transformers.AutoTokenizer.from_pretrained(path, **common)
 
 
@@ -57,8 +67,14 @@ def load(
         trust_remote_code=trust_remote_code,
         **placed,
     )
-    if info["missing_keys"]:
-        names = ", ".join(sorted(info["missing_keys"])[:3])
+    missing = sorted(info["missing_keys"])
+    if HEADS[KINDS[kind].head].embeds and all(name.startswith("pooler.") for name in missing):
+        # Trained for a head of BERT that embeddings of tokens don't use, and often not saved.
+        if missing:
+            model.pooler = None
+        missing = []
+    if missing:
+        names = ", ".join(missing[:3])
         raise ModelError(f"the model's files lack {names}; they would be random: get it complete")
     if device == "cpu":
         _leave_the_file(model)

@@ -39,13 +39,37 @@ def _nothing() -> None:
 
 
 def encode_pass(adapter: Any, batch: int) -> Pass:
-    """A sequence classifier's pass over `batch` texts of 128 tokens, or as many as it takes."""
+    """An encoder's pass over `batch` texts of 128 tokens, or as many as it takes; of a model that
+    sees, over `batch` times its first image."""
+    if hasattr(adapter, "pixels"):
+        pixels = adapter.pixels([0] * batch)
+        return Pass(
+            lambda: adapter.model(pixel_values=pixels),
+            _nothing,
+            batch,
+            adapter.max_length,
+            0,
+            causal=False,
+        )
     tokens = min(PROMPT_TOKENS, adapter.max_length)
     ids = _ids(adapter, batch, tokens)
     mask = torch.ones_like(ids)
 
     def call() -> Any:
         return adapter.model(input_ids=ids, attention_mask=mask)
+
+    return Pass(call, _nothing, batch, tokens, 0, causal=False)
+
+
+def first_token_pass(adapter: Any, batch: int) -> Pass:
+    """An encoder-decoder's pass over `batch` sources of 128 tokens, or as many as it takes, and
+    over the first position of each answer."""
+    tokens = min(PROMPT_TOKENS, adapter.max_length)
+    ids = _ids(adapter, batch, tokens)
+    mask, begin = torch.ones_like(ids), ids[:, :1].contiguous()
+
+    def call() -> Any:
+        return adapter.model(input_ids=ids, attention_mask=mask, decoder_input_ids=begin)
 
     return Pass(call, _nothing, batch, tokens, 0, causal=False)
 

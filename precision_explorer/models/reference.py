@@ -25,7 +25,9 @@ from precision_explorer.records import Caution, ModelIdentity, canonical_hash
 from precision_explorer.tasks.kinds import KINDS
 
 DEMO = Path(__file__).parent / "demo"
-FETCHABLE = ("smollm2-135m",)
+DEMO_DIGITS = Path(__file__).parent / "demo-digits"
+BUNDLED = {"demo": DEMO, "demo-digits": DEMO_DIGITS}
+FETCHABLE = ("smollm2-135m", "minilm-l6-v2")
 # What a model folder says of itself beyond the libraries' own files.
 NOTES_FILE = "precision-explorer.json"
 # The format's own limit (safetensors, "Format").
@@ -35,6 +37,9 @@ _TOKENIZER_FILES = (
     "tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.txt", "vocab.json",
     "spiece.model", "sentencepiece.bpe.model",
 )  # fmt: skip
+_PROCESSOR_FILE = "preprocessor_config.json"
+# In a folder of its own, and beside the weights what decides an embedding.
+POOLING_FILE = "1_Pooling/config.json"
 _HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*(/[\w.-]+)?$")
 _HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
 
@@ -111,7 +116,7 @@ def _elements(path: Path) -> tuple[int, int, int]:
 
 
 def resolve(name: str, revision: str | None = None, trust_remote_code: bool = False) -> ModelRef:
-    """The model called `name`: ``demo``, a fetched model, a folder, or a hub id.
+    """The model called `name`: a bundled one, a fetched model, a folder, or a hub id.
 
     Raises ModelError in one line when there is no such model, when it holds no safetensors, or
     when the hub can't be reached.
@@ -121,7 +126,7 @@ def resolve(name: str, revision: str | None = None, trust_remote_code: bool = Fa
         if revision is not None:
             raise ModelError(f"--revision is for hub models, and {name} is local; leave it out")
         # Records are passed on, so of a path only its last name is kept; the hashes pin the model.
-        known = name == "demo" or name in FETCHABLE
+        known = name in BUNDLED or name in FETCHABLE
         return _local(name if known else folder.resolve().name, folder, trust_remote_code)
     path = expand_user(name)
     if path.is_file():
@@ -133,8 +138,8 @@ def resolve(name: str, revision: str | None = None, trust_remote_code: bool = Fa
 
 def _local_folder(name: str) -> Path | None:
     """The folder that `name` stands for; None if it is none (it may be a hub id)."""
-    if name == "demo":
-        return DEMO
+    if name in BUNDLED:
+        return BUNDLED[name]
     if name in FETCHABLE:
         folder = data_dir() / "models" / name
         if not (folder / "config.json").is_file():
@@ -205,7 +210,7 @@ def _from_hub(name: str, revision: str | None, trust_remote_code: bool) -> Model
             raise ModelError(
                 f"the hub has no readable {name} ({kind}); check id and access"
             ) from error
-        known = ("demo", *FETCHABLE)
+        known = (*BUNDLED, *FETCHABLE)
         near = "" if "/" in name else f" ({unknown_name('bundled model', name, known)})"
         raise ModelError(
             f"can't reach the hub for {name} ({kind}); give a local folder or --model demo{near}"
@@ -220,6 +225,8 @@ def _files_hash(path: Path, with_code: bool) -> str:
     files = sorted(f for f in path.iterdir() if f.is_file() and f.suffix in endings)
     known = _known_hashes()
     hashes = {f.name: _file_hash(f, known) for f in files}
+    if (path / POOLING_FILE).is_file():
+        hashes[POOLING_FILE] = _file_hash(path / POOLING_FILE, known)
     return canonical_hash(hashes)
 
 
@@ -273,7 +280,7 @@ def _head(kind: str) -> Head:
 
 def has_head(ref: ModelRef, kind: str) -> bool:
     """Whether the model was saved with a head that fits the task kind."""
-    return any(name.endswith(_head(kind).suffixes) for name in _architectures(ref))
+    return any(_head(kind).fits(name) for name in _architectures(ref))
 
 
 def check_head(ref: ModelRef, kind: str) -> None:
@@ -287,9 +294,23 @@ def check_head(ref: ModelRef, kind: str) -> None:
         )
 
 
-def check_tokenizer(ref: ModelRef) -> None:
-    """ModelError unless the model's folder holds a tokenizer: transformers would otherwise make one
-    up in silence, and every score would be wrong."""
+def sees(ref: ModelRef) -> bool:
+    """Whether the model takes images."""
+    heads = [head for head in HEADS.values() if head.sees]
+    return any(head.fits(name) for head in heads for name in _architectures(ref))
+
+
+def check_inputs(ref: ModelRef) -> None:
+    """ModelError unless the model's folder holds what makes its inputs, a tokenizer or, for images,
+    an image processor: transformers would otherwise make one up in silence, and every score would
+    be wrong."""
+    if sees(ref):
+        if not (ref.path / _PROCESSOR_FILE).is_file():
+            raise ModelError(
+                f"{ref.name} holds no image processor ({_PROCESSOR_FILE}); save it there with "
+                "processor.save_pretrained(folder)"
+            )
+        return
     if not any((ref.path / file).is_file() for file in _TOKENIZER_FILES):
         raise ModelError(
             f"{ref.name} holds no tokenizer; save it there with tokenizer.save_pretrained(folder)"

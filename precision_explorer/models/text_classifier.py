@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,6 +10,7 @@ from torch import nn
 
 from precision_explorer.measure import NullPhases, Phases
 from precision_explorer.models.adapter import Item, pad_right
+from precision_explorer.models.class_rows import class_row
 
 
 class TextClassifier:
@@ -29,9 +29,9 @@ class TextClassifier:
     ) -> None:
         self.model, self.tokenizer, self.device = model, tokenizer, device
         self.examples, self.label_ids = examples, label_ids
-        self.max_length = min(card["max_length"], _position_limit(model, tokenizer))
+        self.max_length = min(card["max_length"], position_limit(model, tokenizer))
         self.names = {int(k): str(v) for k, v in model.config.id2label.items()}
-        self.pad = _pad_token(model, tokenizer)
+        self.pad = pad_token(model, tokenizer)
 
     def _encode(self, texts: list[str]) -> list[list[int]]:
         return self.tokenizer(texts, truncation=True, max_length=self.max_length)["input_ids"]
@@ -62,28 +62,8 @@ class TextClassifier:
         result = []
         for item, logits in zip(items, answers, strict=True):
             example = self.examples[item.example]
-            target = self.label_ids[str(example["label"])]
-            row = {
-                "id": example["id"],
-                "group": example.get("group"),
-                "target": self.names[target],
-                "prediction": None,
-                "score": None,
-                "loss": None,
-                "logprobs": None,
-                "input_tokens": len(item.ids),
-                "cut": item.cut,
-            }
-            if all(map(math.isfinite, logits)):
-                logprobs = torch.tensor(logits, dtype=torch.float64).log_softmax(-1).tolist()
-                best = max(range(len(logits)), key=logits.__getitem__)
-                row |= {
-                    "prediction": self.names[best],
-                    "score": float(best == target),
-                    "loss": -logprobs[target],
-                    "logprobs": logprobs,
-                }
-            result.append(row)
+            row = class_row(example, self.label_ids[str(example["label"])], self.names, logits)
+            result.append(row | {"input_tokens": len(item.ids), "cut": item.cut})
         return result
 
     def request(self, index: int, phases: Phases | NullPhases) -> dict[str, Any]:
@@ -106,7 +86,7 @@ class TextClassifier:
         return {"answers": [self.names[i] for i in logits.argmax(-1).tolist()]}
 
 
-def _position_limit(model: nn.Module, tokenizer: Any) -> int:
+def position_limit(model: nn.Module, tokenizer: Any) -> int:
     """The smaller of what model and tokenizer declare (the tokenizer's "none" is a huge number)."""
     positions = getattr(model.config, "max_position_embeddings", None) or 1 << 30
     for name, module in model.named_modules():
@@ -118,7 +98,7 @@ def _position_limit(model: nn.Module, tokenizer: Any) -> int:
     return int(min(positions, tokenizer.model_max_length or 1 << 30))
 
 
-def _pad_token(model: nn.Module, tokenizer: Any) -> int:
+def pad_token(model: nn.Module, tokenizer: Any) -> int:
     """The token to pad with: the model's own, by which decoders find a text's last token and
     Roberta counts positions. A model that names none is told the tokenizer's."""
     config = model.config.get_text_config()

@@ -12,11 +12,12 @@ from precision_explorer.formats.recipe import parts_of
 from precision_explorer.formats.runtimes import RUNTIMES
 from precision_explorer.hardware import DeviceFacts, compiler, relevant_variables
 from precision_explorer.models import ModelRef, check_head
+from precision_explorer.models.heads import HEADS
 from precision_explorer.models.shipped import not_shipped, shipped_support
 from precision_explorer.plan.spec import SweepSpec
 from precision_explorer.records import Caution, Cell
 from precision_explorer.stats.sequential import ALPHA_END, ALPHA_LOOKS, FIRST_LOOK
-from precision_explorer.tasks import KINDS, PreparedTask, check_labels, without_calibration
+from precision_explorer.tasks import KINDS, PreparedTask, label_ids, without_calibration
 from precision_explorer.workload import Workload
 
 # How the numbers come about, beyond the workload's own rules: part of each cell's method.
@@ -45,6 +46,9 @@ _SET_BY_IMPORTS = ("KMP_DUPLICATE_LIB_OK", "KMP_INIT_AT_FORK")
 # Padded tokens and items of one quality batch, by kind of device. Larger gains nothing on 2 cores;
 # on an accelerator a language model's logits bound it: 16,384 x 50,000 words x 2 bytes are 1.6 GB.
 _BATCH_PLAN = {"cpu": (1024, 16), "cuda": (16384, 64)}
+# What a call costs beside its tokens, in tokens: where it is less than the padding of a larger
+# batch, a smaller one is faster.
+_CALL_TOKENS = {"cpu": 32, "cuda": 1024}
 _RELEVANT = {
     "torch": ("torch", "transformers", "tokenizers", "precision-explorer"),
     "torchao": ("torchao",),
@@ -106,12 +110,16 @@ class Plan:
 
 
 def batch_plan(kind: str) -> dict[str, Any]:
-    """The frozen rule of the quality pass, the same for all formats on a device kind."""
+    """The frozen rule of the quality pass, the same for all formats on a device kind. A runtime
+    that compiles keeps to plain rows in full batches: its code is made for few shapes, and for no
+    cache of some other length."""
     tokens, items = _BATCH_PLAN[kind]
     return {
-        "rule": "longest first, padded tokens bounded",
+        "rule": "longest first, padded tokens bounded; where nothing is compiled, cut where "
+        "padding and calls cost least, and prefixes that rows share computed once",
         "max_tokens": tokens,
         "max_items": items,
+        "call_tokens": _CALL_TOKENS[kind],
     }
 
 
@@ -121,6 +129,12 @@ def relevant_libraries(format_id: str, recipe: dict[str, Any], versions: dict[st
     for part, made in parts_of(format_id, recipe).items():
         names += _RELEVANT.get(made.get("library", spec_of(part).library), ())
     return {name: versions[name] for name in names if name in versions}
+
+
+def _image_libraries(task: PreparedTask, versions: dict[str, str]) -> dict[str, str]:
+    """What decodes and resizes images, of tasks that have any."""
+    sees = HEADS[KINDS[task.card.kind].head].sees
+    return {"pillow": versions["pillow"]} if sees and "pillow" in versions else {}
 
 
 def expand(
@@ -146,9 +160,7 @@ def expand(
             check_head(ref, task.card.kind)
             if spec.until_decided:
                 _check_independent(task)
-            labels = None
-            if KINDS[task.card.kind].head == "sequence-classification":
-                labels = check_labels(task.card, task.examples, ref.id2label)
+            labels = label_ids(task.card, task.examples, ref.id2label)
             for runtime in spec.runtime:
                 tools, missing = _tools(runtime, facts, versions)
                 own = supports | (compiled or {}).get(runtime, {})
@@ -157,7 +169,7 @@ def expand(
                     cell = _cell(
                         spec, ref, task, workload, facts, support, versions, threads, runtime, tools
                     )
-                    skip = _skip_reason(support, task) or missing
+                    skip = _skip_reason(support, task) or missing or not_compiled(runtime, task)
                     planned = PlannedCell(cell, ref, task, support, labels, skip, ref.cautions)
                     cells.setdefault(planned.cell_id, planned)
     return Plan(tuple(cells.values()))
@@ -191,6 +203,16 @@ def _skip_reason(support: Support, task: PreparedTask) -> str | None:
         return support.why
     if spec_of(support.format).calibrates and task.calibration is None:
         return without_calibration(task.card)
+    return None
+
+
+def not_compiled(runtime: str, task: PreparedTask) -> str | None:
+    """Why `task` is not run under `runtime`; None where it is."""
+    if RUNTIMES[runtime].compiles and KINDS[task.card.kind].head == "seq2seq-lm":
+        return (
+            f"runtime {runtime} is not for encoder-decoders, whose encoder would run eagerly; use "
+            "--runtime eager"
+        )
     return None
 
 
@@ -254,7 +276,9 @@ def _cell(
         rules=RULES | ({"until_decided": UNTIL_DECIDED} if spec.until_decided else {}),
         seed=spec.seed,
         trust_remote_code=spec.trust_remote_code,
-        libraries=relevant_libraries(support.format, support.recipe, versions) | tools,
+        libraries=relevant_libraries(support.format, support.recipe, versions)
+        | tools
+        | _image_libraries(task, versions),
         variables=relevant_variables(without=(*OWN_VARIABLES, *_SET_BY_IMPORTS)),
         until_decided=stop if spec.until_decided else None,
     )

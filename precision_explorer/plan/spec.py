@@ -69,6 +69,7 @@ class SweepSpec(BaseModel):
     trust_remote_code: bool = False
     threads: int | None = Field(default=None, ge=1)
     memory_limit: int | None = Field(default=None, gt=0)
+    allow_metric: tuple[str, ...] = ()
 
     @field_validator("*", mode="before")
     @classmethod
@@ -78,7 +79,9 @@ class SweepSpec(BaseModel):
             raise ValueError(f"{str(value).lower()} is no value for it; see sweep --help")
         return value
 
-    @field_validator("model", "task", "formats", "runtime", "batch_size", mode="before")
+    @field_validator(
+        "model", "task", "formats", "runtime", "batch_size", "allow_metric", mode="before"
+    )
     @classmethod
     def _listed(cls, value: Any) -> Any:
         """A comma-separated text or a single value stands for a list."""
@@ -172,7 +175,8 @@ class SweepSpec(BaseModel):
 
     def measuring_hash(self) -> str:
         """6 hex digits over what is measured: the same spec gives the same name of the run."""
-        skipped = READER_FIELDS | {"out", "cell_timeout"}
+        # Metrics that may be fetched are computed afterwards, from what was measured.
+        skipped = READER_FIELDS | {"out", "cell_timeout", "allow_metric"}
         if self.until_decided:
             skipped -= {"quality_budget", "reference"}  # They say when the scoring stops.
         else:

@@ -23,12 +23,15 @@ from precision_explorer.records.record import (
     read_record,
 )
 from precision_explorer.records.roof import Bandwidth, Launch, MatmulRate, Roof
+from precision_explorer.records.scores import AddedScore, AddedScores, read_scores
 from precision_explorer.records.upgrade import NewerSchema
 
 __all__ = [
     "METRICS",
     "SCHEMA_VERSION",
     "STATUSES",
+    "AddedScore",
+    "AddedScores",
     "AppliedFormat",
     "Attempt",
     "Bandwidth",
@@ -57,4 +60,5 @@ __all__ = [
     "canonical_hash",
     "metric_info",
     "read_record",
+    "read_scores",
 ]

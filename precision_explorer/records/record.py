@@ -122,6 +122,52 @@ class Quality(_Data):
     batch_plan_hash: str
     cut_examples: int = 0
     """How many inputs were longer than `max_length` and were cut."""
+    unparsed: int | None = None
+    """In how many outputs the card's extraction rule found no answer; None without such a rule."""
+    signatures: dict[str, str] = Field(default_factory=dict)
+    """How the libraries of metrics were asked, where a metric has several variants."""
+    higher_is_better: bool | None = None
+    """Of `metric`, where the registry does not know it and the task says so."""
+
+
+class Repeat(_Data):
+    """The reference's quality pass made again in other batches and in another order: the noise
+    floor. Its scores stand in the samples, as rows of kind ``repeat``."""
+
+    seconds: float
+    examples: int
+    batches: int
+    batch_plan_hash: str
+
+
+class KeptDistributions(_Data):
+    """What the reference kept of its next-token distributions, in a part of its cell.
+
+    `method`: ``states`` (what enters the output head, from which the log-probabilities follow
+    exactly) or ``log-probabilities`` (rounded to 16 bits; `why` says what stood against states).
+    `head`: file, key, bias and dtype of the head in the model's checkpoint. `error`: largest
+    difference in nats between the model's log-probabilities and those made of its states.
+    """
+
+    method: Literal["states", "log-probabilities"]
+    positions: int
+    items: int
+    items_hash: str
+    bytes: int
+    head: dict[str, Any] | None = None
+    error: float | None = None
+    why: str | None = None
+    seconds: float
+
+
+class Positions(_Data):
+    """Next-token distributions held against those of the cell `reference` (of the reference itself:
+    in other batches). Per position in the samples, as rows of kind ``position``: id, kl (nats),
+    same_top."""
+
+    reference: str
+    positions: int
+    seconds: float
 
 
 class PhaseTimes(_Data):
@@ -232,6 +278,11 @@ class Measurements(_Data):
     other_work_share: float | None = None
     """Share of the usable cores' time that other processes took during the timed part."""
     profile: Profile | None = None
+    noise: Repeat | None = None
+    kept: KeptDistributions | None = None
+    positions: Positions | None = None
+    not_compared: dict[str, str] | None = None
+    """Why ``noise``, ``kept`` or ``positions`` is missing where it was tried."""
 
 
 class ErrorInfo(_Data):

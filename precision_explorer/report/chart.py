@@ -167,7 +167,8 @@ def _y_axis(rows: list[Row], measure: _Measure) -> Axis:
 def _budget(group: Group, measure: _Measure) -> float | None:
     """The largest loss within the budget, as a signed change."""
     budget = group.ok[0]["quality_budget"]
-    if not measure.relative or budget is None:
+    known = group.task is None or group.task.higher_is_better is not None
+    if not measure.relative or budget is None or not known:
         return None
     return -float(budget) if group.higher_is_better else float(budget)
 
@@ -221,11 +222,10 @@ def _tooltip(measure: _Measure, row: Row) -> str:
 
 
 def _y_title(group: Group, measure: _Measure) -> str:
-    better = "higher is better" if group.higher_is_better else "lower is better"
     what = (
         f"Change in {group.metric} against {group.reference}" if measure.relative else group.metric
     )
-    return f"{what} ({better})"
+    return f"{what} ({group.direction})"
 
 
 def _description(group: Group, rows: list[Row]) -> str:

@@ -83,7 +83,8 @@ def _quality(group: Group, row: Row) -> str:
     if row["quality"] is None:
         return MISSING
     ends = [quality_text(group, row[f"quality_ci_{end}"]) for end in ("low", "high")]
-    return f"{quality_text(group, row['quality'])} {_interval(ends)}"
+    text = f"{quality_text(group, row['quality'])} {_interval(ends)}"
+    return f"{text}, {row['unparsed']:,} unparsed" if row["unparsed"] else text
 
 
 def _delta(group: Group, row: Row) -> str:
@@ -101,17 +102,19 @@ def _delta(group: Group, row: Row) -> str:
 
 def _interval(ends: list[str]) -> str:
     """``[a, b]``; the unit stands with the value before it."""
+    if set(ends) == {MISSING}:
+        return "[no interval]"
     bare = [end.removesuffix(" pp").removesuffix(" %") for end in ends]
     return f"[{bare[0]}, {bare[1]}]"
 
 
-def _verdict(group: Group, row: Row) -> Cell:
+def verdict_cell(group: Group, row: Row) -> Cell:
+    """The row's verdict with what belongs to it, or that it is the reference."""
+    note = row["verdict_note"]
     if row["verdict"] is None:
-        return Cell("reference" if group.is_reference(row) else MISSING)
-    if row["looks"] is not None:
-        text = f"{row['verdict']} ({row['quality_n']:,} examples)"
-        return Cell(text, _VERDICT_TONES.get(row["verdict"], ""))
-    return Cell(row["verdict"], _VERDICT_TONES.get(row["verdict"], ""))
+        return Cell("reference" if group.is_reference(row) else note or MISSING)
+    text = f"{row['verdict']}: {note}" if note else row["verdict"]
+    return Cell(text, _VERDICT_TONES.get(row["verdict"], ""))
 
 
 def _front(group: Group, row: Row) -> Cell:
@@ -139,12 +142,11 @@ def _word(value: object) -> str:
 
 
 def _quality_columns(group: Group) -> list[_Column]:
-    direction = "higher" if group.higher_is_better else "lower"
     return [
         _Column("Execution", _plain("execution", _word), numeric=False),
-        _Column(f"{group.metric} ({direction} is better) [95% CI]", _quality),
+        _Column(f"{group.metric} ({group.direction}) [95% CI]", _quality),
         _Column(f"Change against {group.reference} [95% CI]", _delta),
-        _Column("Verdict", _verdict, numeric=False),
+        _Column("Verdict", verdict_cell, numeric=False),
         _Column("On the front", _front),
     ]
 
@@ -178,8 +180,18 @@ def _economy_columns(group: Group) -> list[_Column]:
     ]
 
 
+def _other_scores(group: Group, row: Row) -> str:
+    """The scores of the row's other metrics."""
+    pairs = [text.rpartition("=") for text in (row["scores"] or "").split(";") if text]
+    shown = [f"{n} {significant(float(v), 4)}" for n, _, v in pairs if n != row["quality_metric"]]
+    return ", ".join(shown) or MISSING
+
+
 def _detail_columns(group: Group) -> list[_Column]:
+    scored = any(_other_scores(group, row) != MISSING for row in group.ok)
+    others = [_Column("Other scores", _other_scores, numeric=False)]
     return [
+        *(others if scored else []),
         _Column("Converted", _plain("converted_share", lambda v: share(v, 2))),
         _Column("Executed", _plain("executed_share", lambda v: share(v, 2))),
         _Column("Computed in", _plain("compute_dtype", _word), numeric=False),

@@ -6,9 +6,11 @@ import shlex
 from dataclasses import dataclass
 
 from precision_explorer.report.columns import View, detail_view, main_views, unmeasured_view
+from precision_explorer.report.differences import differences_view
 from precision_explorer.report.findings import Finding, findings
-from precision_explorer.report.groups import Group, groups
+from precision_explorer.report.groups import Group, direction_words, groups
 from precision_explorer.report.questions import Question, questions
+from precision_explorer.report.safety import Safety, safeties
 from precision_explorer.report.text import cleaned, listed
 from precision_explorer.report.why import WhySection, of_group
 from precision_explorer.table import Context, Table, TaskContext
@@ -35,6 +37,8 @@ class Section:
     questions: list[Question]
     views: list[View]
     detail: View | None
+    differences: View | None
+    """How formats differ from the reference, beyond the verdict."""
     unmeasured: View | None
     why: WhySection | None
     """Why formats are or are not faster than the reference."""
@@ -51,6 +55,8 @@ class Content:
     """What cost and value are computed with."""
     method: list[Fact]
     """How it was measured, and where the records are."""
+    safety: list[Safety]
+    """Which format is safe for which task, of models with several."""
     sections: list[Section]
     caveats: tuple[str, ...]
     cautions: dict[str, str]
@@ -63,13 +69,14 @@ def make_content(table: Table) -> Content:
     """The content of a report of `table`."""
     table = cleaned(table)
     context = table.context
-    sections = [_section(group, of_group(table, group)) for group in groups(table)]
+    sections = [_section(group, table) for group in groups(table)]
     of_models = [f"{m.name}: {c}" for m in context.models for c in m.cautions]
     return Content(
         title=f"Precision tradeoffs: {_subject(table)}",
         compared=_compared(context),
         price=Fact("Price", context.prices or ("none given, so no cost and no value",)),
         method=_method(context),
+        safety=safeties([section.group for section in sections]),
         sections=sections,
         caveats=(*context.caveats, *dict.fromkeys(of_models)),
         cautions=context.cautions,
@@ -86,7 +93,7 @@ def _subject(table: Table) -> str:
     return f"{listed(models)} on {listed(tasks)}"
 
 
-def _section(group: Group, why: WhySection | None) -> Section:
+def _section(group: Group, table: Table) -> Section:
     row = group.rows[0]
     n = next((r["quality_n"] for r in group.ok if r["quality_n"]), None)
     parts = [
@@ -103,8 +110,9 @@ def _section(group: Group, why: WhySection | None) -> Section:
         questions=questions(group),
         views=main_views(group),
         detail=detail_view(group),
+        differences=differences_view(group, table),
         unmeasured=unmeasured_view(group),
-        why=why,
+        why=of_group(table, group),
     )
 
 
@@ -124,11 +132,10 @@ def _compared(context: Context) -> list[Fact]:
 
 
 def _task(task: TaskContext) -> str:
-    direction = "higher" if task.higher_is_better else "lower"
     unit = f"{task.unit}, " if task.unit else ""
     return (
         f"{task.name} v{task.version}, {task.kind}, n = {task.n:,}, {task.metric} "
-        f"({unit}{direction} is better)"
+        f"({unit}{direction_words(task.higher_is_better)})"
     )
 
 
@@ -155,6 +162,12 @@ def _notes(sections: list[Section], context: Context) -> tuple[str, ...]:
         "Series: whether latency had settled; a dash (—) is a value that was not measured, or that "
         "the sample does not support.",
     ]
+    if any(s.differences for s in sections):
+        notes.append(
+            f"Differences: ratios are the format's over {context.reference}'s, so that 1.00 is "
+            "none; KL is in nats, over next tokens. The noise floor is the reference against "
+            "itself in other batches: a format is called different only beyond it."
+        )
     if estimated:
         notes.append("est.: an estimate, not a measurement; it is never ranked.")
     if generates:

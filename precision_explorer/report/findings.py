@@ -86,10 +86,28 @@ def _quality(group: Group) -> str:
         parts.append(_cannot_tell(group, unsure))
     if parts:
         parts.insert(0, f"Is the loss within the budget of {_budget(group, others[0])}?")
-    without = [r for r in others if r["verdict"] is None]
+    none = [r for r in others if r["verdict"] is None]
+    apart = [r for r in none if "other-batch-plan" in (r["cautions"] or "").split(";")]
+    without = [r for r in none if r not in apart]
     if without:
-        parts.append(f"No verdict, as nothing could be paired: {_names(group, without)}.")
-    return " ".join(parts)
+        names = _names(group, without)
+        parts.append(f"No verdict, as nothing could be paired or resampled: {names}.")
+    if apart:
+        names = _names(group, apart)
+        parts.append(f"No verdict, as scored in other batches than {group.reference}: {names}.")
+    return " ".join([*parts, *_different(group, others)])
+
+
+def _different(group: Group, rows: list[Row]) -> list[str]:
+    """Which rows may be called different, whatever the budget; nothing where none was tested."""
+    if all(r["different"] is None for r in rows):
+        return []
+    found = [r for r in rows if r["different"] == "yes"]
+    floor = any(r["noise_floor_delta"] is not None for r in rows)
+    beyond = "chance and the noise floor" if floor else "chance"
+    if not found:
+        return [f"No difference from {group.reference} stands out from {beyond}."]
+    return [f"Different from {group.reference} beyond {beyond}: {_names(group, found)}."]
 
 
 def _budget(group: Group, row: Row) -> str:

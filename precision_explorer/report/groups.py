@@ -46,8 +46,13 @@ class Group:
 
     @property
     def higher_is_better(self) -> bool:
-        """Direction of the quality metric."""
-        return self.task is None or self.task.higher_is_better
+        """Direction of the quality metric; up where it is not known (see `direction`)."""
+        return self.task is None or self.task.higher_is_better is not False
+
+    @property
+    def direction(self) -> str:
+        """The same in words, which say so where it is not known."""
+        return direction_words(None if self.task is None else self.task.higher_is_better)
 
     @property
     def metric(self) -> str:
@@ -79,6 +84,13 @@ class Group:
         """The label, which says so when slow software computes the format."""
         emulated = " (emulated)" if row["execution"] == "emulated" else ""
         return self.label(row) + emulated
+
+
+def direction_words(higher_is_better: bool | None) -> str:
+    """``higher is better``, ``lower is better``, or that nobody said."""
+    if higher_is_better is None:
+        return "direction not known"
+    return "higher is better" if higher_is_better else "lower is better"
 
 
 def groups(table: Table) -> list[Group]:

@@ -9,6 +9,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from precision_explorer.report.chart import make_chart
 from precision_explorer.report.content import make_content
+from precision_explorer.report.safety import KEY
 from precision_explorer.table import Table
 
 
@@ -16,7 +17,7 @@ def to_html(table: Table) -> str:
     """The report of `table` as an HTML page."""
     content = make_content(table)
     charts = [make_chart(section.group) for section in content.sections]
-    return render("report.html.j2", content=content, charts=charts)
+    return render("report.html.j2", content=content, charts=charts, safety_key=KEY)
 
 
 def render(template: str, **values: Any) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 from precision_explorer.report.columns import View
 from precision_explorer.report.content import Content, Fact, Section, make_content
+from precision_explorer.report.safety import Safety
 from precision_explorer.report.why import WhySection
 from precision_explorer.table import Table
 
@@ -33,6 +34,8 @@ def to_markdown(table: Table) -> str:
     """The report of `table` as Markdown."""
     content = make_content(table)
     blocks = [f"# {escape(content.title)}", *_context(content)]
+    for safety in content.safety:
+        blocks += _safety(safety)
     for section in content.sections:
         blocks += _section(section)
     cautions = [f"**{escape(k)}:** {escape(v)}" for k, v in content.cautions.items()]
@@ -64,11 +67,15 @@ def _fact(fact: Fact) -> str:
     )
 
 
+def _safety(safety: Safety) -> list[str]:
+    return [f"## {escape(safety.title)}", *listing(None, safety.lines), grid(safety.view)]
+
+
 def _section(section: Section) -> list[str]:
     points = [(f.topic, f.text) for f in section.findings]
     points += [(q.topic, q.answer) for q in section.questions]
     found = [f"**{escape(topic)}:** {escape(text)}" for topic, text in points]
-    views = [*section.views, *([section.detail] if section.detail else [])]
+    views = [*section.views, *(v for v in (section.detail, section.differences) if v)]
     return [
         f"## {escape(section.title)}",
         escape(section.line),

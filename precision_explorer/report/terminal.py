@@ -11,6 +11,7 @@ from rich.text import Text
 
 from precision_explorer.report.columns import Cell, View
 from precision_explorer.report.content import Section, make_content
+from precision_explorer.report.safety import Safety
 from precision_explorer.table import Table
 
 _TONES = {"good": "green", "bad": "red", "unsure": "yellow", "strong": "bold"}
@@ -21,6 +22,8 @@ _GAP = 2
 def print_table(table: Table, console: Console) -> None:
     """Print `table` with its findings, cautions and caveats on `console`."""
     content = make_content(table)
+    for safety in content.safety:
+        _print_safety(safety, console)
     for section in content.sections:
         _print_section(section, console)
     sentences = [f"{name}: {sentence}" for name, sentence in content.cautions.items()]
@@ -42,6 +45,16 @@ def print_why(table: Table, console: Console) -> None:
         console.print()
         for line in (*section.why.sentences, *section.why.lines):
             console.print(Padding(Text(line), (0, 0, 0, 2)))
+
+
+def _print_safety(safety: Safety, console: Console) -> None:
+    console.print(Text(safety.title, style="bold underline"))
+    console.print()
+    console.print(grid(safety.view, console.width))
+    console.print()
+    for line in safety.lines:
+        console.print(Padding(Text(line), (0, 0, 0, 2)))
+    console.print()
 
 
 def _print_section(section: Section, console: Console) -> None:

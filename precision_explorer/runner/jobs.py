@@ -8,6 +8,7 @@ Arrow stream or empty, `progress(phase, done, total)` may be called as often as 
 from __future__ import annotations
 
 import importlib
+import multiprocessing
 import tempfile
 import time
 from pathlib import Path
@@ -31,6 +32,7 @@ JOBS: dict[str, str] = {
     "layers": "precision_explorer.runner.sensitivity:measure_layers",
     "recipes": "precision_explorer.runner.sensitivity:try_assignments",
     "layer-names": "precision_explorer.runner.sensitivity:list_layers",
+    "evaluate": "precision_explorer.runner.evaluate_job:run",
 }
 
 
@@ -49,8 +51,9 @@ def run_job(
 ) -> tuple[dict[str, Any], bytes]:
     """Run the job `name` in a new worker with `threads` and return its answer.
 
-    `request` must hold ``device``; what it holds is pickled to the worker. Raises JobFailed when
-    the job raised, crashed or took more than `timeout_s` seconds.
+    `request` must hold ``device``, None for a job without torch, whose process starts from nothing
+    rather than from the fork server; what it holds is pickled to the worker. Raises JobFailed
+    when the job raised, crashed or took more than `timeout_s` seconds.
     """
     prepare_environment(threads)
     with tempfile.TemporaryDirectory(prefix="precision-explorer-") as folder:
@@ -58,7 +61,9 @@ def run_job(
         whole = request | {"op": "job", "job": name, "threads": threads, "log": str(log)}
         worker = None
         try:
-            worker = WorkerHandle(start_context(), on_event)
+            plain = request["device"] is None
+            context = multiprocessing.get_context("spawn") if plain else start_context()
+            worker = WorkerHandle(context, on_event)
             return worker.ask(whole, time.monotonic() + timeout_s)
         except (WorkerError, WorkerGone, EOFError) as error:
             why = without_paths(str(error) or "its worker did not start")

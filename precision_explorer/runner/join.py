@@ -23,6 +23,8 @@ from precision_explorer.units import share
 # An idle Linux machine's own housekeeping stays below 1 %; at a twentieth of the cores the order of
 # two formats whose times differ by as much may turn round.
 _DISTURBED = 0.05
+# Share of outputs without an answer that moves a score by as many points at most.
+_UNPARSED = 0.05
 
 
 def utc_now() -> str:
@@ -120,6 +122,7 @@ def _cautions(
             "task's max_length and were cut"
         )
         found.append(Caution(id="inputs-cut", message=text))
+    found += _unparsed_cautions(quality)
     if resumed:
         text = (
             "quality and timing come from two processes, as the sweep was interrupted in between; "
@@ -127,6 +130,18 @@ def _cautions(
         )
         found.append(Caution(id="resumed", message=text))
     return found
+
+
+def _unparsed_cautions(quality: dict[str, Any]) -> list[Caution]:
+    count, total = quality.get("unparsed") or 0, quality.get("examples") or 0
+    if count <= _UNPARSED * total:
+        return []
+    text = (
+        f"the card's extraction rule found no answer in {count} of {total} outputs, which scored "
+        "0: the score tells of the form of the outputs as much as of their answers; look at some "
+        "in the samples, and mend the prompt, the stop texts or the pattern"
+    )
+    return [Caution(id="unparsed-answers", message=text)]
 
 
 def unproved(why: str) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from precision_explorer.hardware import DeviceFacts
 from precision_explorer.paths import without_paths
 from precision_explorer.plan import Plan, PlannedCell, SweepSpec
 from precision_explorer.records import Attempt, CellRecord, Environment, Roof, canonical_hash
+from precision_explorer.runner.comparisons import Comparisons
 from precision_explorer.runner.join import (
     failed_record,
     ok_record,
@@ -50,6 +51,8 @@ class Tally:
     skipped: int = 0
     worker_s: float = 0.0
     ready_s: list[float] = field(default_factory=list)
+    unscored: list[str] = field(default_factory=list)
+    """Why metrics of the `evaluate` library were not computed, one line each."""
 
 
 @dataclass
@@ -65,6 +68,12 @@ class Executor:
     roof: Roof | None = None
     _context: BaseContext | None = None
     tally: Tally = field(default_factory=Tally)
+    _told: set[str] = field(default_factory=set)
+
+    @property
+    def comparisons(self) -> Comparisons:
+        """Which comparisons with the references are still to be made."""
+        return Comparisons(self.spec, self.plan, self.folder)
 
     def run(self) -> Tally:
         """Run every cell that has no finished record; failures are recorded and passed over."""
@@ -78,12 +87,26 @@ class Executor:
         return self.tally
 
     def _finished(self, planned: PlannedCell) -> bool:
-        record = self.folder.read_record(planned.cell_id)
-        done = record is not None and record.status == "ok"
+        done = self._measured(planned) and not self.comparisons.lacking(planned)
         if done:
-            self.tally.reused += 1
-            self._event("cell", planned, status="ok", reused=True)
+            self.comparisons.join(planned)
+            self._done(planned, reused=True)
         return done
+
+    def _measured(self, planned: PlannedCell) -> bool:
+        record = self.folder.read_record(planned.cell_id)
+        return record is not None and record.status == "ok"
+
+    def _done(self, planned: PlannedCell, reused: bool) -> None:
+        """Count and tell of a cell that is ok, once."""
+        if planned.cell_id in self._told:
+            return
+        self._told.add(planned.cell_id)
+        if reused:
+            self.tally.reused += 1
+        else:
+            self.tally.ran += 1
+        self._event("cell", planned, status="ok", reused=reused)
 
     def _record_skip(self, planned: PlannedCell) -> None:
         self.tally.skipped += 1
@@ -111,7 +134,8 @@ class Executor:
         """Run `cells` in one worker; returns those still to be run after something went wrong."""
         if self._context is None:
             self._context = start_context()
-        current = cells[0]
+        fresh = [cell for cell in cells if not self._measured(cell)]
+        current = (fresh or cells)[0]
         started, began = utc_now(), time.monotonic()
         answers: dict[str, dict[str, Any]] = {}
         worker = None
@@ -120,12 +144,12 @@ class Executor:
             prefix="precision-explorer-", ignore_cleanup_errors=True
         )
         try:
-            self._event("start", current)
+            self._event("start" if fresh else "compare", current)
             worker = WorkerHandle(self._context, self.on_event)
             self.tally.ready_s.append(worker.ready_s)
             request = self._load_request(current) | {"compile_cache": cache.name}
             load, _ = worker.ask(request, began + self.spec.cell_timeout)
-            for index, planned in enumerate(cells):
+            for index, planned in enumerate(fresh):
                 if index:
                     current, started, began = planned, utc_now(), time.monotonic()
                     self._event("start", current)
@@ -133,8 +157,11 @@ class Executor:
                 self._cell(worker, planned, answers, started, began + self.spec.cell_timeout)
                 if not worker.process.is_alive():
                     # It died of being watched, which costs no cell: the others get a new worker.
-                    return cells[index + 1 :]
-            return []
+                    break
+            # After all cells are measured, so that none holds what comparing another has left.
+            for planned in cells:
+                self._compare(worker, planned, compiled=any(planned is c for c in fresh))
+            return [cell for cell in cells if not self._finished(cell)]
         except (WorkerError, WorkerGone, EOFError) as error:
             answer = getattr(error, "answer", None) or {
                 "status": "failed",
@@ -143,8 +170,13 @@ class Executor:
             }
             failed = cells if "load" not in answers else [current]
             for planned in failed:
-                self._failed(planned, answer, answers, started)
-            return cells[cells.index(failed[-1]) + 1 :]
+                if self._measured(planned):
+                    for ask in self.comparisons.lacking(planned):
+                        self._not_compared(planned, ask.part, error)
+                else:
+                    self._failed(planned, answer, answers, started)
+            tried = {planned.cell_id for planned in failed if not self._measured(planned)}
+            return [c for c in cells if c.cell_id not in tried and not self._finished(c)]
         except BaseException:
             # Interrupted, or the disk is full: nothing that the worker may still say is of use.
             if worker is not None:
@@ -208,8 +240,37 @@ class Executor:
             folder.write_part(cell_id, "profile", profile, b"")
             answers["profile"] = profile
             self._store(record())
-        self.tally.ran += 1
-        self._event("cell", planned, status="ok", reused=False)
+        self._done(planned, reused=False)
+
+    def _compare(self, worker: WorkerHandle, planned: PlannedCell, compiled: bool) -> None:
+        """Ask for the comparisons that the cell still lacks; one that fails costs only itself.
+        `compiled`: whether the worker has compiled the model, where the runtime does."""
+        if not worker.process.is_alive() or not self.comparisons.lacking(planned):
+            return
+        self._event("compare", planned)
+        request = self._task_request(planned)
+        deadline = time.monotonic() + self.spec.cell_timeout
+        while lacking := self.comparisons.lacking(planned):
+            ask = lacking[0]
+            try:
+                if RUNTIMES[planned.cell.runtime].compiles and not compiled:
+                    worker.ask(request | {"op": "compile"}, deadline)
+                    compiled = True
+                made = worker.ask(request | ask.request, deadline)
+            except (WorkerError, WorkerGone) as error:
+                worker.kill()
+                self._not_compared(planned, ask.part, error)
+                break
+            self.folder.write_part(planned.cell_id, ask.part, *made)
+        self.comparisons.join(planned)
+
+    def _not_compared(self, planned: PlannedCell, part: str, error: Exception) -> None:
+        """Store why, so that it is not tried at each run again."""
+        why = without_paths(str(error) or "the worker did not start")
+        self.folder.write_part(planned.cell_id, part, {"why": why}, b"")
+        name = part.partition("-")[0]
+        text = f"{planned.cell.format}: no comparison with the reference ({name}): {why}"
+        self.on_event(Event("note", {"text": text}))
 
     def _reference(self, planned: PlannedCell) -> CellRecord | None:
         """The finished record that `planned` is compared with; None for the reference itself."""
@@ -321,12 +382,9 @@ class Executor:
     def _task_request(self, planned: PlannedCell) -> dict[str, Any]:
         cell, card = planned.cell, planned.task.card
         return {
-            "card": {
-                "kind": card.kind,
-                "metrics": list(card.metrics),
-                "max_length": card.max_length,
-            },
+            "card": card.asked(),
             "examples": planned.task.examples,
+            "corpus": planned.task.corpus,
             "label_ids": planned.label_ids,
             "workload": cell.workload,
             "batch_plan": cell.batch_plan,
@@ -338,14 +396,24 @@ class Executor:
 def _sessions(cells: list[PlannedCell]) -> Iterator[list[PlannedCell]]:
     """Cells that can share a loaded model: the same model, head, format, recipe and runtime. A
     calibrated recipe is that of one task, whose card says how its texts become tokens. Compiled
-    cells share none: what the first compiled would be missing in the second's seconds."""
+    cells share none: what the first compiled would be missing in the second's seconds. Nor do those
+    whose kind needs libraries of its own, which would count as memory of the other's."""
     groups: dict[tuple[str, ...], list[PlannedCell]] = {}
     for planned in cells:
-        head = KINDS[planned.task.card.kind].head
+        kind = KINDS[planned.task.card.kind]
         cell = planned.cell
         card = cell.task.card_hash if spec_of(cell.format).calibrates else ""
         recipe = canonical_hash(cell.recipe)
         alone = planned.cell_id if RUNTIMES[cell.runtime].compiles else ""
-        key = (str(planned.ref.path), head, cell.format, recipe, card, cell.runtime, alone)
+        key = (
+            str(planned.ref.path),
+            *kind.imports,
+            kind.head,
+            cell.format,
+            recipe,
+            card,
+            cell.runtime,
+            alone,
+        )
         groups.setdefault(key, []).append(planned)
     yield from groups.values()

@@ -28,7 +28,8 @@ _START_S = 120.0
 
 @dataclass(frozen=True)
 class Event:
-    """Something a progress display may show. `name`: worker, start, progress, cell, skip, note."""
+    """Something a progress display may show. `name`: worker, start, progress, cell, compare, skip,
+    note."""
 
     name: str
     data: dict[str, Any]
@@ -53,9 +54,22 @@ class WorkerError(Exception):
         self.answer = answer
 
 
+OFFLINE = ("HF_HUB_OFFLINE", "HF_EVALUATE_OFFLINE", "TRANSFORMERS_OFFLINE")
+_SET = ("1", "on", "yes", "true")
+_asked_offline: list[bool] = []
+
+
+def asked_offline() -> bool:
+    """Whether the user's own environment forbids fetching, before `prepare_environment` did."""
+    if not _asked_offline:
+        _asked_offline.append(any(os.environ.get(n, "").lower() in _SET for n in OFFLINE))
+    return _asked_offline[0]
+
+
 def prepare_environment(threads: int) -> None:
     """Variables that libraries read when imported: set before the fork server starts, after
     everything was fetched. The server and all workers inherit them."""
+    asked_offline()
     os.environ["HF_HUB_OFFLINE"] = "1"
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
     os.environ["TOKENIZERS_PARALLELISM"] = "false"

@@ -16,7 +16,8 @@ from precision_explorer.hardware import (
     open_sensor,
     resolve_device,
 )
-from precision_explorer.models import ModelRef, check_head, check_tokenizer, resolve
+from precision_explorer.models import ModelRef, check_head, check_inputs, resolve
+from precision_explorer.models.heads import HEADS
 from precision_explorer.paths import expand_user
 from precision_explorer.runner.budget import Budget, costs, parse_budget, reference_of
 from precision_explorer.runner.jobs import run_job
@@ -148,9 +149,14 @@ def _resolve(options: MixOptions, on_event: OnEvent) -> _Setting:
     budget = parse_budget(*options.budget)
     card = load_card(options.task) if options.task else None
     ref = resolve(options.model, options.revision, options.trust_remote_code)
-    check_tokenizer(ref)
+    check_inputs(ref)
     card = card or load_card(default_task([ref]))
     check_head(ref, card.card.kind)
+    if HEADS[KINDS[card.card.kind].head].embeds:
+        raise UsageError(
+            f"mix tells harm by how a model's distribution moves, and {card.card.kind} has none; "
+            "choose another task, or sweep the formats one by one"
+        )
     file = expand_user(options.calibration) if options.calibration else None
     calibration = load_calibration(card, options.seed, file)
     facts = device_facts(device)
@@ -221,7 +227,7 @@ def _request(setting: _Setting, out: Path) -> Json:
         "facts": setting.facts.model_dump(mode="json"),
         "path": str(setting.ref.path),
         "trust_remote_code": options.trust_remote_code,
-        "card": {"kind": card.kind, "metrics": list(card.metrics), "max_length": card.max_length},
+        "card": card.asked(),
         "examples": setting.calibration.examples,
         "tokens": options.tokens,
         "window": window_tokens(options.tokens),

@@ -154,11 +154,7 @@ def _request(planned: PlannedCell, prepared: Prepared) -> dict[str, Any]:
         "execution": planned.support.execution,
         "reason": planned.support.reason,
         "seed": cell.seed,
-        "card": {
-            "kind": card.kind,
-            "metrics": list(card.metrics),
-            "max_length": min(card.max_length, MAX_TOKENS),
-        },
+        "card": card.asked() | {"max_length": min(card.max_length, MAX_TOKENS)},
         "examples": planned.task.examples,
         "calibration": calibration.examples if calibration else [],
         "label_ids": planned.label_ids,

@@ -90,7 +90,7 @@ def _calibrate(model: nn.Module, tokenizer: Any, request: dict[str, Any]) -> Non
     adapter = make_adapter(model, tokenizer, request["device"], asked)
     with torch.inference_mode():
         for item in adapter.items():
-            adapter.score([item])
+            adapter.scores([item])
 
 
 def _load(request: dict[str, Any], dtype: torch.dtype) -> nn.Module:
@@ -121,10 +121,10 @@ def _run_examples(
         progress("examples", done, len(items))
         watch.begin()
         set_matmul_precision(REFERENCE)
-        adapters[0].score([item])
+        adapters[0].scores([item])
         found.begin()
         set_matmul_precision(request["format"])
-        adapters[1].score([item])
+        adapters[1].scores([item])
         if found.first is not None:
             firsts.append((str(request["examples"][index]["id"]), found.first))
     progress("examples", len(items), len(items))

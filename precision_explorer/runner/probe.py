@@ -34,6 +34,8 @@ _TIME_LIMIT_S = 120.0
 _COMPILED_LIMIT_S = 900.0
 # Formats for which the fastest kernel may be another one when it is compiled.
 _CHOOSE_KERNEL = ("int8-dynamic", "int8-static")
+# Formats of number types that torch.compile has code for on some devices only.
+_MAY_NOT_COMPILE = ("mxfp8", "nvfp4")
 _CHECK = "check the installation by: python -c 'import torch, transformers'"
 
 
@@ -69,11 +71,11 @@ def probe_compiled(
     on_event: OnEvent,
     runtime: str,
 ) -> dict[str, Support]:
-    """{format: Support} under `runtime`, of those `formats` whose kernel is chosen by speed: torch,
-    torchao and our own kernels are tried compiled as the runtime compiles. Empty for the eager
-    runtime, and where there is no compiler."""
+    """{format: Support} under `runtime`, of those `formats` whose kernel is chosen by speed (torch,
+    torchao and our own kernels are tried compiled as the runtime compiles) or that may not compile
+    at all. Empty for the eager runtime, and where there is no compiler."""
     tools, missing = compiler(facts.kind, versions)
-    wanted = [f for f in formats if f in _CHOOSE_KERNEL]
+    wanted = [f for f in formats if f in (*_CHOOSE_KERNEL, *_MAY_NOT_COMPILE)]
     if not RUNTIMES[runtime].compiles or missing is not None or not wanted:
         return {}
     path = _cache_path(facts, wanted, versions, threads, [runtime, tools])
@@ -101,7 +103,7 @@ def _cache_path(
 ) -> Path:
     stack = {n: versions.get(n) for n in ("torch", "torchao", "bitsandbytes", "transformers")}
     key = canonical_hash(
-        [__version__, facts.model_dump(mode="json"), formats, stack, threads, "dry run 4"]
+        [__version__, facts.model_dump(mode="json"), formats, stack, threads, "dry run 5"]
         + (runtime or [])
     )
     return cache_dir() / "probe" / f"{key}.json"

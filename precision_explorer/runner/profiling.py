@@ -20,7 +20,13 @@ from precision_explorer.measure.throughput import is_out_of_memory
 from precision_explorer.measure.timeline import Timeline, marked, profiled
 from precision_explorer.measure.utilisation import Utilisation
 from precision_explorer.models.heads import HEADS
-from precision_explorer.models.passes import Pass, decode_pass, encode_pass, prefill_pass
+from precision_explorer.models.passes import (
+    Pass,
+    decode_pass,
+    encode_pass,
+    first_token_pass,
+    prefill_pass,
+)
 from precision_explorer.models.work import (
     LinearLayer,
     arithmetic_of,
@@ -39,6 +45,10 @@ _SHARE_OF_WINDOW = 0.25
 _LONGEST_S = 4.0
 
 Make = Callable[[Any, int], Pass]
+
+_PREFILLS: dict[str, Make] = {"causal-lm": prefill_pass, "seq2seq-lm": first_token_pass}
+# Its decoder reads none of the encoder's weights, which the work of a pass would count.
+_NO_DECODE = "decode: not profiled for encoder-decoders"
 
 
 @dataclass(frozen=True)
@@ -96,12 +106,13 @@ def make_subject(
 def profile_cell(subject: Subject, kind: str, roof: Roof | None) -> Profile:
     """The profile of a cell of a task of `kind`. A phase faster than `roof` allows is measured once
     more. Never raises for what a model's code does: the reason becomes the profile's `note`."""
-    decodes = HEADS[KINDS[kind].head].decodes
-    makers: dict[str, Make] = {"prefill": prefill_pass if decodes else encode_pass}
-    if decodes:
+    head = KINDS[kind].head
+    makers: dict[str, Make] = {"prefill": _PREFILLS.get(head, encode_pass)}
+    if HEADS[head].decodes:
         makers["decode"] = decode_pass
     phases: dict[str, PhaseProfile | None] = {}
-    again, notes = [], []
+    again = []
+    notes = [_NO_DECODE] if head == "seq2seq-lm" else []
     for name, make in makers.items():
         try:
             found = _phase(subject, make)

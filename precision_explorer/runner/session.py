@@ -44,10 +44,15 @@ from precision_explorer.models.compiled import CompiledModel
 from precision_explorer.models.loading import load, prepare
 from precision_explorer.records import Roof, canonical_hash
 from precision_explorer.records.record import Load, Quality
+from precision_explorer.runner.comparing import (
+    compare_distributions,
+    keep_distributions,
+    score_again,
+)
 from precision_explorer.runner.compiling import calls, compilation, warm_up
 from precision_explorer.runner.guard import limit_memory
 from precision_explorer.runner.profiling import make_subject, profile_cell
-from precision_explorer.tasks import KINDS, scores
+from precision_explorer.tasks import KINDS, GenerationRules, scores, signatures, unparsed
 from precision_explorer.units import bytes_
 from precision_explorer.workload import Workload
 
@@ -66,7 +71,8 @@ class Session:
         if self.device != "cpu":
             torch.cuda.set_device(self.device)
         start = time.perf_counter()
-        for package in packages_of(request["format"], request["recipe"]):
+        needed = packages_of(request["format"], request["recipe"])
+        for package in (*needed, *KINDS[request["kind"]].imports):
             importlib.import_module(package)
         self.runtime = RUNTIMES[request.get("runtime", "eager")]
         if self.runtime.compiles:
@@ -158,7 +164,7 @@ class Session:
             items = adapter.items()
             for done, item in enumerate(items):
                 self.progress("calibrate", done, len(items))
-                adapter.score([item])
+                adapter.scores([item])
         self.progress("calibrate", len(items), len(items))
 
     def _sync(self) -> None:
@@ -170,14 +176,14 @@ class Session:
     def compile(self, request: dict[str, Any]) -> tuple[dict[str, Any], bytes]:
         """Compile the model for every shape of the task, before anything is scored or timed."""
         adapter = self.adapter = self._adapter(request)
-        workload, count = request["workload"], len(request["examples"])
+        count = len(request["examples"])
         model = self.compiled = CompiledModel(
             self.model,
             self.runtime,
             self.device,
             pad=adapter.pad,
             longest=adapter.max_length,
-            new_tokens=workload["output_tokens"] if adapter.generates else 0,
+            new_tokens=getattr(adapter, "new_tokens", 0),
         )
         items = adapter.items()
         batches = self._batches(request, items)
@@ -189,15 +195,24 @@ class Session:
         return {"compile_s": seconds, "compilation": made.model_dump()}, b""
 
     def _batches(self, request: dict[str, Any], items: list[Item]) -> list[list[int]]:
+        """The frozen batches; where nothing is compiled, the adapter's `score` shares prefixes from
+        now on, if it can."""
         plan = request["batch_plan"]
         batches = []
         # Where examples are scored in looks, each look's by themselves.
         for start, end in pairwise([0, *request.get("looks", [len(request["examples"])])]):
             part = [k for k, item in enumerate(items) if start <= item.example < end]
-            lengths = [len(items[k].ids) for k in part]
-            found = plan_batches(lengths, plan["max_tokens"], plan["max_items"])
-            batches += [[part[k] for k in batch] for batch in found]
+            batches += [[part[k] for k in b] for b in self._cut([items[k] for k in part], plan)]
         return batches
+
+    def _cut(self, items: list[Item], plan: dict[str, Any]) -> list[list[int]]:
+        lengths, bounds = [i.size for i in items], (plan["max_tokens"], plan["max_items"])
+        if self.runtime.compiles:
+            return plan_batches(lengths, *bounds)
+        share = getattr(self.adapter, "share", None)
+        if share is not None:
+            return share(items, *bounds, plan["call_tokens"])
+        return plan_batches(lengths, *bounds, plan["call_tokens"])
 
     def quality(self, request: dict[str, Any]) -> tuple[dict[str, Any], bytes]:
         """Score every example in the frozen batch plan; rows come as Arrow."""
@@ -209,6 +224,7 @@ class Session:
             items = self.adapter.items()
             batches = self._batches(request, items)
             answers = self._score(items, batches)
+        self._release()
         rows = self.adapter.rows(items, answers)
         elapsed = time.perf_counter() - start
         peak = self.memory.end()
@@ -216,13 +232,16 @@ class Session:
         _refuse_non_finite(rows, KINDS[card["kind"]].proof)
         quality = Quality(
             metric=card["metrics"][0],
-            scores=scores(card["kind"], card["metrics"], rows),
+            scores=_scores(self.adapter, card, rows),
+            higher_is_better=card.get("higher_is_better"),
             seconds=elapsed,
             examples=len(rows),
             tokens=sum(len(item.ids) for item in items),
             batches=len(batches),
-            batch_plan_hash=canonical_hash(batches),
+            batch_plan_hash=canonical_hash(self._frozen(batches)),
             cut_examples=sum(bool(row["cut"]) for row in rows),
+            unparsed=unparsed(rows),
+            signatures=_signatures(card, rows),
         )
         recompiles = self._graphs(made)
         answer = {"quality": quality.model_dump(), "peak_bytes": peak, "recompiles": recompiles}
@@ -230,17 +249,30 @@ class Session:
             self.adapter = None  # It knows some of the examples only.
         return answer | self.memory.extras(), to_arrow(rows)
 
-    def _score(self, items: list[Item], batches: list[list[int]]) -> list[Any]:
+    def _frozen(self, batches: list[list[int]]) -> Any:
+        """The batches, and what is shared in them where anything is."""
+        sharing = getattr(self.adapter, "sharing", None)
+        return {"batches": batches} | sharing if sharing else batches
+
+    def _release(self) -> None:
+        """Let go of what the quality pass kept between batches."""
+        release = getattr(self.adapter, "release", None)
+        if release is not None:
+            release()
+
+    def _score(
+        self, items: list[Item], batches: list[list[int]], phase: str = "quality"
+    ) -> list[Any]:
         assert self.adapter is not None
         answers: list[Any] = [None] * len(items)
         done = 0
-        self.progress("quality", 0, len(items))
+        self.progress(phase, 0, len(items))
         for batch in batches:
             found = self.adapter.score([items[i] for i in batch])
             for index, answer in zip(batch, found, strict=True):
                 answers[index] = answer
             done += len(batch)
-            self.progress("quality", done, len(items))
+            self.progress(phase, done, len(items))
         return answers
 
     def block(self, request: dict[str, Any]) -> tuple[dict[str, Any], bytes]:
@@ -304,7 +336,7 @@ class Session:
     def certificate(self, request: dict[str, Any]) -> tuple[dict[str, Any], bytes]:
         """What multiplied in one request and one batch, and what the row may be called for it."""
         adapter = self.adapter = self.adapter or self._adapter(request)
-        plan, format_id = request["batch_plan"], self.request["format"]
+        format_id = self.request["format"]
         recipe = self.request["recipe"]
         spec = spec_in(format_id, recipe)
         wanted = recipe["compute_dtype"] if spec.arithmetic == "compute" else spec.arithmetic
@@ -313,10 +345,12 @@ class Session:
         def run() -> None:
             adapter.request(0, NullPhases())
             items = adapter.items()
-            lengths = [len(item.ids) for item in items]
-            batches = plan_batches(lengths, plan["max_tokens"], plan["max_items"])
-            # The shortest inputs: other sizes than the request's, in little time.
-            adapter.score([items[i] for i in batches[-1]])
+            batch = [items[i] for i in self._batches(request, items)[-1]]
+            # The shortest inputs: other sizes than the request's, in little time. What a long
+            # answer's steps multiply in, the request has shown.
+            score = adapter.scores if adapter.generates else adapter.score
+            score(batch)
+            self._release()
 
         work = "one request, and the last batch of the quality pass"
         certificate = certify(
@@ -337,6 +371,23 @@ class Session:
             "cautions": [c.model_dump() for c in judgement.cautions],
         }
         return answer, b""
+
+    def noise(self, request: dict[str, Any]) -> tuple[dict[str, Any], bytes]:
+        """The quality pass again in other batches, of the reference only; see `comparing`."""
+        answer, rows = score_again(self, request)
+        _refuse_non_finite(rows, KINDS[request["card"]["kind"]].proof)
+        return answer, to_arrow(rows)
+
+    def keep(self, request: dict[str, Any]) -> tuple[dict[str, Any], bytes]:
+        """The reference's next-token distributions, for others to be held against."""
+        self.progress("keep", 0, 1)
+        return keep_distributions(self, request)
+
+    def compare(self, request: dict[str, Any]) -> tuple[dict[str, Any], bytes]:
+        """Next-token distributions held against those that the reference kept."""
+        self.progress("compare", 0, 1)
+        answer, rows = compare_distributions(self, request)
+        return answer, to_arrow(rows)
 
     def profile(self, request: dict[str, Any]) -> tuple[dict[str, Any], bytes]:
         """How long passes take at declared shapes and where their time goes; see `profiling`."""
@@ -360,6 +411,19 @@ def _request_row(row: dict[str, Any], examples: list[dict[str, Any]]) -> dict[st
     flat = {k: v for k, v in row.items() if k != "phases"}
     flat["id"] = examples[row["index"]]["id"]
     return flat | {f"{name}_s": value for name, value in row.get("phases", {}).items()}
+
+
+def _signatures(card: dict[str, Any], rows: list[dict[str, Any]]) -> dict[str, str]:
+    if "generation" not in card:
+        return {}
+    rules = GenerationRules.model_validate(card["generation"])
+    return signatures(card["metrics"], [row["references"] for row in rows], rules)
+
+
+def _scores(adapter: Adapter, card: dict[str, Any], rows: list[dict[str, Any]]) -> dict[str, float]:
+    """The card's metrics; the adapter's own where its task has an idea of its own of them."""
+    own = getattr(adapter, "own_scores", None)
+    return own() if own is not None else scores(card["kind"], card["metrics"], rows)
 
 
 def _refuse_non_finite(rows: list[dict[str, Any]], proof: str) -> None:

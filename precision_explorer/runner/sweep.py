@@ -11,6 +11,7 @@ from precision_explorer.errors import UsageError
 from precision_explorer.formats import AS_SHIPPED, Support
 from precision_explorer.formats.catalog import CATALOG, spec_of
 from precision_explorer.formats.recipe import row_id
+from precision_explorer.formats.runtimes import RUNTIMES
 from precision_explorer.hardware import (
     DeviceFacts,
     device_facts,
@@ -18,13 +19,13 @@ from precision_explorer.hardware import (
     relevant_variables,
     resolve_device,
 )
-from precision_explorer.models import ModelRef, check_tokenizer, has_head, resolve
+from precision_explorer.models import ModelRef, check_inputs, has_head, resolve
 from precision_explorer.models.shipped import check_library
 from precision_explorer.paths import expand_user
 from precision_explorer.plan import Plan, SweepSpec, expand
 from precision_explorer.plan.expand import reference_of
 from precision_explorer.plan.spec import READER_FIELDS
-from precision_explorer.records import Environment, Roof
+from precision_explorer.records import Environment, Roof, metric_info
 from precision_explorer.runner.local import Executor, Tally
 from precision_explorer.runner.manager import Event, OnEvent, prepare_environment
 from precision_explorer.runner.mixed import (
@@ -36,13 +37,18 @@ from precision_explorer.runner.mixed import (
 )
 from precision_explorer.runner.probe import probe, probe_compiled
 from precision_explorer.runner.roof import device_roof, roof_key
+from precision_explorer.runner.scoring import cells_to_score, score_cells
 from precision_explorer.store import RunFolder
 from precision_explorer.tasks import (
+    HarnessCard,
     NoCalibration,
     PreparedTask,
+    check_allowed,
+    is_harness,
     load_calibration,
     load_card,
     prepare,
+    prepare_harness,
 )
 from precision_explorer.workload import Workload, load_workload
 
@@ -62,13 +68,15 @@ class Prepared:
 
 
 def default_task(refs: list[ModelRef]) -> str:
-    """The task of a sweep that names none: the bundled sentiment task that fits the models' heads.
+    """The task of a sweep that names none: the first bundled one that fits the models' heads.
 
     Raises UsageError where no one task fits all of them.
     """
     for name, kind in (
         ("sentiment", "text-classification"),
         ("sentiment-choice", "multiple-choice"),
+        ("digits", "image-classification"),
+        ("news-similarity", "similarity"),
     ):
         if all(has_head(ref, kind) for ref in refs):
             return name
@@ -84,11 +92,12 @@ def prepare_sweep(spec: SweepSpec, on_event: OnEvent) -> Prepared:
     workload = load_workload(spec.workload)
     recipes = read_recipes(spec.formats)
     # Cards that are named are read before models, which may have to be fetched.
-    tasks = [_prepare_task(spec, name) for name in spec.task]
+    tasks = [task for name in spec.task for task in _prepare_tasks(spec, name, on_event)]
+    check_allowed((m for task in tasks for m in task.external), spec.allow_metric)
     refs = [resolve(m, spec.revision, spec.trust_remote_code) for m in spec.model]
     facts = device_facts(device)
     for ref in refs:
-        check_tokenizer(ref)
+        check_inputs(ref)
         if ref.scheme is not None:
             check_library(ref.name, ref.scheme, facts)
     check_revisions(recipes, refs)
@@ -116,6 +125,24 @@ def prepare_sweep(spec: SweepSpec, on_event: OnEvent) -> Prepared:
     plan = expand(spec, refs, tasks, workload, facts, supports, versions, threads, compiled)
     environment = make_environment(facts, threads, versions)
     return Prepared(spec, refs, tasks, workload, facts, supports, environment, plan)
+
+
+def _prepare_tasks(spec: SweepSpec, name: str, on_event: OnEvent) -> list[PreparedTask]:
+    """The tasks that `name` stands for: one, or the members of a group of lm-evaluation-harness."""
+    if not is_harness(name):
+        return [_prepare_task(spec, name)]
+    if spec.calibration is not None:
+        raise UsageError(f"--calibration: {name} takes no calibration texts; leave one of them out")
+    on_event(Event("note", {"text": f"asking lm-evaluation-harness for {name}"}))
+    tasks = prepare_harness(name, spec.limit, spec.seed, spec.trust_remote_code)
+    compiles = [runtime for runtime in spec.runtime if RUNTIMES[runtime].compiles]
+    for task in tasks:
+        if compiles and isinstance(task.card, HarnessCard) and task.card.decodes:
+            raise UsageError(
+                f"{task.card.name} generates answers by transformers' own loop, which runs under "
+                "--runtime eager only"
+            )
+    return tasks
 
 
 def _prepare_task(spec: SweepSpec, name: str) -> PreparedTask:
@@ -229,7 +256,9 @@ def _task_context(task: PreparedTask) -> dict[str, Any]:
         "name": card.name,
         "version": card.version,
         "kind": card.kind,
-        "metric": card.metrics[0],
+        "metric": card.metric,
+        # The registry knows the direction of all but the metrics of other libraries.
+        **({} if metric_info(card.metric) else {"higher_is_better": card.higher_is_better}),
         "n": task.identity.n,
         "licence": card.licence,
         "source": card.source,
@@ -259,6 +288,8 @@ def run_sweep(prepared: Prepared, on_event: OnEvent) -> tuple[RunFolder, Tally]:
         )
         try:
             tally = executor.run()
+            cells = cells_to_score(folder, prepared.plan)
+            tally.unscored = score_cells(folder, cells, on_event)
         finally:
             folder.write_manifest()
     finally:

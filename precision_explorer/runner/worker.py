@@ -1,9 +1,9 @@
 """The worker: one process per (model, format, runtime, device), a session that answers requests.
 
 Requests are dicts with ``op``: ``probe``, ``job``, ``load``, ``quality``, ``block``,
-``certificate``, ``profile``, ``close``. Each is answered by one ``answer`` or ``error`` header;
-``progress`` headers may come before it. An error ends the session: the manager starts another for
-the cells that are left.
+``certificate``, ``profile``, ``noise``, ``keep``, ``compare``, ``close``. Each is answered by one
+``answer`` or ``error`` header; ``progress`` headers may come before it. An error ends the session:
+the manager starts another for the cells that are left.
 """
 
 from __future__ import annotations
@@ -99,13 +99,14 @@ def _probe(request: dict[str, Any]) -> dict[str, Any]:
 
 def _job(request: dict[str, Any], progress: Any) -> tuple[dict[str, Any], bytes]:
     """Run a named job; see `runner.jobs`."""
-    import torch
-
     from precision_explorer.runner.jobs import load_job
 
-    torch.set_num_threads(request["threads"])
-    if request["device"] != "cpu":
-        torch.cuda.set_device(request["device"])
+    if request["device"] is not None:
+        import torch
+
+        torch.set_num_threads(request["threads"])
+        if request["device"] != "cpu":
+            torch.cuda.set_device(request["device"])
     answer, arrow = load_job(request["job"])(request, progress)
     return answer, arrow
 

@@ -1,36 +1,60 @@
 """Intervals, paired comparison, percentiles and when they hold, steady state (numpy, scipy)."""
 
 from precision_explorer.stats.bootstrap import (
+    draws_interval,
     draws_of,
+    draws_p_value,
     group_sums,
     interval,
     paired_interval,
     paired_p_value,
     resample_counts,
 )
+from precision_explorer.stats.clusters import (
+    cluster_signs,
+    effective_clusters,
+    few_clusters,
+    share_interval,
+)
+from precision_explorer.stats.divergence import Divergence, divergence
 from precision_explorer.stats.intervals import tango, wilson
+from precision_explorer.stats.noise import NoiseFloor, is_different
 from precision_explorer.stats.paired import (
     Verdict,
     flips,
+    holm,
     mcnemar_exact,
     verdict_for_bootstrap,
     verdict_for_share,
 )
 from precision_explorer.stats.percentiles import needed_n, order_interval, percentile, supports
+from precision_explorer.stats.ratios import Ratio, error_ratio, perplexity_ratio
 from precision_explorer.stats.sequential import SequentialVerdict, looks
 from precision_explorer.stats.sqnr import SQNR_STATES, relative_error, sqnr
 from precision_explorer.stats.steady import SteadyState, assess
 
 __all__ = [
     "SQNR_STATES",
+    "Divergence",
+    "NoiseFloor",
+    "Ratio",
     "SequentialVerdict",
     "SteadyState",
     "Verdict",
     "assess",
+    "cluster_signs",
+    "divergence",
+    "draws_interval",
     "draws_of",
+    "draws_p_value",
+    "effective_clusters",
+    "error_ratio",
+    "few_clusters",
     "flips",
     "group_sums",
+    "holm",
     "interval",
+    "is_different",
     "looks",
     "mcnemar_exact",
     "needed_n",
@@ -38,8 +62,10 @@ __all__ = [
     "paired_interval",
     "paired_p_value",
     "percentile",
+    "perplexity_ratio",
     "relative_error",
     "resample_counts",
+    "share_interval",
     "sqnr",
     "supports",
     "tango",

@@ -119,9 +119,19 @@ def paired_p_value(
     never 0 (Davison & Hinkley 1997, section 4.2). Its least value is 2 / (draws + 1).
     """
     first, second = _values([reference, other], finish, draws, seed, groups)
-    deltas = second - first
+    return draws_p_value(second - first)
+
+
+def draws_p_value(deltas: np.ndarray) -> float:
+    """The p value of `paired_p_value` from the (draws,) resampled differences themselves."""
     tail = min(int((deltas <= 0).sum()), int((deltas >= 0).sum()))
-    return min(1.0, 2 * (1 + tail) / (draws + 1))
+    return min(1.0, 2 * (1 + tail) / (len(deltas) + 1))
+
+
+def draws_interval(values: np.ndarray, confidence: float = 0.95) -> tuple[float, float]:
+    """Percentile interval (Efron 1981) of (draws,) resampled values; ValueError where one is not
+    finite."""
+    return _percentiles(np.asarray(values, dtype=float), confidence)
 
 
 def group_sums(statistics: np.ndarray, groups: Groups) -> np.ndarray:

@@ -15,10 +15,11 @@ def two_sided_z(confidence: float) -> float:
     return float(ndtri(0.5 + confidence / 2))
 
 
-def wilson(successes: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
+def wilson(successes: float, n: float, confidence: float = 0.95) -> tuple[float, float]:
     """Wilson's score interval (Wilson 1927; Newcombe 1998, method 3) for `successes` out of `n`.
 
-    Returns (low, high) in [0, 1]. Raises ValueError unless 0 <= successes <= n and n >= 1.
+    Returns (low, high) in [0, 1]. Raises ValueError unless 0 <= successes <= n and n >= 1. Counts
+    need not be whole: see `stats.clusters`.
     """
     if n < 1 or not 0 <= successes <= n:
         raise ValueError(f"{successes} successes of {n} examples is no share; need 0 <= k <= n")
@@ -45,13 +46,14 @@ def score_variance(b: float, c: float, n: float, delta: float) -> float:
     return max(0.0, 2 * likely_b + delta * (1 - delta))
 
 
-def check_pairs(b: int, c: int, n: int) -> None:
-    """ValueError unless `b` and `c` are counts of disjoint pairs out of `n` >= 1."""
-    if n < 1 or b < 0 or c < 0 or b + c > n:
+def check_pairs(b: float, c: float, n: float) -> None:
+    """ValueError unless `b` and `c` are counts of disjoint pairs out of `n` >= 1 (rounding apart,
+    for counts that are not whole)."""
+    if n < 1 or b < 0 or c < 0 or b + c > n * (1 + 1e-12):
         raise ValueError(f"{b} + {c} discordant pairs of {n} are no paired counts; need b + c <= n")
 
 
-def tango(b: int, c: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
+def tango(b: float, c: float, n: float, confidence: float = 0.95) -> tuple[float, float]:
     """Tango's score interval (Tango 1998) of the difference format minus reference, (c - b) / n.
 
     `b`: reference right and format wrong; `c`: reference wrong and format right; `n`: all pairs.

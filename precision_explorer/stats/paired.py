@@ -27,7 +27,9 @@ class Verdict:
     needed_n: int | None = None
 
 
-def flips(reference: Sequence[float], other: Sequence[float]) -> tuple[int, int]:
+def flips(
+    reference: Sequence[float] | np.ndarray, other: Sequence[float] | np.ndarray
+) -> tuple[int, int]:
     """(b, c): examples right only in the reference, right only in the other.
 
     Both hold 0/1 scores of the same examples in order; ValueError if the lengths differ.
@@ -48,7 +50,22 @@ def mcnemar_exact(b: int, c: int) -> float:
     return min(1.0, 2 * float(bdtr(min(b, c), b + c, 0.5)))
 
 
-def verdict_for_share(b: int, c: int, n: int, budget: float, confidence: float = 0.95) -> Verdict:
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's step-down adjustment of `p_values`, in their order (Holm, Scandinavian Journal of
+    Statistics 6 (1979) 65-70): the k-th smallest of m times m - k + 1, never below one before it,
+    at most 1. Rejecting where it is at most 5 % calls a true "no difference" different in any of
+    the m tests with a chance of at most 5 %."""
+    adjusted = [0.0] * len(p_values)
+    largest = 0.0
+    for rank, index in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[index]))
+        adjusted[index] = largest
+    return adjusted
+
+
+def verdict_for_share(
+    b: float, c: float, n: float, budget: float, confidence: float = 0.95
+) -> Verdict:
     """Non-inferiority of the format's share of right answers, with `budget` (in points) as margin.
 
     Tango 1998's score test of (format - reference) = -budget at one-sided `confidence`:
@@ -69,11 +86,15 @@ def verdict_for_share(b: int, c: int, n: int, budget: float, confidence: float =
     variance = score_variance(b, c, n, -budget)
     if n * distance**2 > z2 * variance:
         return Verdict("within" if distance > 0 else "outside")
-    return Verdict("cannot-tell", max(n + 1, math.ceil(z2 * variance / distance**2)))
+    return Verdict("cannot-tell", max(math.floor(n) + 1, math.ceil(z2 * variance / distance**2)))
 
 
 def verdict_for_bootstrap(
-    deltas: np.ndarray, budget: float, n: int, confidence: float = 0.95
+    deltas: np.ndarray,
+    budget: float,
+    n: int,
+    confidence: float = 0.95,
+    effective: float | None = None,
 ) -> Verdict:
     """The same verdict for any metric, from bootstrap draws of its difference to the reference.
 
@@ -83,6 +104,7 @@ def verdict_for_bootstrap(
 
     When no draw differs from any other, the examples hold no difference to resample: then `within`
     only from n = z^2 (1 - budget) / budget, where Tango 1998 would tell without a single flip.
+    `effective`: how many independent examples the `n` count for there (clusters), by default all.
     """
     values = np.asarray(deltas, dtype=float)
     if not values.size or not np.isfinite(values).all():
@@ -91,7 +113,9 @@ def verdict_for_bootstrap(
     distance = float(values.mean()) + budget
     if np.ptp(values) == 0 and distance > _SAME and budget > 0:
         silent = math.ceil(z * z * (1 - budget) / budget)
-        return Verdict("within") if n >= silent else Verdict("cannot-tell", silent)
+        counted = n if effective is None else effective
+        needed = math.ceil(silent * n / counted)
+        return Verdict("within") if counted >= silent else Verdict("cannot-tell", needed)
     low, high = np.quantile(values, [1 - confidence, confidence])
     if low > -budget:
         return Verdict("within")

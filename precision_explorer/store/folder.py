@@ -12,11 +12,13 @@ from typing import Any
 
 from precision_explorer.errors import StoreError, UsageError
 from precision_explorer.records import (
+    AddedScores,
     CellRecord,
     NewerSchema,
     Roof,
     canonical_hash,
     read_record,
+    read_scores,
 )
 from precision_explorer.store.atomic import write_bytes, write_json
 
@@ -83,6 +85,10 @@ class RunFolder:
         """Where a cell's per-example and per-request rows stand."""
         return self.path / "samples" / f"{cell_id}.parquet"
 
+    def scores_path(self, cell_id: str) -> Path:
+        """Where scores stand that were computed afterwards, from a cell's samples."""
+        return self.path / "scores" / f"{cell_id}.json"
+
     def log_path(self, cell_id: str) -> Path:
         """Where a cell's worker writes its output."""
         return self.path / "logs" / f"{cell_id}.log"
@@ -100,13 +106,28 @@ class RunFolder:
 
     def read_part(self, cell_id: str, name: str) -> tuple[dict[str, Any], bytes] | None:
         """A stored answer, or None where there is none that can be read."""
-        folder = self.path / "parts" / cell_id
+        answer, arrow = self.read_answer(cell_id, name), self.part_path(cell_id, name)
         try:
-            answer = json.loads((folder / f"{name}.json").read_text(encoding="utf8"))
-            arrow = folder / f"{name}.arrow"
-            return answer, arrow.read_bytes() if arrow.exists() else b""
+            rows = arrow.read_bytes() if arrow.exists() else b""
+        except OSError:
+            return None
+        return None if answer is None else (answer, rows)
+
+    def read_answer(self, cell_id: str, name: str) -> dict[str, Any] | None:
+        """A stored answer without its rows, or None where there is none that can be read."""
+        path = self.path / "parts" / cell_id / f"{name}.json"
+        try:
+            return json.loads(path.read_text(encoding="utf8"))
         except (OSError, ValueError):
             return None
+
+    def part_path(self, cell_id: str, name: str) -> Path:
+        """Where the rows of a part stand, if it has any."""
+        return self.path / "parts" / cell_id / f"{name}.arrow"
+
+    def has_part(self, cell_id: str, name: str) -> bool:
+        """Whether a part is there and whole."""
+        return (self.path / "parts" / cell_id / f"{name}.json").is_file()
 
     def set_aside_parts(self, cell_id: str) -> None:
         """Keep the answers of a try that failed under ``attempt-N``: nothing measured is lost, and
@@ -146,7 +167,8 @@ class RunFolder:
             return None
 
     def write_samples(self, cell_id: str, parts: dict[str, bytes]) -> None:
-        """Join Arrow streams (``example``, ``request``) into the cell's parquet, one row each."""
+        """Join Arrow streams (``example``, ``request``, ``repeat``, ``position``) into the cell's
+        parquet, one row each."""
         import pyarrow as pa
         import pyarrow.parquet as pq
 
@@ -160,7 +182,7 @@ class RunFolder:
         write_bytes(self.samples_path(cell_id), buffer.getvalue())
 
     def read_samples(self, cell_id: str, kind: str) -> dict[str, list[Any]]:
-        """Columns of the rows of one kind, ``example`` or ``request``; StoreError where the file is
+        """Columns of the rows of one kind (see `write_samples`); StoreError where the file is
         missing or damaged."""
         import pyarrow as pa
         import pyarrow.compute as pc
@@ -175,6 +197,29 @@ class RunFolder:
                 f"the samples {path} are {why}; remove cells/{cell_id}.json and run the sweep again"
             ) from error
         return table.filter(pc.equal(table["row"], kind)).to_pydict()
+
+    def samples_hash(self, cell_id: str) -> str:
+        """SHA-256 of a cell's samples; empty where there are none."""
+        try:
+            return hashlib.sha256(self.samples_path(cell_id).read_bytes()).hexdigest()
+        except OSError:
+            return ""
+
+    def write_scores(self, cell_id: str, scores: AddedScores) -> None:
+        """Store scores that were computed from a cell's samples."""
+        self.scores_path(cell_id).parent.mkdir(exist_ok=True)
+        write_json(self.scores_path(cell_id), scores.model_dump(mode="json"))
+
+    def read_scores(self, cell_id: str) -> AddedScores | None:
+        """The scores computed from the samples that the cell has now; None where there are none.
+        StoreError where the file is damaged."""
+        path = self.scores_path(cell_id)
+        try:
+            content = path.read_bytes()
+        except OSError:
+            return None
+        stored = read_scores(content, f"scores/{path.name}")
+        return stored if stored.samples == self.samples_hash(cell_id) else None
 
     # -- the run -----------------------------------------------------------------------------
 
@@ -202,9 +247,10 @@ class RunFolder:
             return None
 
     def write_manifest(self) -> str:
-        """Hash plan, roofs, parts, records and samples; returns the root hash (16 hex digits)."""
+        """Hash plan, roofs, parts, records, samples and added scores; returns the root hash (16 hex
+        digits)."""
         files = {}
-        for folder in ("parts", "cells", "samples"):
+        for folder in ("parts", "cells", "samples", "scores"):
             for path in sorted((self.path / folder).rglob("*")):
                 if path.is_file() and path.suffix in (".json", ".arrow", ".parquet"):
                     name = path.relative_to(self.path).as_posix()

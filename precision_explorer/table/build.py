@@ -23,15 +23,25 @@ from precision_explorer.economics import (
     value_per_usd,
 )
 from precision_explorer.errors import StoreError, UsageError
-from precision_explorer.records import CellRecord, Roof
-from precision_explorer.stats import assess, percentile
+from precision_explorer.records import Caution, CellRecord, Roof
+from precision_explorer.stats import Divergence, Ratio, assess, percentile
 from precision_explorer.store import RunFolder, read_run
+from precision_explorer.table.against import against_reference, comparisons, over_tasks
+from precision_explorer.table.computed import Computed, computed_columns
 from precision_explorer.table.context import Run, make_context
 from precision_explorer.table.data import COLUMNS, Table
 from precision_explorer.table.front import DRAWS, in_words, mark_front
-from precision_explorer.table.quality import Quality, own_columns, paired_columns
-from precision_explorer.table.sequential import is_sequential, placed, sequential_columns
+from precision_explorer.table.headline import (
+    check_metric,
+    headline,
+    known_label,
+    quality_of,
+    scores_text,
+)
+from precision_explorer.table.quality import Quality, own_columns
+from precision_explorer.table.sequential import placed
 from precision_explorer.table.why import diagnoses
+from precision_explorer.tasks import has_terms, is_harness_metric
 
 _PERCENTILES = (
     ("latency_p50_s", 0.5),
@@ -48,14 +58,23 @@ class Entry:
     folder: RunFolder
     record: CellRecord
     reader: dict[str, Any]
+    metric: str | None = None
+    """What its quality is counted in, where that is not the record's own metric."""
     row: dict[str, Any] = field(default_factory=lambda: dict.fromkeys(COLUMNS))
-    quality: Quality | None = None
+    quality: Quality | Computed | None = None
     base: Entry | None = None
     """The reference of a row that was scored until its verdict was clear."""
     latencies: np.ndarray = field(default_factory=lambda: np.array([]))
     output_tokens: list[int | None] = field(default_factory=list)
     price: Price | None = None
     slo: Slo | None = None
+    cautions: list[Caution] = field(default_factory=list)
+    """What only the comparison with other rows shows, beside the record's own."""
+    errors: Ratio | None = None
+    perplexity: Ratio | None = None
+    divergence: Divergence | None = None
+    floor: Divergence | None = None
+    """Of a reference: its KL to itself."""
 
 
 def build(
@@ -63,11 +82,12 @@ def build(
 ) -> Table:
     """The table of the runs at `paths`.
 
-    `reader`: price_per_hour, slo, quality_budget, reference of the one who reads; by default what
-    the first run's sweep was given, and each run's own price. UsageError for one that can't be,
-    StoreError when a path is no run or holds no record. `roof`: the device's roofs for runs that
-    hold none.
+    `reader`: price_per_hour, slo, quality_budget, reference and metric of the one who reads; by
+    default what the first run's sweep was given, each run's own price, and each task's metric.
+    UsageError for one that can't be, StoreError when a path is no run or holds no record. `roof`:
+    the device's roofs for runs that hold none.
     """
+    wanted = known_label((reader or {}).get("metric"))
     entries: list[Entry] = []
     runs: list[Run] = []
     for path in paths:
@@ -82,15 +102,22 @@ def build(
             if record is None:
                 missing += 1
                 continue
-            entries.append(Entry(folder, record, options))
+            metric = headline(sweep, record, wanted)
+            entries.append(Entry(folder, record, options, metric))
         runs.append((folder, sweep, options, missing))
     if not entries:
         raise StoreError(f"{paths[0]} holds no finished cell yet; run the sweep again")
+    check_metric(wanted, [(e.folder, e.record) for e in entries])
     for entry in entries:
         _own_row(entry)
     objectives = _across_rows(entries)
     context = make_context(runs, entries, objectives)
-    return Table([e.row for e in entries], context, why=diagnoses(entries, roof))
+    return Table(
+        [e.row for e in entries],
+        context,
+        why=diagnoses(entries, roof),
+        comparisons=comparisons(entries),
+    )
 
 
 def _check(reader: dict[str, Any]) -> None:
@@ -116,7 +143,6 @@ def _own_row(entry: Entry) -> None:
         status=record.status,
         execution=applied.execution if applied else None,
         method_id=record.method_id,
-        cautions=";".join(dict.fromkeys(c.id for c in record.cautions)),
         reason=record.skip_reason or (record.error.message if record.error else None),
         model_revision=cell.model.revision,
         task_version=cell.task.version,
@@ -207,11 +233,28 @@ def _quality(entry: Entry) -> None:
     measured = entry.record.measurements.quality
     if measured is None:
         return
+    row, cell = entry.row, entry.record.cell
     columns = entry.folder.read_samples(entry.record.cell_id, "example")
-    entry.quality = Quality.of(measured.metric, columns)
-    value = measured.scores[measured.metric]
-    entry.row["quality_budget_unit"] = "points" if entry.quality.is_share else "relative"
-    entry.row.update(own_columns(entry.quality, value, entry.record.cell.seed))
+    row["unparsed"] = measured.unparsed
+    added = entry.folder.read_scores(entry.record.cell_id)
+    row["scores"] = scores_text(measured.scores, added)
+    metric = entry.metric or measured.metric
+    if is_harness_metric(metric) and not has_terms(metric, columns):
+        # Its value is all there is: nothing can be said of its spread.
+        value = measured.scores.get(metric)
+        row.update(quality_metric=metric, quality=value, quality_n=measured.examples)
+        return
+    found, problem = quality_of(metric, columns, added, measured.higher_is_better)
+    if found is None:
+        # What the cell was measured for stays in the other columns.
+        row.update(quality_metric=metric, quality_n=measured.examples, verdict_note=problem)
+        return
+    entry.quality = found
+    row["quality_budget_unit"] = "points" if found.is_share else "relative"
+    if isinstance(found, Computed):
+        row.update(computed_columns(found))
+    else:
+        row.update(own_columns(found, found.value(measured.scores), cell.seed))
 
 
 def _across_rows(entries: list[Entry]) -> dict[str, str]:
@@ -224,7 +267,7 @@ def _across_rows(entries: list[Entry]) -> dict[str, str]:
     words: dict[str, str] = {}
     for key, group in groups.items():
         ok = [e for e in group if e.record.status == "ok"]
-        _against_reference(ok)
+        against_reference(ok)
         for entry in ok:
             _economics(entry)
         used = mark_front(
@@ -237,53 +280,24 @@ def _across_rows(entries: list[Entry]) -> dict[str, str]:
         )
         if used:
             words[", ".join(key)] = in_words(used)
+    over_tasks(entries)
+    for entry in entries:
+        own = [*entry.record.cautions, *entry.cautions]
+        entry.row["cautions"] = ";".join(dict.fromkeys(c.id for c in own))
     return words
-
-
-def _against_reference(group: list[Entry]) -> None:
-    references = [e for e in group if _is_reference(e) and e.quality]
-    for entry in group:
-        base = _reference_of(entry, references)
-        if base is None or entry.quality is None or base.quality is None or _is_reference(entry):
-            continue
-        budget = entry.reader["quality_budget"]
-        seed = entry.record.cell.seed
-        if is_sequential(entry.record.cell):
-            planned = entry.record.cell.task.n
-            found = sequential_columns(base.quality, entry.quality, budget, planned, seed)
-            entry.base = base if found else None
-        else:
-            found = paired_columns(base.quality, entry.quality, budget, seed)
-        needed = found.pop("needed_n", None)
-        entry.row.update(found)
-        if found.get("verdict") == "cannot-tell" and needed:
-            text = f"about {needed:,} examples would tell within the quality budget"
-            entry.row["verdict_note"] = text
 
 
 def _placed(entry: Entry) -> tuple[float, np.ndarray] | None:
     """Where a row that was scored on fewer examples than its reference stands beside it."""
     base = entry.base
-    if base is None or base.quality is None or entry.quality is None:
+    if base is None:
         return None
+    assert isinstance(base.quality, Quality)
+    assert isinstance(entry.quality, Quality)
     if len(entry.quality) >= len(base.quality):
         return None
     value, delta, seed = base.row["quality"], entry.row["quality_delta"], entry.record.cell.seed
     return placed(base.quality, entry.quality, value, delta, seed, DRAWS)
-
-
-def _is_reference(entry: Entry) -> bool:
-    return bool(entry.record.cell.format == entry.reader["reference"])
-
-
-def _reference_of(entry: Entry, references: list[Entry]) -> Entry | None:
-    """The reference of the entry's runtime: of its own run, else of another that asked the same
-    examples."""
-    cell = entry.record.cell
-    fit = [r for r in references if r.record.cell.runtime == cell.runtime]
-    own = [r for r in fit if r.folder is entry.folder]
-    same = [r for r in fit if r.record.cell.task.item_ids_hash == cell.task.item_ids_hash]
-    return next(iter([*own, *same]), None)
 
 
 def _economics(entry: Entry) -> None:

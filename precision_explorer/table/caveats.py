@@ -43,6 +43,11 @@ def _of_run(sweep: dict[str, Any], options: dict[str, Any], missing: int) -> lis
     if changed:
         names = ", ".join(name.replace("_", " ") for name in changed)
         lines.append(f"{sweep['run']}: {names} of this table, not those that it was swept with.")
+    if options.get("metric"):
+        lines.append(
+            f"{sweep['run']}: quality in {options['metric']} for the tasks that have it, not in "
+            "the metric that they were swept with."
+        )
     return lines
 
 

@@ -24,7 +24,7 @@ def make_context(runs: list[Run], entries: list[Entry], objectives: dict[str, st
     return Context(
         run=", ".join(sweep["run"] for sweep in sweeps),
         models=_unique(_model(m) for sweep in sweeps for m in sweep["models"]),
-        tasks=_unique(_task(t) for sweep in sweeps for t in sweep["tasks"]),
+        tasks=_unique(_task(t, entries) for sweep in sweeps for t in sweep["tasks"]),
         devices=_unique(_device(sweep["environment"]) for sweep in sweeps),
         stack={
             name: version
@@ -32,7 +32,10 @@ def make_context(runs: list[Run], entries: list[Entry], objectives: dict[str, st
             for name, version in sorted(sweep["environment"]["libraries"].items())
         },
         method_ids=tuple(sorted({e.record.method_id for e in entries})),
-        method=_unique(s for sweep in sweeps for m in sweep["methods"].values() for s in _how(m)),
+        method=(
+            *_unique(s for sweep in sweeps for m in sweep["methods"].values() for s in _how(m)),
+            *_signatures(entries),
+        ),
         prices=_prices(entries),
         reference=reader["reference"],
         quality_budget=reader["quality_budget"],
@@ -53,11 +56,28 @@ def _model(document: dict[str, Any]) -> ModelContext:
     return ModelContext(document["name"], document["revision"], cautions)
 
 
-def _task(document: dict[str, Any]) -> TaskContext:
-    info = metric_info(document["metric"])
-    unit = info.unit if info else ""
-    higher = info.higher_is_better if info else True
-    return TaskContext(**document, unit=unit, higher_is_better=higher)
+def _task(document: dict[str, Any], entries: list[Entry]) -> TaskContext:
+    """The task with the metric that its rows are counted in: the reader may have chosen another."""
+    name, version = document["name"], document["version"]
+    of_task = (e for e in entries if (e.row["task"], e.row["task_version"]) == (name, version))
+    metric = next((m for e in of_task if (m := e.row["quality_metric"])), document["metric"])
+    info = metric_info(metric)
+    known = {
+        "metric": metric,
+        "unit": info.unit if info else "",
+        "higher_is_better": info.higher_is_better
+        if info
+        else _direction(document, entries, metric),
+    }
+    return TaskContext(**(document | known))
+
+
+def _direction(document: dict[str, Any], entries: list[Entry], metric: str) -> bool | None:
+    """The direction of a metric that the registry does not know: the card's, else a score's."""
+    found = (
+        e.quality.higher_is_better for e in entries if e.quality and e.quality.metric == metric
+    )
+    return next((d for d in [document.get("higher_is_better"), *found] if d is not None), None)
 
 
 def _device(environment: dict[str, Any]) -> str:
@@ -79,9 +99,10 @@ def _how(method: dict[str, Any]) -> list[str]:
     if RULE in method["rules"]:
         which = "the examples in one order until the format's verdict is clear, each once"
         paired = "by sequences that hold at every look: betting, else asymptotic"
+    shared = ", prefixes that rows share computed once" if "call_tokens" in batch else ""
     return [
         f"Quality: {which}, batches of at most {batch['max_items']} rows and "
-        f"{batch['max_tokens']:,} padded tokens, the same for every format; 95 % intervals "
+        f"{batch['max_tokens']:,} padded tokens{shared}, the same for every format; 95 % intervals "
         f"(Wilson for 0/1 scores, else bootstrap), paired differences to the reference ({paired}).",
         f"Latency: single-stream (the next request when the last is done), text to answer; the "
         f"first call is kept apart, then warm-up, then at least {work['min_requests']} requests "
@@ -91,6 +112,17 @@ def _how(method: dict[str, Any]) -> list[str]:
         "Throughput: offline (all requests at hand), the best of the batch sizes tried. "
         "Peak memory: while serving, above the process's own memory before the load.",
     ]
+
+
+def _signatures(entries: list[Entry]) -> tuple[str, ...]:
+    """How the libraries of metrics were asked, where a metric has several variants."""
+    measured = [e.record.measurements.quality for e in entries]
+    return _unique(
+        f"Metric {name}: {signature}"
+        for quality in measured
+        if quality
+        for name, signature in quality.signatures.items()
+    )
 
 
 def _prices(entries: list[Entry]) -> tuple[str, ...]:
@@ -115,7 +147,7 @@ def _cautions(entries: list[Entry]) -> dict[str, str]:
     """Each caution's sentence once; where rows differ in it, the formats are named."""
     found: dict[str, dict[str, list[str]]] = {}
     for entry in entries:
-        for caution in entry.record.cautions:
+        for caution in [*entry.record.cautions, *entry.cautions]:
             formats = found.setdefault(caution.id, {}).setdefault(caution.message, [])
             formats.append(entry.row["format"])
     result = {}

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from precision_explorer.diagnose import Why
+from precision_explorer.stats import Divergence, Ratio
 
 # The contract's columns, in order; columns may only be added at the end.
 CONTRACT_COLUMNS: tuple[str, ...] = (
@@ -27,9 +28,17 @@ EXTRA_COLUMNS: tuple[str, ...] = (
     "task_version", "quality_budget", "price_per_hour_usd", "price_source", "stack",
     "manifest_root", "quality_budget_unit",
     "requests_per_joule_above_idle", "output_tokens_per_joule", "energy_boundary",
-    "executed_share", "compile_s", "graph_breaks", "looks",
+    "executed_share", "compile_s", "graph_breaks", "scores", "unparsed", "looks",
+    "noise_floor_flips", "noise_floor_delta", "noise_floor_kl",
+    "flips_to_wrong", "flips_to_right", "error_ratio", "p_value_holm", "different",
+    "perplexity_ratio", "kl_mean", "kl_p99", "same_top", "kl_note",
 )  # fmt: skip
 COLUMNS = CONTRACT_COLUMNS + EXTRA_COLUMNS
+# What tells a row from all others of a table.
+ROW_KEY = (
+    "model", "model_revision", "task", "task_version", "device", "method_id", "runtime", "format",
+    "manifest_root",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -41,7 +50,8 @@ class TaskContext:
     kind: str
     metric: str
     unit: str
-    higher_is_better: bool
+    higher_is_better: bool | None
+    """None where nobody said, for a metric of the `evaluate` library."""
     n: int
     licence: str
     source: str
@@ -85,6 +95,17 @@ class Context:
 
 
 @dataclass(frozen=True)
+class Comparison:
+    """What a row's columns leave out of its comparison with the reference: intervals and
+    percentiles. `row`: its values of `ROW_KEY`. Of a reference, `divergence` is that to itself."""
+
+    row: tuple[Any, ...]
+    errors: Ratio | None = None
+    perplexity: Ratio | None = None
+    divergence: Divergence | None = None
+
+
+@dataclass(frozen=True)
 class Table:
     """`rows`: one dict per cell with every name in `COLUMNS`; None where not measured."""
 
@@ -93,6 +114,7 @@ class Table:
     columns: tuple[str, ...] = COLUMNS
     why: tuple[Why, ...] = ()
     """Why formats are or are not faster, per run and group; empty without profiles and roofs."""
+    comparisons: tuple[Comparison, ...] = ()
 
     def to_frame(self) -> Any:
         """The rows as a pandas DataFrame with the declared columns (imports pandas)."""

@@ -9,6 +9,7 @@ import numpy as np
 from precision_explorer.pareto import front, front_probability
 from precision_explorer.records import CellRecord
 from precision_explorer.stats import resample_counts
+from precision_explorer.table.computed import Computed
 from precision_explorer.table.quality import Quality, quality_draws
 
 DRAWS = 500
@@ -45,7 +46,7 @@ def in_words(names: list[str]) -> str:
 def mark_front(
     rows: list[dict[str, Any]],
     records: list[CellRecord],
-    qualities: list[Quality | None],
+    qualities: list[Quality | Computed | None],
     latencies: list[np.ndarray],
     seed: int,
     placed: list[tuple[float, np.ndarray] | None],
@@ -55,11 +56,12 @@ def mark_front(
     `placed`: value and (DRAWS,) draws of the quality of a row whose own is that of fewer examples
     than the others'; None for all others.
     """
-    names = objectives(rows)
+    higher = qualities[0].higher_is_better if qualities and qualities[0] else True
+    # A metric without a better end is no objective.
+    names = [name for name in objectives(rows) if name != "quality" or higher is not None]
     if not rows or not names:
         return []
-    higher = qualities[0].higher_is_better if qualities[0] else True
-    maximise = [name == "quality" and higher for name in names]
+    maximise = [name == "quality" and bool(higher) for name in names]
     values = np.array([[row[name] for name in names] for row in rows], dtype=float)
     if "quality" in names:
         for index, place in enumerate(placed):
@@ -85,7 +87,7 @@ def _drawn(
     name: str,
     row: dict[str, Any],
     record: CellRecord,
-    quality: Quality | None,
+    quality: Quality | Computed | None,
     latencies: np.ndarray,
     seed: int,
 ) -> np.ndarray | None:
@@ -93,7 +95,11 @@ def _drawn(
 
     Examples are drawn as pairs (one seed for all rows), requests and batches per row.
     """
-    if name == "quality" and quality is not None:
+    if isinstance(quality, Computed):
+        if name == "quality":
+            enough = len(quality.score.draws) >= DRAWS
+            return np.array(quality.score.draws[:DRAWS]) if enough else None
+    elif name == "quality" and quality is not None:
         return quality_draws(quality, seed, DRAWS)
     if name == "latency_p50_s" and len(latencies):
         own = _own_seed(record, seed)

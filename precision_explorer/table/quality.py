@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,22 +11,30 @@ import numpy as np
 
 from precision_explorer.records import metric_info
 from precision_explorer.stats import (
+    NoiseFloor,
+    cluster_signs,
     draws_of,
+    effective_clusters,
+    error_ratio,
+    few_clusters,
     flips,
     group_sums,
     interval,
     mcnemar_exact,
     paired_interval,
     paired_p_value,
+    perplexity_ratio,
     resample_counts,
+    share_interval,
     tango,
     verdict_for_bootstrap,
     verdict_for_share,
-    wilson,
 )
 from precision_explorer.tasks import sufficient, zero_one_column
 
 DRAWS = 1000
+# What the losses are divided by; bits per byte have no perplexity of their own, so it is a token's.
+_UNITS = {"token_perplexity": "tokens", "word_perplexity": "words", "bits_per_byte": "tokens"}
 Columns = Mapping[str, Sequence[Any]]
 
 
@@ -39,15 +48,22 @@ class Quality:
     is_share: bool
 
     @classmethod
-    def of(cls, metric: str, columns: Columns) -> Quality:
-        """Direction and kind come from the metric registry."""
+    def of(cls, metric: str, columns: Columns, higher_is_better: bool | None = None) -> Quality:
+        """Direction and kind come from the metric registry, else from `higher_is_better`."""
         info = metric_info(metric)
         return cls(
             metric,
             columns,
-            info.higher_is_better if info else True,
+            info.higher_is_better if info else higher_is_better is not False,
             info.is_share if info else False,
         )
+
+    def value(self, scores: Mapping[str, float]) -> float:
+        """The metric over all examples: as it was measured, else from the rows."""
+        if self.metric in scores:
+            return scores[self.metric]
+        terms, finish = sufficient(self.metric, self.columns)
+        return float(finish(terms.sum(0)))
 
     def __len__(self) -> int:
         return len(self.columns["id"])
@@ -62,12 +78,13 @@ def _groups(quality: Quality) -> np.ndarray | None:
 
 
 def own_columns(quality: Quality, value: float, seed: int) -> dict[str, Any]:
-    """quality, its 95 % interval and n. Wilson for 0/1 scores without clusters, else bootstrap."""
+    """quality, its 95 % interval and n. Wilson for 0/1 scores (see `share_interval` for clusters),
+    else bootstrap."""
     column = zero_one_column(quality.metric)
     groups = _groups(quality)
-    if column and groups is None:
-        right = int(sum(quality.columns[column]))
-        low, high = wilson(right, len(quality))
+    if column:
+        scores = np.asarray(quality.columns[column], dtype=float)
+        low, high = share_interval(scores, groups, draws=DRAWS, seed=seed)
     else:
         statistics, finish = sufficient(quality.metric, quality.columns)
         low, high = interval(statistics, finish, draws=DRAWS, seed=seed, groups=groups)
@@ -80,46 +97,82 @@ def own_columns(quality: Quality, value: float, seed: int) -> dict[str, Any]:
     }
 
 
-def paired_columns(reference: Quality, other: Quality, budget: float, seed: int) -> dict[str, Any]:
+def paired_columns(
+    reference: Quality,
+    other: Quality,
+    budget: float,
+    seed: int,
+    noise: NoiseFloor | None = None,
+) -> dict[str, Any]:
     """Difference to the reference with its interval, flips, p value and verdict.
 
-    0/1 scores without clusters: Tango's interval, exact McNemar and Tango's one-sided bound for the
-    verdict. Everything else: paired bootstrap. Empty when the examples are not the same.
+    0/1 scores: Tango's interval, exact McNemar and Tango's one-sided bound for the verdict; in
+    clusters the paired bootstrap, or the same at the effective number of clusters where fewer than
+    ten clusters hold a flip. Everything else: paired bootstrap. `outside` stands only beyond the
+    `noise` floor. Empty when the examples are not the same.
     """
     if list(reference.columns["id"]) != list(other.columns["id"]):
         return {}
-    column = zero_one_column(reference.metric)
+    column = zero_one_column(reference.metric, reference.columns, other.columns)
     groups = _groups(reference)
-    if column and groups is None:
-        return _share_columns(reference.columns[column], other.columns[column], budget)
-    return _bootstrap_columns(reference, other, groups, budget, seed) | _flips(reference, other)
+    found: dict[str, Any] | None = None
+    if column:
+        first, second = (np.asarray(q.columns[column], dtype=float) for q in (reference, other))
+        if groups is None or few_clusters(second - first, groups):
+            found = _share_columns(first, second, groups, budget)
+    if found is None:
+        found = _bootstrap_columns(reference, other, groups, budget, seed)
+        found |= _flips(reference, other)
+    return found | above_noise(found, noise)
+
+
+def above_noise(found: dict[str, Any], noise: NoiseFloor | None) -> dict[str, Any]:
+    """What changes where a loss is called `outside` that is not beyond the noise floor."""
+    beyond = noise is None or noise.exceeded_by(found.get("flips"), found["quality_delta"])
+    if found["verdict"] != "outside" or beyond:
+        return {}
+    return {"verdict": "cannot-tell", "needed_n": None, "within_noise": True}
 
 
 def _share_columns(
-    reference: Sequence[float], other: Sequence[float], budget: float
+    reference: np.ndarray, other: np.ndarray, groups: np.ndarray | None, budget: float
 ) -> dict[str, Any]:
+    """Of 0/1 scores; counts are shrunk to the effective number of clusters where there are any."""
     b, c = flips(reference, other)
     n = len(reference)
-    low, high = tango(b, c, n)
-    verdict = verdict_for_share(b, c, n, budget)
+    scale = effective_clusters(groups, n) / n
+    low, high = tango(b * scale, c * scale, n * scale)
+    verdict = verdict_for_share(b * scale, c * scale, n * scale, budget)
+    needed = verdict.needed_n
     return {
         "quality_delta": (c - b) / n,
         "quality_delta_ci_low": low,
         "quality_delta_ci_high": high,
         "flips": b + c,
-        "p_value": mcnemar_exact(b, c),
+        "p_value": mcnemar_exact(*cluster_signs(other - reference, groups)),
         "verdict": verdict.verdict,
-        "needed_n": verdict.needed_n,
+        "needed_n": None if needed is None else math.ceil(needed / scale),
     }
 
 
 def _flips(reference: Quality, other: Quality) -> dict[str, Any]:
     """Flips where each example is right or wrong, whatever the headline metric is."""
-    first, second = reference.columns.get("score"), other.columns.get("score")
-    if not first or not second or None in first or None in second:
+    scores = _both_scores(reference, other)
+    if scores is None:
         return {}
-    b, c = flips(first, second)
+    b, c = flips(*scores)
     return {"flips": b + c}
+
+
+def _both_scores(reference: Quality, other: Quality) -> tuple[np.ndarray, np.ndarray] | None:
+    """0/1 scores of both: those of the metric, else those of the examples; None without any."""
+    column = zero_one_column(reference.metric) or "score"
+    first, second = reference.columns.get(column), other.columns.get(column)
+    if not first or not second or None in first or None in second:
+        return None
+    scores = np.asarray(first, dtype=float), np.asarray(second, dtype=float)
+    # Some kinds score an example by a share of its own.
+    return scores if all(np.isin(s, (0.0, 1.0)).all() for s in scores) else None
 
 
 def _bootstrap_columns(
@@ -135,9 +188,16 @@ def _bootstrap_columns(
     drawn_a, drawn_b = draws_of(units_a, finish, counts), draws_of(units_b, finish, counts)
     deltas = drawn_b - drawn_a
     if not reference.is_share:
+        if not drawn_a.all():
+            # Nothing is a share of a score of 0.
+            return {
+                "quality_delta": value, "quality_delta_ci_low": low, "quality_delta_ci_high": high,
+                "p_value": paired_p_value(a, b, finish, **common), "verdict": "cannot-tell",
+            }  # fmt: skip
         deltas = deltas / np.abs(drawn_a)
     oriented = deltas if reference.higher_is_better else -deltas
-    verdict = verdict_for_bootstrap(oriented, budget, len(a))
+    effective = effective_clusters(groups, len(a))
+    verdict = verdict_for_bootstrap(oriented, budget, len(a), effective=effective)
     return {
         "quality_delta": value,
         "quality_delta_ci_low": low,
@@ -145,6 +205,34 @@ def _bootstrap_columns(
         "p_value": paired_p_value(a, b, finish, **common),
         "verdict": verdict.verdict,
         "needed_n": verdict.needed_n,
+    }
+
+
+def noise_floor(reference: Quality, again: Quality) -> NoiseFloor | None:
+    """What the reference differs from itself, `again` being its second pass in other batches."""
+    if list(reference.columns["id"]) != list(again.columns["id"]):
+        return None
+    (a, finish), (b, _) = _statistics(reference, again)
+    delta = float(finish(b.sum(0)) - finish(a.sum(0)))
+    return NoiseFloor(_flips(reference, again).get("flips"), delta)
+
+
+def flips_and_ratios(reference: Quality, other: Quality) -> dict[str, Any]:
+    """`to_wrong`, `to_right`: flips each way; `errors`: the ratio of errors; `perplexity`: the
+    ratio of perplexities (`Ratio`s); each None where the metric has no such thing."""
+    groups = _groups(reference)
+    scores = _both_scores(reference, other)
+    b, c = flips(*scores) if scores else (None, None)
+    units = _UNITS.get(reference.metric)
+    perplexity = None
+    if units is not None:
+        first, second = reference.columns["loss"], other.columns["loss"]
+        perplexity = perplexity_ratio(first, second, reference.columns[units], groups)
+    return {
+        "to_wrong": b,
+        "to_right": c,
+        "errors": error_ratio(*scores, groups) if scores else None,
+        "perplexity": perplexity,
     }
 
 

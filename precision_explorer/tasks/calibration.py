@@ -13,6 +13,7 @@ from precision_explorer.errors import TaskError
 from precision_explorer.records import canonical_hash
 from precision_explorer.tasks.cards import CalibrationSource, LoadedCard, TaskCard, prompt_fields
 from precision_explorer.tasks.data import Example, make_examples
+from precision_explorer.tasks.images import fingerprint, located
 from precision_explorer.tasks.kinds import KINDS
 from precision_explorer.tasks.sources import RawData, read_source
 
@@ -63,10 +64,12 @@ def load_calibration(loaded: LoadedCard, seed: int, file: Path | None = None) ->
         raise TaskError(f"{raw.name} holds no examples; put at least one in it")
     examples = make_examples(card, raw)
     order = np.random.default_rng(seed).permutation(len(examples))[: source.n]
-    texts = [_own_text(card, raw.rows[i]) for i in order]
+    texts = [_own_text(card, raw, i) for i in order]
     taken = [examples[i] for i in order]
     _refuse_overlap(card, raw.name, [e["id"] for e in taken], texts, read_source(loaded))
     seen = [[e.get("prompt", e.get("text")), e.get("choices")] for e in taken]
+    if KINDS[card.kind].shown != ("text",):
+        seen = [[e[role] for role in KINDS[card.kind].shown] for e in taken]
     return Calibration(taken, texts, canonical_hash(seen))
 
 
@@ -90,9 +93,13 @@ def without_calibration(card: TaskCard) -> str:
     )
 
 
-def _own_text(card: TaskCard, row: Example) -> str:
-    """What is the example's own: its text, or what it fills into the prompt that all share."""
-    fields = prompt_fields(str(card.prompt)) if KINDS[card.kind].prompts else ["text"]
+def _own_text(card: TaskCard, raw: RawData, index: int) -> str:
+    """What is the example's own: its text, or what it fills into the prompt that all share. Of an
+    image a hash, which stands for it as one word."""
+    kind, row = KINDS[card.kind], raw.rows[index]
+    if "image" in kind.shown:
+        return fingerprint(located(row[card.column_of("image")], raw.folder))
+    fields = prompt_fields(card.prompt) if kind.prompts and card.prompt else list(kind.shown)
     return "\n".join(str(row[card.column_of(field)]) for field in fields)
 
 
@@ -150,7 +157,7 @@ def _found(
 def _refuse_overlap(
     card: TaskCard, name: str, ids: list[str], texts: list[str], data: RawData
 ) -> None:
-    test = [_own_text(card, row) for row in data.rows]
+    test = [_own_text(card, data, index) for index in range(len(data.rows))]
     pairs = overlaps(texts, test)
     if not pairs:
         return

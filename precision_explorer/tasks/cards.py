@@ -5,7 +5,7 @@ from __future__ import annotations
 import string
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
     BaseModel,
@@ -21,12 +21,20 @@ from pydantic import (
 
 from precision_explorer.errors import TaskError, unknown_name
 from precision_explorer.records import METRICS, canonical_hash
+from precision_explorer.records.metrics import LM_EVAL
+from precision_explorer.tasks.external import (
+    ExternalMetric,
+    external_label,
+    external_metric,
+    is_external,
+)
+from precision_explorer.tasks.generation import Extraction, GenerationRules
 from precision_explorer.tasks.kinds import KINDS
 
 CARD_FILE = "task.yaml"
 MAX_CARD_BYTES = 1_000_000
 # A prompt that shows one of these gives the answer away or is no text.
-_NOT_IN_PROMPT = ("label", "choices")
+_NOT_IN_PROMPT = ("label", "choices", "reference")
 
 
 _Text = Annotated[str, Field(min_length=1)]
@@ -68,12 +76,27 @@ class CalibrationSource(DataSource):
     n: Annotated[StrictInt, Field(ge=1)] = 64
 
 
+class CorpusSource(DataSource):
+    """Where the documents lie that queries are held against (a hub data set's split is ``train``
+    unless it is named), and which of its columns hold their ids and texts."""
+
+    key: ClassVar[str] = "corpus"
+    default_split: ClassVar[str] = "train"
+
+    columns: dict[Literal["id", "text"], _Text] = {"id": "id", "text": "text"}
+
+    @field_validator("columns")
+    @classmethod
+    def _both(cls, columns: dict[str, str]) -> dict[str, str]:
+        return {"id": "id", "text": "text"} | columns
+
+
 class TaskCard(_Part):
     """A task card (docs/tasks.md). `columns` maps roles to the data's column names.
 
-    `prompt` and `choices` count for multiple-choice only. There, `columns` may hold further names
-    beside the roles, if the prompt uses them as ``{name}``; the prompt may use the data's own
-    column names too, where `columns` has them.
+    `prompt` counts for kinds that show one (`Kind.prompts`), `choices` for multiple-choice only.
+    With a prompt, `columns` may hold further names beside the roles, if the prompt uses them as
+    ``{name}``; the prompt may use the data's own column names too, where `columns` has them.
     """
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
@@ -90,6 +113,13 @@ class TaskCard(_Part):
     higher_is_better: StrictBool | None = None
     calibration: CalibrationSource | None = None
     """Its columns are those of `data`; no text of it may stand in `data`."""
+    labels: Annotated[list[_Text], Field(min_length=2)] | None = None
+    """What the data's label numbers stand for; in multiple-choice, what the choices are called."""
+    corpus: CorpusSource | None = None
+    stride: Annotated[StrictInt, Field(ge=0)] | None = None
+    """Tokens that neighbouring windows of an extractive-qa context share; None for 128."""
+    generation: GenerationRules | None = None
+    """How answers are generated and read; None for the defaults, and for kinds without answers."""
     licence: str = "not stated"
     source: str = "not stated"
 
@@ -98,19 +128,23 @@ class TaskCard(_Part):
     def _known_kind(cls, kind: str) -> str:
         if kind not in KINDS:
             raise ValueError(unknown_name("kind", kind, KINDS))
+        if not KINDS[kind].metrics:
+            raise ValueError(f"kind {kind} has no cards; ask for its tasks by --task {kind}:NAME")
         return kind
 
     @field_validator("metrics")
     @classmethod
     def _known_metrics(cls, metrics: list[str], info: ValidationInfo) -> list[str]:
-        for name in metrics:
+        own = [name for name in metrics if not is_external(name)]
+        for name in own:
             if name not in METRICS:
                 raise ValueError(unknown_name("metric", name, METRICS))
-        if len(set(metrics)) < len(metrics):
+        labels = [external_label(name) if is_external(name) else name for name in metrics]
+        if len(set(labels)) < len(labels):
             raise ValueError("a metric stands twice in metrics; remove one")
         # The kind is not there when it was refused itself.
         kind = str(info.data.get("kind"))
-        for name in metrics if kind in KINDS else []:
+        for name in own if kind in KINDS else []:
             if name not in KINDS[kind].metrics:
                 fit = ", ".join(KINDS[kind].metrics)
                 raise ValueError(f"metric '{name}' does not fit kind {kind}; use {fit}")
@@ -122,12 +156,42 @@ class TaskCard(_Part):
         _check_columns(self)
         if self.kind == "multiple-choice":
             _check_choices(self)
+        _check_own_keys(self)
+        _check_generation(self)
         return self
 
     @property
     def metric(self) -> str:
-        """The metric that is the quality of the tradeoff table."""
-        return self.metrics[0]
+        """The metric that is the quality of the tradeoff table, as files and tables call it."""
+        first = self.metrics[0]
+        return external_label(first) if is_external(first) else first
+
+    @property
+    def own_metrics(self) -> list[str]:
+        """The built-in ones, which are computed with the cell; the kind's first where the card
+        names none."""
+        own = [name for name in self.metrics if not is_external(name)]
+        return own or [KINDS[self.kind].metrics[0]]
+
+    def asked(self) -> dict[str, Any]:
+        """What a worker must know of the card, as JSON-able values."""
+        known = {"kind": self.kind, "metrics": self.own_metrics, "max_length": self.max_length}
+        if self.kind == "extractive-qa":
+            known["stride"] = self.window_stride
+        if KINDS[self.kind].answers:
+            known["generation"] = self.rules.model_dump(mode="json")
+        return known
+
+    @property
+    def window_stride(self) -> int:
+        """`stride`, or 128 as in transformers' question-answering example (at most a third of a
+        window)."""
+        return self.stride if self.stride is not None else min(128, self.max_length // 3)
+
+    @property
+    def rules(self) -> GenerationRules:
+        """How answers are generated and read, the defaults where the card says nothing."""
+        return self.generation or GenerationRules()
 
     def column_of(self, field: str) -> str:
         """The data's column that `field` (a role, or a field of the prompt) is read from."""
@@ -161,9 +225,16 @@ def prompt_fields(prompt: str) -> list[str]:
 
 def _check_direction(card: TaskCard) -> None:
     for name in card.metrics:
+        if is_external(name):
+            continue
         if card.higher_is_better not in (None, METRICS[name].higher_is_better):
             truth = str(METRICS[name].higher_is_better).lower()
             raise ValueError(f"higher_is_better of '{name}' is {truth}; correct or remove it")
+    if is_external(card.metrics[0]) and card.higher_is_better is None:
+        raise ValueError(
+            f"'{card.metric}' is the quality of the table and its direction is not known; add "
+            "higher_is_better: true or false"
+        )
 
 
 def _check_columns(card: TaskCard) -> None:
@@ -171,30 +242,79 @@ def _check_columns(card: TaskCard) -> None:
         if role not in card.columns:
             raise ValueError(f"{card.kind} needs columns.{role}; name the column that holds it")
     kind = KINDS[card.kind]
-    in_prompt = prompt_fields(card.prompt) if card.prompt and kind.prompts else []
+    shown = [card.prompt or "", *(card.choices or [])] if kind.prompts else []
+    in_prompt = [field for text in shown for field in prompt_fields(text)]
     for role in card.columns:
         if role not in kind.roles and role not in in_prompt:
             raise ValueError(unknown_name("role in columns", role, kind.roles))
 
 
 def _check_choices(card: TaskCard) -> None:
-    if not card.prompt:
-        raise ValueError("multiple-choice needs a prompt; write one such as '{text}'")
     if (card.choices is None) == ("choices" not in card.columns):
         raise ValueError("multiple-choice needs either choices or columns.choices; give one")
     if card.choices is not None and len(set(card.choices)) < max(2, len(card.choices)):
         raise ValueError("choices must be at least two, each different; correct them")
+    _check_prompt(card)
+
+
+def _check_generation(card: TaskCard) -> None:
+    kind = KINDS[card.kind]
+    if not kind.answers:
+        if card.generation is not None:
+            fit = ", ".join(name for name, known in KINDS.items() if known.answers)
+            raise ValueError(f"generation does not fit kind {card.kind} but {fit}; remove it")
+        return
+    if card.rules.chat and kind.head != "causal-lm":
+        raise ValueError(f"generation.chat does not fit kind {card.kind}; remove it")
+    # An encoder-decoder is given the text alone unless the card says more.
+    if card.prompt is not None or "text" not in kind.required:
+        _check_prompt(card)
+
+
+def _check_prompt(card: TaskCard) -> None:
+    if not card.prompt:
+        raise ValueError(f"{card.kind} needs a prompt; write one such as '{{text}}'")
     fields = prompt_fields(card.prompt)
     if not fields:
         raise ValueError("the prompt has no {field}, so all examples would be the same; add {text}")
     hidden = {*_NOT_IN_PROMPT, *(card.columns[r] for r in _NOT_IN_PROMPT if r in card.columns)}
     known = [*card.columns, *card.columns.values()]
-    for field in fields:
+    for field in [*fields, *(f for choice in card.choices or [] for f in prompt_fields(choice))]:
         if field in hidden:
             raise ValueError(f"the prompt can't show '{{{field}}}'; remove it from the prompt")
         if field not in known:
             shown = [name for name in dict.fromkeys(known) if name not in hidden]
             raise ValueError(unknown_name("prompt field", field, shown))
+
+
+# Keys that mean something for some kinds only.
+_OWN_KEYS: dict[str, tuple[str, ...]] = {
+    "labels": (
+        "text-classification", "image-classification", "token-classification", "multiple-choice",
+    ),
+    "corpus": ("retrieval",),
+    "stride": ("extractive-qa",),
+}  # fmt: skip
+
+
+def _check_own_keys(card: TaskCard) -> None:
+    for key, kinds in _OWN_KEYS.items():
+        if getattr(card, key) is not None and card.kind not in kinds:
+            raise ValueError(
+                f"{key} does not fit kind {card.kind} but {', '.join(kinds)}; remove it"
+            )
+    if KINDS[card.kind].corpus and card.corpus is None:
+        raise ValueError(
+            f"{card.kind} needs a corpus; add a line 'corpus: {{path: FILE}}' with its documents"
+        )
+    if card.labels is not None and len(set(card.labels)) < len(card.labels):
+        raise ValueError("a name stands twice in labels; correct them")
+    if card.labels is not None and "labels" in card.columns:
+        raise ValueError("give either labels or columns.labels, not both")
+    if card.stride is not None and card.stride >= card.max_length:
+        raise ValueError(
+            f"a stride of {card.stride} is no part of {card.max_length} tokens; lower it"
+        )
 
 
 @dataclass(frozen=True)
@@ -208,6 +328,12 @@ class LoadedCard:
         """The absolute path of the data file; None for a hub data set."""
         return self.path_of(self.card.data)
 
+    def external_metrics(self) -> list[ExternalMetric]:
+        """The card's metrics of the `evaluate` library; TaskError where a local module is not
+        there."""
+        named = [name for name in self.card.metrics if is_external(name)]
+        return [external_metric(name, self.path.parent) for name in named]
+
     def path_of(self, source: DataSource) -> Path | None:
         """The absolute path of the file of `source`; None for a hub data set."""
         return None if source.path is None else self.path.parent / source.path
@@ -218,18 +344,29 @@ def bundled_cards() -> dict[str, Path]:
 
     They lie in the package (wheel), or in ``tasks/`` beside it (repository).
     """
+    return {path.parent.name: path for path in sorted(_folder().glob(f"*/{CARD_FILE}"))}
+
+
+def _folder() -> Path:
     inside = Path(__file__).parent / "bundled"
-    folder = inside if inside.is_dir() else Path(__file__).parents[2] / "tasks"
-    return {path.parent.name: path for path in sorted(folder.glob(f"*/{CARD_FILE}"))}
+    return inside if inside.is_dir() else Path(__file__).parents[2] / "tasks"
+
+
+def hub_cards() -> dict[str, Path]:
+    """Name of each card of a well-known hub data set to its file, in order of name."""
+    return {path.stem: path for path in sorted((_folder() / "hub").glob("*.yaml"))}
 
 
 def load_card(name_or_path: str) -> LoadedCard:
-    """The card of a bundled name, of a ``task.yaml``, or of a folder that holds one.
+    """The card of a bundled name (`bundled_cards`, `hub_cards`), of a ``task.yaml``, or of a folder
+    that holds one.
 
     A bundled name wins over a file of the same name (write ``./name`` for that). Raises TaskError,
     one line, where there is no such card or it is not valid.
     """
-    bundled = bundled_cards()
+    if name_or_path.startswith(LM_EVAL):
+        raise TaskError(f"{name_or_path} has no card; tasks of lm-eval run in sweep and plan only")
+    bundled = bundled_cards() | hub_cards()
     path = bundled.get(name_or_path, Path(name_or_path)).absolute()
     if path.is_dir():
         path = path / CARD_FILE
@@ -249,7 +386,19 @@ def card_hash(card: TaskCard) -> str:
     left_out = {"licence", "source", "data", "higher_is_better", "calibration"}
     if not KINDS[card.kind].prompts:
         left_out |= {"prompt", "choices"}
-    return canonical_hash(card.model_dump(mode="json", exclude=left_out))
+    # The corpus has a hash of its own. Keys of later kinds count where they are used, so that other
+    # cards keep the hash that they had before.
+    left_out |= {"corpus", "labels", "stride", "generation"}
+    document = card.model_dump(mode="json", exclude=left_out)
+    # Those of the `evaluate` library are computed afterwards, from the stored answers.
+    document["metrics"] = card.own_metrics
+    if card.labels is not None:
+        document["labels"] = card.labels
+    if card.kind == "extractive-qa":
+        document["stride"] = card.window_stride
+    if KINDS[card.kind].answers:
+        document["generation"] = card.rules.model_dump(mode="json")
+    return canonical_hash(document)
 
 
 def _parse(path: Path) -> TaskCard:
@@ -281,6 +430,16 @@ def _yaml_reason(error: Exception) -> str:
     return " ".join(str(reason).split()) + line
 
 
+# What stands where in a card, beside the card itself.
+_PARTS: dict[str, type[BaseModel]] = {
+    "data": DataSource,
+    "calibration": CalibrationSource,
+    "corpus": CorpusSource,
+    "generation": GenerationRules,
+    "generation.extract": Extraction,
+}
+
+
 def _first_problem(error: ValidationError) -> str:
     # Unknown keys first: a misspelt key shows up as a missing one as well. Inputs are left out,
     # since YAML aliases can make them print without end.
@@ -288,9 +447,9 @@ def _first_problem(error: ValidationError) -> str:
     problem: Any = min(problems, key=lambda p: p["type"] != "extra_forbidden")
     where = ".".join(str(part) for part in problem["loc"])
     if problem["type"] == "extra_forbidden":
-        parts = {"data": DataSource, "calibration": CalibrationSource}
-        model = parts.get(str(problem["loc"][0]), TaskCard) if len(problem["loc"]) > 1 else TaskCard
-        return unknown_name("key", str(problem["loc"][-1]), model.model_fields)
+        place = ".".join(map(str, problem["loc"][:-1]))
+        fields = _PARTS.get(place, TaskCard).model_fields
+        return unknown_name("key", str(problem["loc"][-1]), fields)
     if problem["type"] == "missing":
         return f"'{where}' is missing; add it"
     if problem["type"] == "value_error":

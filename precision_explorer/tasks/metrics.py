@@ -12,7 +12,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from precision_explorer.errors import InvalidNumerics, TaskError, unknown_name
+from precision_explorer.tasks.correlation import spearman, spearman_terms
+from precision_explorer.tasks.harness_metrics import harness_terms, is_harness_metric, zero_one
 from precision_explorer.tasks.kinds import KINDS
+from precision_explorer.tasks.text_metrics import COUNTS, FINISHES, ROUGE
 
 if TYPE_CHECKING:
     import numpy as np
@@ -24,8 +27,8 @@ Terms = Callable[[str, Columns], tuple["np.ndarray", Finish]]
 
 _SPACE = re.compile(r"\s+")
 # What must be a finite number in an example's row, where it is there.
-_NUMBERS = ("loss", "score", "score_norm")
-_ZERO_ONE = {"accuracy": "score", "accuracy_norm": "score_norm"}
+_NUMBERS = ("loss", "score", "score_norm", "span_score", "cosine")
+_ZERO_ONE = {"accuracy": "score", "accuracy_norm": "score_norm", "exact_match": "score"}
 
 
 def example_bytes(text: str) -> int:
@@ -40,8 +43,12 @@ def example_words(text: str) -> int:
     return len(_SPACE.split(text))
 
 
-def zero_one_column(metric: str) -> str | None:
-    """The row column that holds each example's 0 or 1 for `metric`; None if it has none."""
+def zero_one_column(metric: str, *columns: Columns) -> str | None:
+    """The row column that holds each example's 0 or 1 for `metric`; None if it has none. A metric
+    of lm-evaluation-harness has one if its values are 0 or 1 in all of `columns`."""
+    if is_harness_metric(metric):
+        fits = bool(columns) and all(zero_one(metric, rows) for rows in columns)
+        return metric.partition(":")[2] if fits else None
     return _ZERO_ONE.get(metric)
 
 
@@ -51,7 +58,10 @@ def scores(kind: str, metrics: Iterable[str], rows: Sequence[Row]) -> dict[str, 
     Columns: text-classification ``target``, ``prediction`` (label names), ``score`` (1.0 or 0.0),
     ``loss``; multiple-choice ``target``, ``prediction`` (indices), ``score``, ``score_norm``,
     ``loss``, ``choice_logprobs``; language-modeling ``loss`` (nats, summed over the example's
-    tokens), ``tokens``, ``words``, ``bytes``.
+    tokens), ``tokens``, ``words``, ``bytes``; token-classification ``right``, ``predicted``,
+    ``true`` (entities); extractive-qa ``score``, ``token_f1``; similarity ``target``, ``cosine``;
+    retrieval ``ndcg_at_10``, ``recall_at_10``; image-classification as text-classification; kinds
+    with answers: `text_metrics.answer_columns`.
 
     accuracy and macro_f1 by scikit-learn (macro: the plain mean over the classes that are a target
     or a prediction of some row; a class with neither hit nor miss counts 0). accuracy_norm is the
@@ -69,7 +79,7 @@ def scores(kind: str, metrics: Iterable[str], rows: Sequence[Row]) -> dict[str, 
     _check_finite(rows)
     result: dict[str, float] = {}
     for metric in metrics:
-        if metric not in KINDS[kind].metrics:
+        if metric not in KINDS[kind].metrics and not is_harness_metric(metric):
             raise TaskError(unknown_name(f"metric of {kind}", metric, KINDS[kind].metrics))
         result[metric] = _score(metric, rows)
         if not math.isfinite(result[metric]):
@@ -89,13 +99,28 @@ def sufficient(metric: str, columns: Mapping[str, Sequence[Any]]) -> tuple[np.nd
     - bits_per_byte, word_perplexity, token_perplexity: (loss, bytes | words | tokens);
     - macro_f1: for each of the C classes in `columns` one column each of hits, predictions and
       targets, k = 3C. F1 = 2 hits / (predictions + targets); the mean is taken over the classes
-      that occur in the resample, as scikit-learn would on the same resample.
+      that occur in the resample, as scikit-learn would on the same resample;
+    - entity_f1, entity_precision, entity_recall: (right, predicted, true, 1); F1 = 2 right /
+      (predicted + true), and 0 where there are no entities, as seqeval has it;
+    - exact_match: (score, 1); token_f1, rouge1, rouge2, rougeL, ndcg_at_10, recall_at_10: (their
+      own column, 1);
+    - spearman: see `correlation.spearman_terms`;
+    - bleu, chrf: sacrebleu's counts of n-grams and lengths (see `text_metrics`), so that a resample
+      scores as sacrebleu would score these examples as a corpus.
 
     TaskError names an unknown metric or a column that is not there.
     """
+    if is_harness_metric(metric):
+        return harness_terms(metric, columns)
     if metric not in TERMS:
         raise TaskError(unknown_name("metric", metric, TERMS))
     return TERMS[metric](metric, columns)
+
+
+def unparsed(rows: Sequence[Row]) -> int | None:
+    """In how many rows the card's extraction rule found no answer; None where there is no rule."""
+    found = [row["unparsed"] for row in rows if row.get("unparsed") is not None]
+    return sum(found) if found else None
 
 
 def mean_of(column: str) -> Terms:
@@ -122,6 +147,18 @@ def ratio_of(top: str, below: str, then: Callable[[np.ndarray], np.ndarray]) -> 
     return terms
 
 
+def counts_of(column: str, finish: Finish) -> Terms:
+    """Terms that stand in `column`, a list of counts per example, and what makes the metric of
+    their sums."""
+
+    def terms(metric: str, columns: Columns) -> tuple[np.ndarray, Finish]:
+        import numpy as np
+
+        return np.array([list(row) for row in _column(columns, column, metric)], float), finish
+
+    return terms
+
+
 def _quotient(then: Callable[[np.ndarray], np.ndarray]) -> Finish:
     def finish(sums: np.ndarray) -> np.ndarray:
         import numpy as np
@@ -130,6 +167,32 @@ def _quotient(then: Callable[[np.ndarray], np.ndarray]) -> Finish:
             return then(np.asarray(sums)[..., 0] / np.asarray(sums)[..., 1])
 
     return finish
+
+
+def entities_of(*below: str) -> Terms:
+    """Terms of the share of right entities in the mean of the sums of the columns `below`."""
+
+    def terms(metric: str, columns: Columns) -> tuple[np.ndarray, Finish]:
+        import numpy as np
+
+        names = ("right", *below)
+        counts = [np.asarray(_column(columns, name, metric), dtype=float) for name in names]
+        return np.stack([*counts, np.ones_like(counts[0])], axis=-1), finish
+
+    def finish(sums: np.ndarray) -> np.ndarray:
+        import numpy as np
+
+        sums = np.asarray(sums, dtype=float)
+        right, wanted, rows = sums[..., 0], sums[..., 1:-1].mean(-1), sums[..., -1]
+        share = np.divide(right, wanted, out=np.zeros_like(right), where=wanted > 0)
+        return np.where(rows > 0, share, np.nan)
+
+    return terms
+
+
+def _spearman_terms(metric: str, columns: Columns) -> tuple[np.ndarray, Finish]:
+    first, second = (_column(columns, name, metric) for name in ("cosine", "target"))
+    return spearman_terms(first, second)
 
 
 def _exp(mean: np.ndarray) -> np.ndarray:
@@ -169,7 +232,15 @@ def _score(metric: str, rows: Sequence[Row]) -> float:
         if metric == "accuracy":
             return float(accuracy_score(target, prediction))
         return float(f1_score(target, prediction, average="macro", zero_division=0))
-    columns = {name: [row.get(name) for row in rows] for name in rows[0]}
+    columns: Columns = {name: [row.get(name) for row in rows] for name in rows[0]}
+    if metric == "spearman":
+        value = spearman(columns["cosine"], columns["target"])
+        if math.isnan(value):
+            raise InvalidNumerics(
+                "the model gives every pair of texts the same similarity, so they have no order; "
+                "use a wider format, or more examples"
+            )
+        return value
     terms, finish = sufficient(metric, columns)
     return float(finish(terms.sum(0)))
 
@@ -201,5 +272,13 @@ TERMS: dict[str, Terms] = {
     "bits_per_byte": ratio_of("loss", "bytes", lambda mean: mean / math.log(2)),
     "word_perplexity": ratio_of("loss", "words", _exp),
     "token_perplexity": ratio_of("loss", "tokens", _exp),
+    "exact_match": mean_of("score"),
+    **{name: mean_of(name) for name in ("token_f1", "ndcg_at_10", "recall_at_10")},
+    "entity_f1": entities_of("predicted", "true"),
+    "entity_precision": entities_of("predicted"),
+    "entity_recall": entities_of("true"),
+    "spearman": _spearman_terms,
+    **{name: mean_of(name) for name in ROUGE},
+    **{name: counts_of(column, FINISHES[name]) for name, column in COUNTS.items()},
 }
 """What makes each metric: (its name, the rows' columns) -> terms and finish, as `sufficient`."""

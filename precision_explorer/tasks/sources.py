@@ -17,11 +17,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from precision_explorer.errors import TaskError, unknown_name
+from precision_explorer.errors import TaskError
 from precision_explorer.paths import cache_dir
 from precision_explorer.records import canonical_hash
 from precision_explorer.tasks import cache
 from precision_explorer.tasks.cards import DataSource, LoadedCard
+from precision_explorer.tasks.nested import taken_columns
 
 # Suffix to the library's reader and its options. With `keep_default_na` a text such as "NA"
 # would be read as missing (pandas' list of such words).
@@ -37,17 +38,24 @@ _HUB_TIMEOUT_S = 10.0
 
 @dataclass(frozen=True)
 class RawData:
-    """`rows`: the used columns of every example, in the data's order. `name` is for messages."""
+    """`rows`: the used columns of every example, in the data's order. `name` is for messages;
+    `folder` is where a local file lies."""
 
     name: str
     rows: list[cache.Row]
     data_hash: str
+    folder: Path | None = None
 
 
-def read_source(loaded: LoadedCard, source: DataSource | None = None) -> RawData:
-    """All rows of `source` (None: of the card's data), from the cache or from where it lies;
-    TaskError if it can't be read."""
-    columns = loaded.card.used_columns()
+def read_source(
+    loaded: LoadedCard, source: DataSource | None = None, columns: list[str] | None = None
+) -> RawData:
+    """All rows of `source` (None: of the card's data) with `columns` (None: those that the card
+    uses), from the cache or from where it lies; TaskError if it can't be read.
+
+    A column that is a path with dots leads into structs where no column has that very name.
+    """
+    columns = columns or loaded.card.used_columns()
     source = source or loaded.card.data
     path = loaded.path_of(source)
     if path is not None:
@@ -72,7 +80,7 @@ def _read_file(path: Path, columns: list[str], key_in_card: str) -> RawData:
                 # The library takes the name for a pattern.
                 data_files=glob.escape(str(path)), split="train", cache_dir=scratch, **options,
             )  # fmt: skip
-    return RawData(str(path), rows, digest[:16])
+    return RawData(str(path), rows, digest[:16], path.parent)
 
 
 def _file_digest(path: Path, key_in_card: str) -> str:
@@ -179,8 +187,7 @@ def _extract(
     try:
         with _quiet():
             data = datasets.load_dataset(reader, **options)
-            _check_columns(source, columns, data.column_names)
-            body = cache.pack(data.select_columns(columns).to_list(), columns)
+            body = cache.pack(taken_columns(source, data, columns), columns)
     except TaskError:
         raise
     # The library raises its own errors, pyarrow's, pandas' and the HTTP library's.
@@ -191,13 +198,6 @@ def _extract(
     cache.write_rows(key, body)
     # As the next run will read them, so that both see the same values.
     return cache.unpack(body, columns)
-
-
-def _check_columns(source: str, columns: list[str], present: list[str]) -> None:
-    for column in columns:
-        if column not in present:
-            there = unknown_name("column", column, present)
-            raise TaskError(f"{source}: {there} (columns there: {', '.join(present)})")
 
 
 @contextlib.contextmanager

@@ -1,0 +1,103 @@
+"""Adapter for causal language models and `generation` tasks: a prompt, and a greedy answer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from precision_explorer.errors import ModelError, TaskError
+from precision_explorer.models.adapter import Item, pad_right
+from precision_explorer.models.answering import Answering, end_tokens
+from precision_explorer.models.greedy import Generated, GreedyServing, cache_arguments
+from precision_explorer.tasks import GenerationRules
+
+
+class Generation(Answering, GreedyServing):
+    """Answers prompts with the tokens of the highest logits, as many as the card allows; the
+    model's generation settings (penalties, sampling) are left out. A request of the timed part is a
+    prompt and `output_tokens` tokens, whatever the answer."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        tokenizer: Any,
+        device: str,
+        examples: list[dict[str, Any]],
+        card: dict[str, Any],
+        output_tokens: int,
+    ) -> None:
+        self.model, self.tokenizer, self.device = model, tokenizer, device
+        self.examples, self.metrics = examples, card["metrics"]
+        self.rules = GenerationRules.model_validate(card["generation"])
+        self.output_tokens = output_tokens
+        self.pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
+        self.ends = end_tokens(model, tokenizer)
+        self._keeps, self._cache = cache_arguments(model)
+        positions = getattr(model.config, "max_position_embeddings", None) or 1 << 30
+        self.max_length = min(card["max_length"], positions - self.new_tokens)
+        if self.max_length < 1:
+            raise TaskError(
+                f"{self.new_tokens} new tokens leave no room for a prompt in the {positions} "
+                "positions of the model; lower generation.max_new_tokens in the card or the "
+                "workload's output_tokens"
+            )
+
+    @property
+    def new_tokens(self) -> int:
+        """The most tokens that are generated after a prompt, for an answer or a request."""
+        return max(self.rules.max_new_tokens, self.output_tokens)
+
+    def _whole(self, index: int) -> list[int]:
+        example = self.examples[index]
+        ids = self._encode(self._chat(example["prompt"]) if self.rules.chat else example["prompt"])
+        if not ids:
+            raise TaskError(f"example {example['id']}: its prompt holds no token; correct the data")
+        return ids
+
+    def _encode(self, text: str) -> list[int]:
+        # Without special tokens: the harness's default for causal models, and a chat template has
+        # written them.
+        return self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+
+    def _chat(self, prompt: str) -> str:
+        if not getattr(self.tokenizer, "chat_template", None):
+            raise ModelError(
+                "the model's tokenizer has no chat template; take generation.chat out of the card "
+                "or choose a model that was trained to chat"
+            )
+        turns = [{"role": "user", "content": prompt}]
+        return self.tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
+
+    def prompt_ids(self, index: int) -> list[int]:
+        """The prompt of example `index`; of one that is too long its end."""
+        return self._whole(index)[-self.max_length :]
+
+    def items(self) -> list[Item]:
+        """One item per example, with room for its answer."""
+        found = []
+        for index in range(len(self.examples)):
+            whole = self._whole(index)
+            kept = tuple(whole[-self.max_length :])
+            cut = len(kept) < len(whole)
+            found.append(Item(index, kept, cut=cut, room=self.rules.max_new_tokens))
+        return found
+
+    def scores(self, batch: Sequence[Item]) -> torch.Tensor:
+        """(items, vocabulary) logits after each prompt: what chooses the answer's first token."""
+        ids, mask = pad_right([item.ids for item in batch], self.pad, self.device)
+        last = [len(item.ids) - 1 for item in batch]
+        places = sorted(set(last))
+        wanted = torch.tensor(places, device=self.device)
+        keep = {"logits_to_keep": wanted} if self._keeps else {}
+        logits = self.model(input_ids=ids, attention_mask=mask, use_cache=False, **keep).logits
+        logits = logits if self._keeps else logits[:, wanted]
+        return logits[list(range(len(batch))), [places.index(place) for place in last]]
+
+    def score(self, batch: Sequence[Item]) -> list[Generated]:
+        """Each prompt's greedy tokens."""
+        ended = self.stopped if self.rules.stop else None
+        rows = [item.ids for item in batch]
+        return self.decode(rows, self.rules.max_new_tokens, self.ends, ended)

@@ -1,0 +1,181 @@
+"""Greedy decoding with causal models: rows padded on the left, in step, through the KV cache."""
+
+from __future__ import annotations
+
+import inspect
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from precision_explorer.measure import NullPhases, Phases
+from precision_explorer.models.adapter import pad_left
+
+# Steps between two looks at whether all rows have ended: each look waits for the device, and what
+# was generated meanwhile is thrown away.
+LOOK = 8
+
+Ended = Callable[[Sequence[Sequence[int]]], list[bool]]
+"""Whether each row, given the tokens that were generated, holds a text that ends it."""
+
+
+@dataclass(frozen=True)
+class Generated:
+    """What one row came to. `tokens`: up to an end token, which is left out, or to the limit;
+    `finite`: whether every distribution that chose them was."""
+
+    tokens: list[int]
+    ended: bool
+    finite: bool
+
+
+def is_finite(logits: torch.Tensor) -> torch.Tensor:
+    """(rows,) whether the distributions of (rows, vocabulary) logits are numbers. Minus infinity
+    alone is none to a single token, as models mask some."""
+    return logits.float().logsumexp(-1).isfinite()
+
+
+def up_to_end(tokens: Sequence[int], ends: Sequence[int]) -> tuple[list[int], bool]:
+    """(the tokens before the first of `ends`, whether there is one)."""
+    known = set(ends)
+    place = next((k for k, token in enumerate(tokens) if token in known), None)
+    return (list(tokens), False) if place is None else (list(tokens[:place]), True)
+
+
+def cache_arguments(model: nn.Module) -> tuple[bool, str]:
+    """(whether `model` can be asked for some positions' logits, the argument of its cache)."""
+    taken = inspect.signature(model.forward).parameters
+    # transformers 5.24 renamed it and drops the old name in 5.40.
+    return "logits_to_keep" in taken, "cache" if "cache" in taken else "past_key_values"
+
+
+class GreedyServing:
+    """Requests of a fixed number of greedy tokens (an end token does not stop them, so that every
+    format does the same work), and `decode`, for adapters of causal models."""
+
+    generates = True
+    model: nn.Module
+    tokenizer: Any
+    device: str
+    pad: int
+    output_tokens: int
+    _keeps: bool
+    _cache: str
+
+    def prompt_ids(self, index: int) -> list[int]:
+        """The tokens of the prompt of example `index`."""
+        raise NotImplementedError
+
+    @property
+    def new_tokens(self) -> int:
+        """The most tokens that are generated after a prompt."""
+        return self.output_tokens
+
+    # -- steps -------------------------------------------------------------------------------
+
+    def _prefill(self, ids: torch.Tensor, mask: torch.Tensor) -> Any:
+        keep = {"logits_to_keep": 1} if self._keeps else {}
+        positions = (mask.cumsum(-1) - 1).clamp_min(0)
+        return self.model(
+            input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=True, **keep
+        )
+
+    def _next(self, token: torch.Tensor, mask: torch.Tensor, out: Any) -> Any:
+        """The output after one more `token` (rows, 1), which `mask` counts already."""
+        return self.model(
+            input_ids=token,
+            attention_mask=mask,
+            position_ids=mask.sum(-1, keepdim=True) - 1,
+            use_cache=True,
+            **{self._cache: getattr(out, self._cache)},
+        )
+
+    # -- answers -----------------------------------------------------------------------------
+
+    def decode(
+        self, rows: Sequence[Sequence[int]], limit: int, ends: Sequence[int], ended: Ended | None
+    ) -> list[Generated]:
+        """Greedy tokens after each of `rows`, at most `limit`, until one of the tokens `ends` or
+        until `ended` says so. Everything is moved off the device once; where rows have ended is
+        looked at every `LOOK` steps."""
+        ids, mask = pad_left(rows, self.pad, self.device)
+        last = torch.tensor(sorted(ends), dtype=torch.long, device=self.device)
+        done = torch.zeros(len(rows), dtype=torch.bool, device=self.device)
+        finite = torch.ones_like(done)
+        made: list[torch.Tensor] = []
+        out = self._prefill(ids, mask)
+        while True:
+            logits = out.logits[:, -1]
+            finite = finite & (done | is_finite(logits))
+            token = torch.where(done, self.pad, logits.argmax(-1))
+            made.append(token)
+            done = done | torch.isin(token, last) | ~finite
+            if len(made) % LOOK == 0:
+                done = done | _stopped(made, done, ended)
+                if bool(done.all()):
+                    break
+            if len(made) == limit:
+                break
+            mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=-1)
+            out = self._next(token[:, None], mask, out)
+        whole = torch.cat([torch.stack(made, 1), finite[:, None]], dim=1).tolist()
+        return [Generated(*up_to_end(row[:-1], ends), bool(row[-1])) for row in whole]
+
+    # -- requests ----------------------------------------------------------------------------
+
+    def request(self, index: int, phases: Phases | NullPhases) -> dict[str, Any]:
+        """Prompt in, greedy tokens out; time to the first token counts its tokenisation."""
+        start = time.perf_counter()
+        with phases("tokenize"):
+            ids = self.prompt_ids(index)
+        with phases("copy"):
+            inputs = torch.tensor([ids], device=self.device)
+        first, tokens = self._greedy(inputs, torch.ones_like(inputs), phases)
+        with phases("post"):
+            answer = self.tokenizer.decode(tokens[0])
+        end = time.perf_counter()
+        rest = self.output_tokens - 1
+        return {
+            "answer": answer,
+            "ttft_s": first - start,
+            "tpot_s": (end - first) / rest if rest else None,
+            "output_tokens": self.output_tokens,
+        }
+
+    def _greedy(
+        self, ids: torch.Tensor, mask: torch.Tensor, phases: Phases | NullPhases
+    ) -> tuple[float, list[list[int]]]:
+        """(clock at the first token, (batch, output_tokens) token ids); left-padded inputs."""
+        with phases("prefill"):
+            out = self._prefill(ids, mask)
+            token = out.logits[:, -1].argmax(-1, keepdim=True)
+            tokens = [token.tolist()]
+        first = time.perf_counter()
+        with phases("decode"):
+            for _ in range(self.output_tokens - 1):
+                mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=-1)
+                out = self._next(token, mask, out)
+                token = out.logits[:, -1].argmax(-1, keepdim=True)
+                # A server streams each token, so each is moved off the device when it is made.
+                tokens.append(token.tolist())
+        return first, [[step[row][0] for step in tokens] for row in range(len(ids))]
+
+    def offline(self, indices: Sequence[int]) -> dict[str, Any]:
+        """A batch of prompts, padded on the left, decoded in step."""
+        ids, mask = pad_left([self.prompt_ids(i) for i in indices], self.pad, self.device)
+        _, tokens = self._greedy(ids, mask, NullPhases())
+        return {"output_tokens": sum(map(len, tokens))}
+
+
+def _stopped(made: list[torch.Tensor], done: torch.Tensor, ended: Ended | None) -> torch.Tensor:
+    """(rows,) whether rows that are not done hold a text that ends them."""
+    if ended is None:
+        return done
+    open_rows = torch.nonzero(~done).flatten()
+    found = ended(torch.stack(made, 1)[open_rows].tolist())
+    stopped = torch.zeros_like(done)
+    stopped[open_rows] = torch.tensor(found, dtype=torch.bool, device=done.device)
+    return stopped

@@ -1,0 +1,157 @@
+"""What a cell does beside its own measurement so that formats can be compared: the reference is
+scored again in other batches, keeps its next-token distributions, and others are held against
+them. Runs in a worker, after all that is timed."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from precision_explorer.errors import ModelError
+from precision_explorer.models.adapter import Adapter, Item, other_batches
+from precision_explorer.models.distributions import (
+    Batches,
+    Head,
+    Kept,
+    compare,
+    first_items,
+    items_hash,
+    keep,
+    narrower,
+)
+from precision_explorer.records import canonical_hash
+from precision_explorer.records.record import KeptDistributions, Positions, Repeat
+
+if TYPE_CHECKING:
+    from precision_explorer.runner.session import Session
+
+Json = dict[str, Any]
+
+
+def score_again(session: Session, request: Json) -> tuple[Json, list[Json]]:
+    """({"noise": ...}, rows): every example once more, in other batches and in another order."""
+    adapter = session.adapter = session._adapter(request)
+    start = time.perf_counter()
+    with torch.inference_mode():
+        items = adapter.items()
+        frozen = session._batches(request, items)
+        batches = other_batches([len(i.ids) for i in items], frozen, session.request["seed"])
+        answers = session._score(items, batches, "noise")
+    rows = adapter.rows(items, answers)
+    noise = Repeat(
+        seconds=time.perf_counter() - start,
+        examples=len(rows),
+        batches=len(batches),
+        batch_plan_hash=canonical_hash(batches),
+    )
+    return {"noise": noise.model_dump()}, rows
+
+
+def keep_distributions(session: Session, request: Json) -> tuple[Json, bytes]:
+    """({"kept": ...}, Arrow): the distributions of the reference at the first positions."""
+    adapter = session.adapter = session._adapter(request)
+    start = time.perf_counter()
+    eagerly = session.compiled.eagerly if session.compiled else contextlib.nullcontext
+    with torch.inference_mode():
+        items = _first(adapter)
+        plan = _Plan(session, request)
+        kept = keep(session.model, adapter, items, plan, Path(session.request["path"]), eagerly)
+    answer = KeptDistributions(
+        method="states" if kept.head else "log-probabilities",
+        positions=len(kept.rows),
+        items=len(kept.items),
+        items_hash=items_hash(kept.items),
+        bytes=kept.rows.nbytes,
+        head=kept.head.__dict__ if kept.head else None,
+        error=kept.error if kept.error is not None and math.isfinite(kept.error) else None,
+        why=kept.why,
+        seconds=time.perf_counter() - start,
+    )
+    return {"kept": answer.model_dump()}, _pack(kept)
+
+
+def compare_distributions(session: Session, request: Json) -> tuple[Json, list[Json]]:
+    """({"positions": ...}, rows): KL to the kept reference and whether the top token is the same.
+
+    ``reference``: the cell that kept them, ``kept``: what it answered, ``kept_rows``: its rows'
+    file. The reference itself is compared in other batches than it was kept in: its noise floor.
+    """
+    adapter = session.adapter = session._adapter(request)
+    kept = KeptDistributions.model_validate(request["kept"])
+    start = time.perf_counter()
+    with torch.inference_mode():
+        items = _first(adapter)[: kept.items]
+        if items_hash(items) != kept.items_hash:
+            raise ModelError(
+                "the examples are other tokens than those that the reference kept; run the sweep "
+                "again with another --out"
+            )
+        plan = _Plan(session, request)
+        batches = plan(items)
+        if request["is_reference"]:
+            lengths = [len(item.ids) for item in items]
+            batches = other_batches(lengths, batches, session.request["seed"])
+        rows = compare(
+            adapter,
+            items,
+            batches,
+            _unpack(Path(request["kept_rows"])),
+            Head(**kept.head) if kept.head else None,
+            Path(session.request["path"]),
+            session.device,
+        )
+    for row in rows:
+        row["id"] = request["examples"][row.pop("example")]["id"]
+    positions = Positions(
+        reference=request["reference"],
+        positions=len(rows),
+        seconds=time.perf_counter() - start,
+    )
+    return {"positions": positions.model_dump()}, rows
+
+
+def _first(adapter: Adapter) -> list[Item]:
+    items = first_items(adapter.items())
+    if not items:
+        raise ModelError("the task scores no next-token distribution; nothing to compare")
+    return items
+
+
+class _Plan:
+    """The frozen plan over some items, with bounded logits at a time."""
+
+    def __init__(self, session: Session, request: Json) -> None:
+        self.session, self.request = session, request
+
+    def __call__(self, items: Sequence[Item]) -> Batches:
+        vocabulary = self.session.model.config.get_text_config().vocab_size
+        batches = self.session._batches(self.request, list(items))
+        return narrower(batches, items, vocabulary)
+
+
+def _pack(kept: Kept) -> bytes:
+    """The rows as an Arrow stream of one column."""
+    import pyarrow as pa
+
+    rows = np.ascontiguousarray(kept.rows)
+    flat = pa.array(rows.reshape(-1))
+    table = pa.table({"values": pa.FixedSizeListArray.from_arrays(flat, rows.shape[1])})
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    return sink.getvalue().to_pybytes()
+
+
+def _unpack(path: Path) -> np.ndarray:
+    """(positions, width) as `_pack` wrote it, mapped from its file."""
+    import pyarrow as pa
+
+    column = pa.ipc.open_stream(pa.memory_map(str(path))).read_all()["values"].combine_chunks()
+    return column.flatten().to_numpy().reshape(len(column), -1)

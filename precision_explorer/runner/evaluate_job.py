@@ -1,0 +1,213 @@
+"""Metrics of the `evaluate` library, computed from stored answers in a process of their own: its
+import takes seconds and half a gigabyte, and a module is somebody's Python. No torch here."""
+
+from __future__ import annotations
+
+import inspect
+import math
+import os
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from precision_explorer.errors import StoreError, TaskError
+from precision_explorer.records import canonical_hash
+from precision_explorer.runner.answers import Answers, answers_of
+from precision_explorer.stats import resample_counts
+from precision_explorer.store import RunFolder
+
+# Resamples of an interval, and the seconds that they may take for one cell and metric. With fewer
+# than the least number there is none: each end of a 95 % interval by percentiles would rest on two
+# values or fewer.
+DRAWS = 1000
+_LEAST_DRAWS = 100
+_DRAW_SECONDS = 20.0
+
+
+def run(request: dict[str, Any], progress: Any) -> tuple[dict[str, Any], bytes]:
+    """{"cells": {cell_id: {label: score}}}, a score as in `records.AddedScore`.
+
+    `request`: ``run`` (folder), ``metrics`` (label, source, local, key, module, direction each),
+    ``cells`` (cell_id, kind, seed, places of its metrics in ``metrics``), ``online``. A metric that
+    can't be loaded or computed is answered as an error, one line.
+    """
+    folder = RunFolder(Path(request["run"]).absolute())
+    with tempfile.TemporaryDirectory(prefix="precision-explorer-") as scratch:
+        _set_up(scratch, request)
+        loaded = [_load(m, scratch) for m in request["metrics"]]
+        todo = [(cell, loaded[place]) for cell in request["cells"] for place in cell["metrics"]]
+        found: dict[str, dict[str, Any]] = {}
+        for done, (cell, metric) in enumerate(todo):
+            progress("evaluate", done, len(todo))
+            found.setdefault(cell["cell_id"], {})[metric["label"]] = _score(folder, cell, metric)
+        progress("evaluate", len(todo), len(todo))
+        # The library's temporary files lie in `scratch`.
+        os.chdir("/")
+    return {"cells": found}, b""
+
+
+def _set_up(scratch: str, request: dict[str, Any]) -> None:
+    """What the library reads when it is imported. The working folder is an empty one, since it
+    takes a folder there for a metric of the same name."""
+    online = request["online"] and any(not m["local"] for m in request["metrics"])
+    for name in ("HF_HUB_OFFLINE", "HF_EVALUATE_OFFLINE"):
+        os.environ[name] = "0" if online else "1"
+    os.environ["HF_UPDATE_DOWNLOAD_COUNTS"] = "0"
+    if all(m["local"] for m in request["metrics"]):
+        # No module of the user's cache is taken for one that was given, and none is left there.
+        os.environ["HF_MODULES_CACHE"] = str(Path(scratch) / "modules")
+    empty = Path(scratch) / "empty"
+    empty.mkdir()
+    os.chdir(empty)
+
+
+def _load(metric: dict[str, Any], scratch: str) -> dict[str, Any]:
+    """`metric` with its ``loaded`` module and ``version``, or with an ``error``."""
+    import evaluate
+
+    found = metric | {"version": f"evaluate {evaluate.__version__}", "error": None}
+    try:
+        module = evaluate.load(metric["source"], keep_in_memory=True, cache_dir=scratch)
+    except Exception as error:
+        return found | {"error": _why_not_loaded(metric, error)}
+    return found | {"loaded": module, "module": metric["module"] or _source_hash(module)}
+
+
+def _why_not_loaded(metric: dict[str, Any], error: Exception) -> str:
+    if isinstance(error, ImportError) or metric["local"]:
+        return f"{metric['label']} can't be loaded ({_line(error)}); correct or install it"
+    return (
+        f"{metric['label']} can't be fetched and is not in the cache ({_line(error)}); run it "
+        "where the hub can be reached and HF_HUB_OFFLINE is not set, or give the path of a local "
+        "module"
+    )
+
+
+def _source_hash(module: Any) -> str:
+    """16 hex digits of the script that was fetched."""
+    script = inspect.getsourcefile(type(module))
+    return canonical_hash(Path(script).read_text(encoding="utf8") if script else "")
+
+
+def _score(folder: RunFolder, cell: dict[str, Any], metric: dict[str, Any]) -> dict[str, Any]:
+    answer: dict[str, Any] = {
+        "value": None,
+        "by": metric["version"],
+        "module": metric["module"],
+        "higher_is_better": metric["direction"],
+        "error": metric["error"],
+    }
+    if metric["error"] is not None:
+        return answer
+    try:
+        columns = folder.read_samples(cell["cell_id"], "example")
+        answers = answers_of(cell["kind"], columns)
+        return answer | _computed(metric, answers, columns.get("group"), cell["seed"])
+    except (TaskError, StoreError) as error:
+        return answer | {"error": str(error)}
+    except Exception as error:
+        text = f"{metric['label']} failed on these answers ({_line(error)})"
+        return answer | {"error": text}
+
+
+def _computed(
+    metric: dict[str, Any], answers: Answers, groups: Sequence[Any] | None, seed: int
+) -> dict[str, Any]:
+    """The score and its values on resampled examples."""
+    module = metric["loaded"]
+    predictions, references = answers.fitting(module.features)
+    results = numbers_in(module.compute(predictions=predictions, references=references))
+    key = _key(metric, results)
+    # Most of a call is the library's encoding of its inputs, which are in their types already: what
+    # the module itself computes is called for resamples, if it gives the same score.
+    direct = _tried(module._compute, predictions, references) == results
+    call = module._compute if direct else module.compute
+
+    def score(picked: Sequence[int]) -> float:
+        drawn = [predictions[i] for i in picked], [references[i] for i in picked]
+        return numbers_in(call(predictions=drawn[0], references=drawn[1]))[key]
+
+    draws = _draws(score, _units(groups, len(predictions)), seed)
+    return {
+        "value": results[key],
+        "results": results,
+        "draws": draws,
+        "draws_of": DRAWS if draws else 0,
+        "seed": seed,
+    }
+
+
+def numbers_in(result: Any) -> dict[str, float]:
+    """The finite numbers that a metric returned, by name; TaskError where it returned none."""
+    items = result.items() if isinstance(result, dict) else ()
+    found = {}
+    for name, value in items:
+        try:
+            number = float(value)
+        except (TypeError, ValueError):
+            continue  # A list of one value per example, or text.
+        if math.isfinite(number):
+            found[str(name)] = number
+    if not found:
+        raise TaskError("the metric returned no finite number for these answers")
+    return found
+
+
+def _key(metric: dict[str, Any], results: dict[str, float]) -> str:
+    """Which of its numbers is the score."""
+    name = metric["label"].partition(":")[2].partition("#")[0].rsplit("/", 1)[-1]
+    wanted = metric["key"] or (name if name in results else None)
+    if wanted is None and len(results) == 1:
+        return next(iter(results))
+    if wanted not in results:
+        raise TaskError(
+            f"{metric['label']} returns {', '.join(results)}; name one of them, as in "
+            f"{metric['label'].partition('#')[0]}#{next(iter(results))}"
+        )
+    return wanted
+
+
+def _units(groups: Sequence[Any] | None, n: int) -> list[list[int]]:
+    """What is resampled: single examples, or whole groups in sorted order of their labels, as
+    `stats.group_sums` has them."""
+    if groups is None or all(g is None for g in groups):
+        return [[i] for i in range(n)]
+    members: dict[str, list[int]] = {}
+    for i, group in enumerate(groups):
+        members.setdefault(str(group), []).append(i)
+    return [members[label] for label in sorted(members)]
+
+
+def _tried(call: Callable[..., Any], predictions: Any, references: Any) -> dict[str, float]:
+    try:
+        return numbers_in(call(predictions=predictions, references=references))
+    except Exception:
+        return {}
+
+
+def _draws(
+    score: Callable[[Sequence[int]], float], units: list[list[int]], seed: int
+) -> list[float]:
+    """The score on the first resamples of `units`, as many of `DRAWS` as there is time for; none
+    where one of them has no score."""
+    values: list[float] = []
+    began = time.perf_counter()
+    for counts in resample_counts(len(units), DRAWS, seed):
+        took = time.perf_counter() - began
+        hopeless = len(values) == 1 and took * _LEAST_DRAWS > _DRAW_SECONDS
+        if hopeless or took > _DRAW_SECONDS:
+            break
+        picked = [i for unit, count in zip(units, counts, strict=True) for i in unit * int(count)]
+        try:
+            values.append(score(picked))
+        except (TaskError, KeyError):
+            return []
+    return values if len(values) >= _LEAST_DRAWS else []
+
+
+def _line(error: Exception) -> str:
+    """An error of somebody's code in one short line."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return f"{type(error).__name__}: {lines[0][:200]}"

@@ -1,0 +1,163 @@
+"""Metrics again from a run's stored answers: no model, no torch. What was measured stays as it is;
+further scores are stored beside it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from precision_explorer import __version__
+from precision_explorer.errors import PrecisionExplorerError, StoreError, UsageError, unknown_name
+from precision_explorer.records import AddedScore, CellRecord
+from precision_explorer.runner.manager import OnEvent
+from precision_explorer.runner.scoring import CellToScore, add_scores, score_cells
+from precision_explorer.store import RunFolder, read_run
+from precision_explorer.tasks import (
+    KINDS,
+    ExternalMetric,
+    check_allowed,
+    external_metric,
+    is_external,
+    scores,
+)
+
+# Sums differ in their last digits between machines and versions of numpy.
+_SAME = 1e-9
+
+
+@dataclass(frozen=True)
+class Rescored:
+    """One metric of one cell. `stored` is None for one that the cell did not have; `value` None
+    where it could not be computed, `problem` says why."""
+
+    record: CellRecord
+    metric: str
+    stored: float | None
+    value: float | None
+    problem: str | None = None
+
+    @property
+    def differs(self) -> bool:
+        """Whether the stored score is not the one that its answers give."""
+        if self.stored is None or self.value is None:
+            return False
+        return not math.isclose(self.stored, self.value, rel_tol=_SAME, abs_tol=_SAME)
+
+
+def rescore(
+    path: Path,
+    metrics: tuple[str, ...],
+    higher_is_better: bool | None,
+    allowed: tuple[str, ...],
+    on_event: OnEvent,
+) -> list[Rescored]:
+    """Every built-in metric that the run's cells were scored by, computed again; and `metrics`,
+    which are stored: built-in ones for the tasks that they fit, those of `evaluate` with
+    `higher_is_better`.
+
+    UsageError for a metric that fits no cell, StoreError where `path` is no run; a cell that can't
+    be read is answered with its problem. The folder's lock is held.
+    """
+    folder, sweep = read_run(path)
+    records = _finished(folder, sweep)
+    external = [external_metric(m, Path.cwd()) for m in metrics if is_external(m)]
+    check_allowed(external, allowed)
+    own = tuple(dict.fromkeys(m for m in metrics if not is_external(m)))
+    _check_fit(own, records)
+    folder.open()
+    try:
+        found = [one for record in records for one in _own(folder, record, own)]
+        found += _external(folder, records, external, higher_is_better, on_event)
+        folder.write_manifest()
+    finally:
+        folder.close()
+    return found
+
+
+def _finished(folder: RunFolder, sweep: dict[str, Any]) -> list[CellRecord]:
+    records = (folder.read_record(cell["cell_id"]) for cell in sweep["plan"]["cells"])
+    found = [r for r in records if r is not None and r.measurements.quality and r.status == "ok"]
+    if not found:
+        raise StoreError(f"{folder.path} holds no scored cell; run the sweep again")
+    return found
+
+
+def _check_fit(own: tuple[str, ...], records: list[CellRecord]) -> None:
+    kinds = dict.fromkeys(record.cell.task.kind for record in records)
+    known = dict.fromkeys(metric for kind in kinds for metric in KINDS[kind].metrics)
+    for metric in own:
+        if metric not in known:
+            text = unknown_name(f"metric of {', '.join(kinds)}", metric, known)
+            raise UsageError(f"{text}; or give evaluate: and a path")
+
+
+def _own(folder: RunFolder, record: CellRecord, more: tuple[str, ...]) -> list[Rescored]:
+    """The cell's own metrics and those of `more` that fit its kind, which are stored."""
+    kind, quality = record.cell.task.kind, record.measurements.quality
+    assert quality is not None
+    wanted = [m for m in KINDS[kind].metrics if m in quality.scores or m in more]
+    try:
+        columns = folder.read_samples(record.cell_id, "example")
+        rows = _rows(columns)
+    except StoreError as error:
+        return [Rescored(record, m, quality.scores.get(m), None, str(error)) for m in wanted]
+    found = []
+    for metric in wanted:
+        stored = quality.scores.get(metric)
+        try:
+            value = scores(kind, [metric], rows)[metric]
+        except PrecisionExplorerError as error:
+            found.append(Rescored(record, metric, stored, None, str(error)))
+            continue
+        found.append(Rescored(record, metric, stored, value))
+    _store(folder, record, found)
+    return found
+
+
+def _rows(columns: dict[str, list[Any]]) -> list[dict[str, Any]]:
+    count = len(next(iter(columns.values()), []))
+    return [{name: values[i] for name, values in columns.items()} for i in range(count)]
+
+
+def _store(folder: RunFolder, record: CellRecord, found: list[Rescored]) -> None:
+    added = {
+        one.metric: AddedScore(value=one.value, by=f"precision-explorer {__version__}")
+        for one in found
+        if one.stored is None and one.value is not None
+    }
+    if added:
+        add_scores(folder, record.cell_id, added)
+
+
+def _external(
+    folder: RunFolder,
+    records: list[CellRecord],
+    metrics: list[ExternalMetric],
+    direction: bool | None,
+    on_event: OnEvent,
+) -> list[Rescored]:
+    if not metrics:
+        return []
+    before = {r.cell_id: _values(folder, r) for r in records}
+    cells = [
+        CellToScore(r.cell_id, r.cell.task.kind, r.cell.seed, tuple(metrics), direction)
+        for r in records
+    ]
+    failed = score_cells(folder, cells, on_event)
+    found = []
+    for record in records:
+        now = folder.read_scores(record.cell_id)
+        for metric in metrics:
+            score = now.metrics.get(metric.label) if now else None
+            problem = score.error if score else "; ".join(failed)
+            value = score.value if score else None
+            stored = before[record.cell_id].get(metric.label)
+            found.append(Rescored(record, metric.label, stored, value, problem))
+    return found
+
+
+def _values(folder: RunFolder, record: CellRecord) -> dict[str, float | None]:
+    scores_before = folder.read_scores(record.cell_id)
+    return {n: s.value for n, s in scores_before.metrics.items()} if scores_before else {}

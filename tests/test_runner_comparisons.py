@@ -1,0 +1,212 @@
+"""Comparisons in a sweep: when they are taken, what is resumed, and what one that fails costs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+from precision_explorer.formats import Support
+from precision_explorer.plan.spec import make_spec
+from precision_explorer.runner import sweep
+from precision_explorer.runner.comparisons import Comparisons
+from precision_explorer.runner.local import Executor
+from precision_explorer.runner.manager import Event, WorkerError
+from precision_explorer.runner.sweep import prepare_sweep, run_folder, run_sweep
+from precision_explorer.table import build
+from tests.test_models_causal_lm import BOTH, CORPUS, llama, tokenizer
+
+DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def probed():
+    """The device's answer, without its dry runs."""
+
+    def answer(facts: Any, formats: list[str], *rest: Any) -> dict[str, Support]:
+        recipe = {"kernel": "torch", "library": "torch"}
+        return {
+            name: Support(name, "native", "a unit", recipe | {"compute_dtype": DTYPES[name]})
+            for name in formats
+        }
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sweep, "probe", answer)
+        yield
+
+
+@pytest.fixture(scope="module")
+def given(tmp_path_factory, quick_workload) -> dict[str, Any]:
+    """A tiny language model on nine documents."""
+    folder = tmp_path_factory.mktemp("comparisons")
+    llama().save_pretrained(folder / "model")
+    tokenizer(**BOTH).save_pretrained(folder / "model")
+    texts = [text[k:] for text in CORPUS for k in (0, 5, 12)]
+    (folder / "test.jsonl").write_text("".join(json.dumps({"text": t}) + "\n" for t in texts))
+    card = {
+        "name": "lines", "version": 1, "kind": "language-modeling", "max_length": 32,
+        "data": {"path": "test.jsonl"}, "columns": {"text": "text"},
+        "metrics": ["token_perplexity"],
+    }  # fmt: skip
+    (folder / "task.yaml").write_text(yaml.safe_dump(card))
+    return {
+        "model": (str(folder / "model"),), "task": (str(folder),), "formats": ("fp32", "bf16"),
+        "device": "cpu", "threads": 1, "batch_size": (1,), "workload": str(quick_workload),
+        "out": str(folder / "run"),
+    }  # fmt: skip
+
+
+def prepared(given: dict[str, Any], **more: Any) -> Any:
+    return prepare_sweep(make_spec(given | more), lambda event: None)
+
+
+def phases(events: list[Event]) -> set[str]:
+    return {e.data["phase"] for e in events if e.name == "progress"}
+
+
+@pytest.fixture(scope="module")
+def resumed(given) -> SimpleNamespace:
+    """A sweep interrupted while the reference was scored a second time, and run again."""
+
+    def interrupt(event: Event) -> None:
+        if event.name == "progress" and event.data["phase"] == "noise":
+            raise KeyboardInterrupt
+
+    found = prepared(given)
+    cells = {planned.cell.format: planned.cell_id for planned in found.plan.cells}
+    with pytest.raises(KeyboardInterrupt):
+        run_sweep(found, interrupt)
+    before = run_folder(found).read_record(cells["fp32"])
+    events: list[Event] = []
+    folder, tally = run_sweep(prepared(given), events.append)
+    return SimpleNamespace(
+        folder=folder,
+        cells=cells,
+        before=before,
+        tally=tally,
+        events=events,
+        records={name: folder.read_record(cell_id) for name, cell_id in cells.items()},
+    )
+
+
+def test_an_interrupt_in_the_second_pass_costs_nothing_that_was_measured(resumed):
+    assert resumed.before.status == "ok"
+    assert resumed.before.measurements.noise is None
+    record = resumed.records["fp32"]
+    assert record.measurements.latency == resumed.before.measurements.latency
+    assert record.measurements.quality == resumed.before.measurements.quality
+    assert "resumed" not in {caution.id for caution in record.cautions}
+    assert (resumed.tally.ran, resumed.tally.reused, resumed.tally.failed) == (1, 1, 0)
+
+
+def test_only_the_reference_is_scored_again_and_keeps_its_distributions(resumed):
+    reference, other = (resumed.records[name].measurements for name in ("fp32", "bf16"))
+    assert reference.noise.examples == 9
+    assert reference.noise.batch_plan_hash != reference.quality.batch_plan_hash
+    assert reference.kept.method == "states"
+    assert reference.kept.head["key"] == "lm_head.weight"
+    assert other.noise is other.kept is None
+    assert reference.positions.reference == other.positions.reference == resumed.cells["fp32"]
+    assert reference.positions.positions == other.positions.positions == reference.kept.positions
+    assert not reference.not_compared
+    assert not other.not_compared
+
+
+def test_the_samples_hold_a_row_per_example_repeat_and_position(resumed):
+    read = resumed.folder.read_samples
+    first, again = (read(resumed.cells["fp32"], kind) for kind in ("example", "repeat"))
+    assert again["id"] == first["id"]
+    assert again["loss"] == pytest.approx(first["loss"], rel=1e-5)
+    assert read(resumed.cells["bf16"], "repeat")["id"] == []
+    positions = read(resumed.cells["bf16"], "position")
+    assert len(positions["kl"]) == sum(first["tokens"])
+    assert list(dict.fromkeys(positions["id"])) == first["id"]
+    assert len(read(resumed.cells["bf16"], "request")["id"]) >= 5
+
+
+def test_the_table_shows_divergence_and_its_floor(resumed, given):
+    table = build([Path(given["out"])])
+    reference, other = table.rows
+    assert other["kl_mean"] > 1e-7
+    rows = resumed.folder.read_samples(resumed.cells["bf16"], "position")
+    assert other["kl_mean"] == pytest.approx(np.mean(rows["kl"]))
+    assert other["kl_p99"] == pytest.approx(np.quantile(rows["kl"], 0.99))
+    assert other["same_top"] == pytest.approx(np.mean(rows["same_top"]))
+    assert other["kl_note"] is None
+    assert 0 <= reference["noise_floor_kl"] == other["noise_floor_kl"] < 1e-9
+    assert reference["kl_mean"] is None
+    assert other["noise_floor_flips"] is None
+    assert reference["noise_floor_delta"] == other["noise_floor_delta"]
+    assert other["perplexity_ratio"] == pytest.approx(other["quality"] / reference["quality"])
+
+
+def test_a_format_that_is_added_uses_what_the_reference_kept(resumed, given):
+    events: list[Event] = []
+    more = prepared(given, formats=("fp32", "bf16", "fp16"))
+    folder, tally = run_sweep(more, events.append)
+    assert [e.data["format"] for e in events if e.name == "start"] == ["fp16"]
+    assert (tally.ran, tally.reused) == (1, 2)
+    assert not phases(events) & {"noise", "keep"}
+    row = build([folder.path]).rows[-1]
+    assert row["format"] == "fp16"
+    assert 0 < row["kl_mean"] < 1e-2
+
+
+def test_a_comparison_that_fails_costs_itself_alone_and_is_not_tried_again(
+    tmp_path, given, resumed
+):
+    found = prepared(given)
+    planned = next(c for c in found.plan.cells if c.cell.format == "fp32")
+    folder, cell_id = resumed.folder, planned.cell_id
+    part = folder.part_path(cell_id, "noise").with_suffix(".json")
+    stored = part.read_bytes()
+    part.unlink()
+    notes: list[Event] = []
+    executor = Executor(
+        found.spec, found.plan, found.facts, found.environment, folder, notes.append
+    )
+    assert [ask.part for ask in executor.comparisons.lacking(planned)] == ["noise"]
+
+    class Failing:
+        process = SimpleNamespace(is_alive=lambda: True)
+        killed = False
+
+        def ask(self, request: dict[str, Any], deadline: float) -> Any:
+            raise WorkerError({"message": "out of memory", "kind": "X"})
+
+        def kill(self) -> None:
+            self.killed = True
+
+    worker: Any = Failing()
+    executor._compare(worker, planned, compiled=True)
+    assert worker.killed
+    record = folder.read_record(cell_id)
+    assert record.status == "ok"
+    assert record.measurements.noise is None
+    assert record.measurements.not_compared == {"noise": "out of memory"}
+    assert record.measurements.kept is not None
+    assert [e.name for e in notes] == ["compare", "note"]
+    assert "out of memory" in notes[1].data["text"]
+    assert executor.comparisons.lacking(planned) == []
+    (row, other) = build([folder.path]).rows[:2]
+    assert row["noise_floor_delta"] is other["noise_floor_delta"] is None
+    part.write_bytes(stored)
+    executor.comparisons.join(planned)
+    assert folder.read_record(cell_id).measurements.noise is not None
+
+
+def test_what_was_held_against_another_reference_is_taken_again(given, resumed):
+    found = prepared(given, reference="bf16")
+    comparisons = Comparisons(found.spec, found.plan, resumed.folder)
+    cells = {c.cell.format: c for c in found.plan.cells}
+    # Until bf16 has kept its distributions, fp32 can't be held against them.
+    assert [a.part for a in comparisons.lacking(cells["bf16"])] == ["noise", "kept"]
+    assert comparisons.lacking(cells["fp32"]) == []
+    rows = build([resumed.folder.path], {"reference": "bf16"}).rows
+    assert rows[0]["kl_mean"] is None
+    assert rows[0]["kl_note"] == "held against another reference"
