@@ -29,7 +29,7 @@ def command() -> int:
         of_hub.add_column(heading, overflow="fold")
     for name in hub_cards():
         card = load_card(name).card
-        cells = (card.name, card.kind, str(card.data.hub), card.metrics[0], card.source)
-        of_hub.add_row(*(escape(cell) for cell in cells))
+        found = (card.name, card.kind, str(card.data.hub), card.metrics[0], card.source)
+        of_hub.add_row(*(escape(cell) for cell in found))
     console().print(of_hub)
     return 0
