@@ -135,7 +135,8 @@ def _bootstrap_columns(
     drawn_a, drawn_b = draws_of(units_a, finish, counts), draws_of(units_b, finish, counts)
     deltas = drawn_b - drawn_a
     if not reference.is_share:
-        deltas = deltas / np.abs(drawn_a)
+        # A rank correlation may be 0, and then the difference counts as it is.
+        deltas = deltas / np.where(drawn_a == 0, 1.0, np.abs(drawn_a))
     oriented = deltas if reference.higher_is_better else -deltas
     verdict = verdict_for_bootstrap(oriented, budget, len(a))
     return {
