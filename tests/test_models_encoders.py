@@ -187,6 +187,17 @@ def test_the_answer_is_the_best_span_of_all_windows(folders):
     assert single == together == [row["prediction"] for row in rows]
 
 
+def test_items_of_one_adapter_serve_another(folders):
+    """As numerics does, which runs two models on the same items."""
+    items = adapter(folders, "extractive-qa", ASKED).items()
+    first, second = (adapter(folders, "extractive-qa", ASKED) for _ in range(2))
+    with torch.inference_mode():
+        assert first.score(items[:2]) == second.score(items[:2])
+        scores = first.scores(items[:2])
+    assert scores.shape == (4, 40)
+    assert (scores[0, :2] == -1e4).all()
+
+
 def test_a_question_that_fills_the_window_is_told(folders):
     example = ASKED[0] | {"text": "who is it that is in rome now, and why?"}
     with pytest.raises(TaskError, match="example a: the question leaves"):
