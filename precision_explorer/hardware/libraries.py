@@ -27,6 +27,8 @@ LIBRARIES = (
     "scikit-learn",
     "numpy",
     "scipy",
+    "rouge-score",
+    "sacrebleu",
     "triton",
     "nvidia-ml-py",
     "precision-explorer",

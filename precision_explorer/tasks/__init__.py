@@ -25,7 +25,7 @@ from precision_explorer.tasks.metrics import (
     unparsed,
     zero_one_column,
 )
-from precision_explorer.tasks.text_metrics import answer_columns, signatures
+from precision_explorer.tasks.text_metrics import answer_columns, metric_libraries, signatures
 
 __all__ = [
     "KINDS",
@@ -48,6 +48,7 @@ __all__ = [
     "extract",
     "load_calibration",
     "load_card",
+    "metric_libraries",
     "prepare",
     "scores",
     "signatures",
