@@ -17,7 +17,13 @@ from precision_explorer.models.shipped import not_shipped, shipped_support
 from precision_explorer.plan.spec import SweepSpec
 from precision_explorer.records import Caution, Cell
 from precision_explorer.stats.sequential import ALPHA_END, ALPHA_LOOKS, FIRST_LOOK
-from precision_explorer.tasks import KINDS, PreparedTask, label_ids, without_calibration
+from precision_explorer.tasks import (
+    KINDS,
+    PreparedTask,
+    label_ids,
+    metric_libraries,
+    without_calibration,
+)
 from precision_explorer.workload import Workload
 
 # How the numbers come about, beyond the workload's own rules: part of each cell's method.
@@ -152,7 +158,8 @@ def expand(
     by its name and by its path, say) is taken once. `compiled`: by runtime, the support of those
     formats for which it differs from the eager one's in `supports`.
 
-    Raises ModelError or TaskError where a model has no head or no labels for a task.
+    Raises ModelError or TaskError where a model has no head or no labels for a task, or where a
+    metric's library is missing.
     """
     cells: dict[str, PlannedCell] = {}
     for ref in refs:
@@ -163,6 +170,7 @@ def expand(
             labels = label_ids(task.card, task.examples, ref.id2label)
             for runtime in spec.runtime:
                 tools, missing = _tools(runtime, facts, versions)
+                tools = tools | metric_libraries(task.card.metrics, versions)
                 own = supports | (compiled or {}).get(runtime, {})
                 for format_id in formats_of(spec, ref):
                     support = _calibrated(_support(format_id, ref, facts, own), task)
