@@ -3,7 +3,6 @@ where it is not installed; `scripts/test.sh` installs it."""
 
 import json
 import math
-import os
 import random
 
 import pytest
@@ -15,27 +14,30 @@ from precision_explorer.measure import NullPhases
 from precision_explorer.models.adapter import plan_batches
 from precision_explorer.models.adapters import make_adapter
 from precision_explorer.models.causal_lm import LanguageModeling, MultipleChoice
-from precision_explorer.tasks import prepare_harness, scores, sufficient, zero_one_column
+from precision_explorer.tasks import harness as harness_tasks
+from precision_explorer.tasks import (
+    harness_child,
+    prepare_harness,
+    scores,
+    sufficient,
+    zero_one_column,
+)
 from tests.test_models_causal_lm import BOTH, llama, one_thread, tokenizer  # noqa: F401
 
 lm_eval = pytest.importorskip("lm_eval", reason="needs the extra lm-eval")
+ASK = harness_tasks._ask
 PLAN = {"max_tokens": 600, "max_items": 4}
-WORDS = [
-    "the",
-    "film",
-    "was",
-    "good",
-    "bad",
-    "very",
-    "quiet",
-    "music",
-    "weather",
-    "tomorrow",
-    "nobody",
-    "asked",
-    "café",
-    "naïve",
-]
+WORDS = ["the", "film", "was", "good", "bad", "very", "quiet", "music", "nobody", "café", "naïve"]
+
+
+@pytest.fixture(autouse=True)
+def in_this_process(monkeypatch):
+    """A process of its own takes seconds to import the library."""
+
+    def ask(found):
+        return harness_child.answer(found)["tasks"]
+
+    monkeypatch.setattr(harness_tasks, "_ask", ask)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -209,7 +211,10 @@ def test_choices_score_as_in_the_harness_and_as_by_our_own_kind(tmp_path, model)
 
 
 def test_metrics_of_two_classes_score_as_in_the_harness(tmp_path, model):
-    rows = [q | {"options": q["options"][:2], "answer": q["answer"] % 2} for q in questions()]
+    rows = [
+        q | {"options": q["options"][:: 1 if i % 3 else -1][:2], "answer": q["answer"] % 2}
+        for i, q in enumerate(questions())
+    ]
     metrics = {"metric_list": [{"metric": m} for m in ("f1", "acc")]}
     path = write(tmp_path, "two", rows, **(CHOICE | metrics))
     results, _ = harness(path, *model)
@@ -382,9 +387,6 @@ def test_errors_in_one_line(tmp_path, monkeypatch):
     bad = tmp_path / "bad.yaml"
     bad.write_text("task: [")
     assert "no valid YAML" in refused(bad)
-    hub = write(tmp_path, "hub", questions(2), **CHOICE)
-    hub.write_text(hub.read_text().replace("dataset_path: json", "dataset_path: nobody/nothing"))
-    assert "can't reach the hub for the data" in refused(hub)
     missing = write(tmp_path, "column", questions(2), **(CHOICE | {"doc_to_target": "{{label}}"}))
     assert "lm-eval:column.yaml can't be made" in refused(missing)
     with pytest.raises(UsageError, match="names no task"):
@@ -429,10 +431,15 @@ def test_a_metric_of_fractions_is_no_share_of_zeros_and_ones():
         sufficient("lm-eval:bleu", rows)
 
 
-def test_nothing_is_asked_of_the_hub_for_local_files(tmp_path, monkeypatch):
-    """A proxy that leads nowhere would make every word to the hub fail."""
+def test_the_library_is_asked_in_a_process_of_its_own(tmp_path, monkeypatch):
+    """A proxy that leads nowhere would make every word to the hub fail; what the task asks of it
+    is told in one line."""
     path = write(tmp_path, "local", questions(2), **CHOICE)
+    monkeypatch.setattr(harness_tasks, "_ask", ASK)
     monkeypatch.delenv("HF_HUB_OFFLINE")
     for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
-        monkeypatch.setitem(os.environ, name, "http://127.0.0.1:9")
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
     assert len(prepare_harness(f"lm-eval:{path}", None, 0, False)[0].examples) == 2
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    path.write_text(path.read_text().replace("dataset_path: json", "dataset_path: nobody/nothing"))
+    assert "can't reach the hub for the data of lm-eval:local.yaml" in refused(path)
