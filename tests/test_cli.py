@@ -310,7 +310,7 @@ def test_every_option_of_the_contract_arrives(spec_of):
         "--cell-timeout", "60", "--price-per-hour", "1.5", "--slo", "p99=200ms",
         "--quality-budget", "2%", "--seed", "7", "--executor", "local", "--revision", "main",
         "--trust-remote-code", "--threads", "2", "--memory-limit", "8GB",
-        "--calibration", "c.jsonl",
+        "--calibration", "c.jsonl", "--allow-metric", "f1", "--allow-metric", "user/bleu",
     )  # fmt: skip
     assert spec.model_dump() == {
         "model": ("demo", "./other"), "task": ("a", "b/task.yaml"), "formats": ("bf16", "fp16"),
@@ -319,6 +319,7 @@ def test_every_option_of_the_contract_arrives(spec_of):
         "price_per_hour": 1.5, "slo": "p99=200ms", "quality_budget": 0.02, "seed": 7,
         "executor": "local", "revision": "main", "trust_remote_code": True, "threads": 2,
         "memory_limit": 8_000_000_000, "calibration": "c.jsonl",
+        "allow_metric": ("f1", "user/bleu"),
     }  # fmt: skip
 
 
