@@ -111,11 +111,11 @@ def _layers(found: Found, width: int) -> Any:
     table = Table(
         title=f"Layers that lose most when quantized alone ({escape(which)})", title_justify="left"
     )
-    table.add_column("layer", overflow="fold")
+    table.add_column("layer", no_wrap=True)
     losses = list(found.layers[0].kl_nats)
     for name in losses:
         table.add_column(f"KL in {name}, nats", justify="right")
-    table.add_column("chosen")
+    table.add_column("chosen", no_wrap=True)
     whole = width >= _WHOLE_WIDTH + _LOSS_WIDTH * len(losses)
     for heading in ("bytes", "time") if whole else ():
         table.add_column(f"{heading}, {base}", justify="right")
