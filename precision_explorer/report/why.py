@@ -142,7 +142,7 @@ def why_section(why: Sequence[Why]) -> WhySection:
         if emulated:
             lines.append(
                 f"Outside the prediction: {listed(emulated)}. Slow software makes the format here, "
-                "and the device's limits are those of its units."
+                "so what bounds it tells nothing of a device that has it."
             )
         lines += [f"No roof for {text}." for text in one.no_roof]
         if one.busy:
