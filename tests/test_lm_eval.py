@@ -489,7 +489,7 @@ def test_a_sweep_scores_documents_in_each_format(tmp_path, folders, quick_worklo
         assert corpus["quality_ci_low"] is corpus["verdict"] is None
         assert corpus["ttft_s"] > 0
     reference, other = (rows["small", "lm-eval:swept", form] for form in ("fp32", "bf16"))
-    results, samples = harness(first, llama(positions=128), tokenizer(**BOTH))
+    _results, samples = harness(first, llama(positions=128), tokenizer(**BOTH))
     (cell,) = [
         c.cell_id for c in prepared.plan.cells
         if (c.ref.name, c.task.card.name, c.cell.format) == ("small", "lm-eval:swept", "fp32")
