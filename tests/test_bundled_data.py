@@ -20,6 +20,8 @@ TASKS = ROOT / "tasks"
 DEMO = ROOT / "precision_explorer" / "models" / "demo"
 SIZES = {"sentiment": 2063, "sentiment-choice": 1285, "news-perplexity": 498}
 CALIBRATION = {"sentiment": 128, "sentiment-choice": 128, "news-perplexity": 64}
+ENCODERS = {"news-retrieval": 496, "news-similarity": 600, "digits": 568}
+DIGITS = ROOT / "precision_explorer" / "models" / "demo-digits"
 KEYS = {
     "name", "version", "kind", "data", "columns", "prompt", "choices", "max_length", "metrics",
     "higher_is_better", "licence", "source", "calibration",
@@ -44,10 +46,12 @@ def maker() -> Iterator[ModuleType]:
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    # Dataclasses look their module up by name.
+    # Dataclasses look their module up by name; it imports its neighbour.
     sys.modules["make_task_data"] = module
+    sys.path.insert(0, str(ROOT / "scripts"))
     spec.loader.exec_module(module)
     yield module
+    sys.path.remove(str(ROOT / "scripts"))
     del sys.modules["make_task_data"]
 
 
@@ -176,3 +180,110 @@ def test_demo_model_loads_and_classifies() -> None:
     assert unknown < 0.001
     plain = tokenizer("A naive, unwatchable film.", add_special_tokens=False)["input_ids"]
     assert tokenizer.decode(plain).replace(" ", "") == "anaive,unwatchablefilm."
+
+
+# -- tasks for encoders and vision models --------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+def test_encoder_cards_and_rows(name: str, maker: ModuleType) -> None:
+    from precision_explorer.tasks import load_calibration, load_card, prepare
+
+    loaded = load_card(str(TASKS / name))
+    assert (TASKS / name / "task.yaml").read_text(encoding="utf-8") == maker.CARDS[name]
+    task = prepare(loaded, None, 0)
+    assert task.identity.n == ENCODERS[name]
+    # Which refuses a text or an image that is test data as well.
+    calibration = load_calibration(loaded, seed=0)
+    assert calibration.n == 64
+    assert len(set(calibration.texts)) > 60
+
+
+def articles(maker: ModuleType) -> dict[int, str]:
+    return {int(row["id"].split("-")[1]): row["text"] for row in _rows("news-perplexity")}
+
+
+def test_queries_are_taken_out_of_their_articles(maker: ModuleType) -> None:
+    whole = articles(maker)
+    corpus = {row["id"]: row["text"] for row in _rows("news-retrieval", "corpus.jsonl")}
+    assert set(corpus) == {f"news-{number}" for number in whole}
+    for row in _rows("news-retrieval"):
+        rest, text = corpus[row["article"]], whole[int(row["article"].split("-")[1])]
+        assert row["query"] in text
+        assert row["query"] not in rest
+        assert len(rest) + len(row["query"]) + 1 == len(text)
+
+
+def test_pairs_are_graded_by_where_they_stand(maker: ModuleType) -> None:
+    whole = articles(maker)
+    rows = _rows("news-similarity")
+    assert Counter(row["grade"] for row in rows) == {0: 200, 1: 200, 2: 200}
+    for row in rows:
+        text = whole[int(row["article"].split("-")[1])]
+        assert row["first"] in text
+        assert (row["second"] in text) == (row["grade"] > 0)
+        neighbours = f"{row['first']} {row['second']}" in text
+        assert neighbours == (row["grade"] == 2)
+
+
+def test_encoder_data_are_made_again_from_the_articles(maker: ModuleType) -> None:
+    """By the script's own rules, from articles whose sentences are known."""
+    encoders = sys.modules["encoder_task_data"]
+    words = ["one", "two", "three", "four", "five", "six", "seven", "eight"]
+    pairs = [(f"{a}_{i}", f"Article {a} sentence {i} " + " ".join(words)) for a in range(3)
+             for i in range(9)]  # fmt: skip
+    news = encoders.articles(pairs[::-1])
+    assert news == encoders.articles(pairs)
+    queries, corpus = encoders.retrieval_examples(news)
+    assert [len(queries), len(corpus)] == [3, 3]
+    for query, document in zip(queries, corpus, strict=True):
+        assert query["query"] not in document["text"]
+    graded = encoders.similarity_examples(news)
+    assert Counter(row["grade"] for row in graded) == {0: 3, 1: 3, 2: 3}
+    for row in graded:
+        first, second = (
+            [int(n) for n in row[k].split() if n.isdigit()] for k in ("first", "second")
+        )
+        same, distance = first[0] == second[0], second[1] - first[1]
+        assert row["grade"] == (0 if not same else 2 if distance == 1 else 1)
+        assert row["grade"] != 1 or abs(distance) >= encoders.FAR
+
+
+def test_digits_are_those_of_scikit_learn_by_the_stated_rule(maker: ModuleType) -> None:
+    encoders = sys.modules["encoder_task_data"]
+    parts = encoders.digits()
+    assert _rows("digits") == parts["test"]
+    assert len(parts["test"]) + len(parts["train"]) == 1797
+    train = {str(row["image"]) for row in parts["train"]}
+    assert not train & {str(row["image"]) for row in parts["test"]}
+    assert _rows("digits", "calibration.jsonl") == encoders.digits_calibration(parts["train"])
+    assert {v for row in parts["test"] for line in row["image"] for v in line} <= set(range(256))
+
+
+def test_the_vision_model_is_as_good_as_its_card_says() -> None:
+    import re
+
+    import torch
+    from transformers import AutoImageProcessor, AutoModelForImageClassification
+
+    from precision_explorer.models.image_classifier import decoded
+
+    readme = (DIGITS / "README.md").read_text(encoding="utf-8")
+    size = (DIGITS / "model.safetensors").stat().st_size
+    assert f"{size:,} bytes" in readme
+    assert size < 500_000
+    stated = float(re.search(r"\*\*([0-9.]+)%\*\* accuracy", readme).group(1)) / 100  # type: ignore[union-attr]
+    model = AutoModelForImageClassification.from_pretrained(DIGITS, local_files_only=True).eval()
+    processor = AutoImageProcessor.from_pretrained(DIGITS, backend="pil", local_files_only=True)
+    rows = _rows("digits")
+    pixels = processor(images=[decoded(row, 3) for row in rows], return_tensors="pt")
+    with torch.inference_mode():
+        found = model(**pixels).logits.argmax(-1).tolist()
+    right = sum(
+        model.config.id2label[i] == str(r["digit"]) for i, r in zip(found, rows, strict=True)
+    )
+    assert right / len(rows) == pytest.approx(stated, abs=0.004)
+    assert right / len(rows) >= 0.95
+    linear = [m for m in model.modules() if isinstance(m, torch.nn.Linear)]
+    inside = [m for m in linear if m is not model.classifier]
+    assert all(m.in_features % 16 == m.out_features % 16 == 0 for m in inside)

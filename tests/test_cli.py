@@ -311,6 +311,7 @@ def test_every_option_of_the_contract_arrives(spec_of):
         "--quality-budget", "2%", "--seed", "7", "--executor", "local", "--revision", "main",
         "--trust-remote-code", "--threads", "2", "--memory-limit", "8GB",
         "--calibration", "c.jsonl", "--until-decided",
+        "--allow-metric", "f1", "--allow-metric", "user/bleu",
     )  # fmt: skip
     assert spec.model_dump() == {
         "model": ("demo", "./other"), "task": ("a", "b/task.yaml"), "formats": ("bf16", "fp16"),
@@ -319,7 +320,7 @@ def test_every_option_of_the_contract_arrives(spec_of):
         "price_per_hour": 1.5, "slo": "p99=200ms", "quality_budget": 0.02, "seed": 7,
         "executor": "local", "revision": "main", "trust_remote_code": True, "threads": 2,
         "memory_limit": 8_000_000_000, "calibration": "c.jsonl",
-        "until_decided": True,
+        "until_decided": True, "allow_metric": ("f1", "user/bleu"),
     }  # fmt: skip
 
 
@@ -440,6 +441,40 @@ def test_ctrl_c_while_preparing_is_130_too(monkeypatch, capsys):
     out, err = capsys.readouterr()
     assert out == ""
     assert err.strip().startswith("interrupted")
+
+
+@pytest.mark.parametrize(("told", "width"), [("", 160), ("100", 100), ("wide", 160), ("0", 160)])
+def test_piped_output_is_as_wide_as_columns_says(monkeypatch, told, width):
+    from precision_explorer.cli.show import console
+
+    monkeypatch.setenv("COLUMNS", told)
+    assert console().width == width
+
+
+def test_the_layers_of_a_mixture_fit_a_narrow_terminal(monkeypatch, capsys, tmp_path):
+    """Names whole, sizes and times left out; and how many layers are not shown."""
+    from types import SimpleNamespace
+
+    from precision_explorer.cli.mix import _layers
+    from precision_explorer.cli.show import console
+    from precision_explorer.runner.mix import Layer
+
+    names = [f"model.layers.{k}.self_attn.o_proj" for k in range(12)]
+    layers = [
+        Layer(n, {"int8-weight-only": 1e-5, "nf4": 0.01}, {"fp32": 4000, "nf4": 500},
+              {"fp32": 0.002, "nf4": 0.003}, "nf4") for n in names
+    ]  # fmt: skip
+    found = SimpleNamespace(
+        layers=layers, recipe=SimpleNamespace(base="fp32"), path=Path("recipe.yaml")
+    )
+    for width, sizes in ((80, False), (160, True)):
+        monkeypatch.setenv("COLUMNS", str(width))
+        console().print(_layers(found, width))
+        out = capsys.readouterr().out
+        assert "(10 of 12; the rest in recipe.yaml)" in " ".join(out.split())
+        assert all(name in out for name in names[:10])
+        assert names[10] not in out
+        assert ("4.00 kB" in out) == sizes
 
 
 # -- plan, tasks, formats ---------------------------------------------------------------------

@@ -10,6 +10,7 @@ from precision_explorer.diagnose.roofline import LARGEST_BATCH, winning_batches
 from precision_explorer.records import (
     AppliedFormat,
     Bandwidth,
+    Caution,
     CellRecord,
     Launch,
     MatmulRate,
@@ -330,8 +331,28 @@ def test_emulated_arithmetic_is_named():
     emulated = a_record("fp16", a_phase({"int8": 500_000_000}, took=4.0), "int8", "emulated")
     why = explain([a_record("fp32", a_phase()), emulated], a_roof(), "fp32")
     assert "this device has no int8 arithmetic" in why.cells[1].sentence
-    (wrong,) = why.rankings[0].wrong
-    assert wrong.reason == "slow software makes fp16's arithmetic"
+    assert "limits promise" not in why.cells[1].sentence
+
+
+def test_what_is_emulated_is_outside_the_prediction():
+    """The limits are those of the device's units: of slow software they foretell nothing."""
+    emulated = a_record("fp16", a_phase({"int8": 500_000_000}, took=4.0), "int8", "emulated")
+    native = a_record("int8-dynamic", a_phase({"int8": 500_000_000}), "int8")
+    why = explain([a_record("fp32", a_phase()), emulated, native], a_roof(), "fp32")
+    _, fp16, dynamic = why.cells
+    assert (fp16.expected_speedup, fp16.wins_from, fp16.never) == (None, None, None)
+    assert fp16.observed_speedup == pytest.approx(0.25)
+    assert dynamic.expected_speedup is not None
+    (ranking,) = why.rankings
+    assert "fp16" not in (*ranking.promised, *ranking.observed)
+    assert set(ranking.promised) == {"fp32", "int8-dynamic"}
+    section = why_section([why])
+    assert any(line.startswith("Outside the prediction: fp16.") for line in section.lines)
+    shown = {row[0].text: row[-1].text for row in section.views[0].rows}
+    assert shown["fp16"] == "not foretold"
+    assert not any(
+        "Outside" in line for line in why_section([explain([native], a_roof(), "x")]).lines
+    )
 
 
 def test_emulation_is_of_the_type_that_was_meant_not_of_the_one_that_multiplied():
@@ -360,14 +381,18 @@ def test_a_limit_that_was_passed_in_this_phase_is_the_reason():
     assert "kernels reach" in wrong.reason
 
 
-def test_wrong_pairs_of_one_reason_are_one_line():
-    emulated = a_record("fp16", a_phase({"int8": 500_000_000}, took=4.0), "int8", "emulated")
-    others = [a_record("fp32", a_phase()), a_record("nf4", a_phase(took=1.5))]
-    lines = why_section([explain([*others, emulated], a_roof(), "fp32")]).lines
+def test_wrong_pairs_of_one_reason_are_one_line(why):
     assert (
-        "Wrong in prefill: fp16 was expected before fp32 and nf4: slow software makes fp16's "
-        "arithmetic."
-    ) in lines
+        "Wrong in prefill: int8-dynamic was expected before fp32 and int8-weight-only: 60 % of "
+        "int8-dynamic's time goes to (de)quantizing."
+    ) in why_section([why]).lines
+
+
+def test_formats_disturbed_by_other_work_are_named_with_their_runtime():
+    busy = a_record("bf16", a_phase())
+    busy.cautions.append(Caution(id="machine-busy", message="busy"))
+    busy.cell = busy.cell.model_copy(update={"runtime": "compile"})
+    assert explain([a_record("fp32", a_phase()), busy], a_roof(), "fp32").busy == ("bf16, compile",)
 
 
 def test_the_ranking_and_where_it_was_wrong(why):

@@ -112,3 +112,16 @@ def test_a_run_of_an_older_release_says_what_to_do(tmp_path):
     assert done.stderr.count("\n") == 1
     assert run("report", old, "--out", tmp_path).returncode == 0
     assert WITHOUT in (tmp_path / "tradeoffs.md").read_text()
+
+
+def test_records_that_can_not_be_read_are_counted(tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(STORED, folder)
+    plan = json.loads((folder / "sweep.json").read_text())["plan"]["cells"]
+    cell_id = next(c["cell_id"] for c in plan if c["format"] == "bf16")
+    (folder / "cells" / f"{cell_id}.json").write_text("{")
+    done = run("diagnose", folder)
+    assert done.returncode == 0, done.stderr
+    assert "1 cell has no readable record and is left out" in done.stderr
+    assert "bf16" not in done.stdout
+    assert "no readable record" not in run("diagnose", STORED).stderr

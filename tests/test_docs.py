@@ -60,7 +60,7 @@ def test_the_docs_name_no_option_that_is_not_there():
         option
         for name in COMMANDS
         for parameter in group.get_command(None, name).params
-        for option in parameter.opts
+        for option in (*parameter.opts, *parameter.secondary_opts)
     } | {"--help", "--version"}
     for text in (*DOCS.values(), README):
         named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", text))

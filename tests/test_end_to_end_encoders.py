@@ -11,8 +11,9 @@ import yaml
 
 from precision_explorer.plan.spec import make_spec
 from precision_explorer.records import METRICS
+from precision_explorer.runner.local import Executor
 from precision_explorer.runner.sweep import prepare_sweep, run_sweep
-from precision_explorer.store import read_run
+from precision_explorer.store import RunFolder, read_run
 from precision_explorer.table import build
 from precision_explorer.tasks import KINDS
 from tests import tiny_models
@@ -166,6 +167,31 @@ def test_compiled_runtimes_take_them_too(kind: str, tmp_path: Path, quick_worklo
     proof = KINDS[kind].proof
     assert fixed[proof] == pytest.approx(eager[proof], abs=1e-4)
     assert fixed["prediction"] == eager["prediction"]
+
+
+def test_nothing_is_calibrated_on_the_corpus(tmp_path: Path) -> None:
+    """Its documents are test data, and a calibrating format is given none of them."""
+    model = tiny_models.encoder(tmp_path / "model")
+    spec = make_spec(
+        {
+            "model": (str(model),),
+            "task": ("news-retrieval",),
+            "formats": ("fp32", "int8-static"),
+            "device": "cpu",
+            "threads": 1,
+            "limit": 3,
+        }
+    )
+    prepared = prepare_sweep(spec, lambda event: None)
+    planned = prepared.plan.cells[-1]
+    folder, environment = RunFolder(tmp_path / "run"), prepared.environment
+    executor = Executor(
+        spec, prepared.plan, prepared.facts, environment, folder, lambda event: None
+    )
+    given = executor._calibration(planned)
+    assert given is not None
+    assert (len(given["examples"]), given["corpus"]) == (64, [])
+    assert len(executor._task_request(planned)["corpus"]) == 498
 
 
 @pytest.mark.parametrize("kind", CARDS)

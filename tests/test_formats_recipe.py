@@ -65,9 +65,15 @@ def test_layers_named_for_the_base_are_as_if_not_named():
 @pytest.mark.parametrize(
     ("more", "said"),
     [
-        ({"layers": {"nf5": ["a"]}}, "unknown format in layers 'nf5'; did you mean nf4 or nvfp4?"),
-        ({"layers": {"int8-static": ["a"]}}, "unknown format in layers"),
-        ({"layers": {"bf16": ["a"], "nf4": ["b"]}}, "unknown format in layers 'bf16'"),
+        ({"layers": {"nf5": ["a"]}}, "unknown format for layers 'nf5'; did you mean nf4 or nvfp4?"),
+        (
+            {"layers": {"int8-static": ["a"]}},
+            "int8-static can't be chosen for single layers (its scales",
+        ),
+        (
+            {"layers": {"bf16": ["a"], "nf4": ["b"]}},
+            "bf16 can't be chosen for single layers (only one",
+        ),
         ({"layers": {"nf4": ["a", "b"], "int8-weight-only": ["b"]}}, "names b more than once"),
         ({"layers": {"nf4": ["a", "a"]}}, "names a more than once"),
         ({"layers": {}}, "names no layer in another format than fp32"),

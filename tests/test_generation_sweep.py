@@ -116,6 +116,7 @@ def test_the_examples_store_outputs_answers_and_counts(generated):
         assert all(len(counts) == 10 for counts in examples["bleu_counts"])
         assert set(quality.signatures) == {"rougeL", "bleu", "chrf"}
         assert "tok:13a" in quality.signatures["bleu"]
+        assert {"rouge-score", "sacrebleu"} <= set(record.cell.libraries)
         assert set(quality.scores) == {"exact_match", "token_f1", "rougeL", "bleu", "chrf"}
         requests = folder.read_samples(cell["cell_id"], "request")
         assert set(requests["output_tokens"]) == {4}

@@ -3,7 +3,6 @@ where it is not installed; `scripts/test.sh` installs it."""
 
 import json
 import math
-import os
 import random
 
 import pytest
@@ -15,27 +14,35 @@ from precision_explorer.measure import NullPhases
 from precision_explorer.models.adapter import plan_batches
 from precision_explorer.models.adapters import make_adapter
 from precision_explorer.models.causal_lm import LanguageModeling, MultipleChoice
-from precision_explorer.tasks import prepare_harness, scores, sufficient, zero_one_column
+from precision_explorer.plan.spec import make_spec
+from precision_explorer.runner.sweep import prepare_sweep, run_sweep
+from precision_explorer.stats import wilson
+from precision_explorer.table import build
+from precision_explorer.table.quality import Quality
+from precision_explorer.tasks import harness as harness_tasks
+from precision_explorer.tasks import (
+    harness_child,
+    prepare_harness,
+    scores,
+    sufficient,
+    zero_one_column,
+)
 from tests.test_models_causal_lm import BOTH, llama, one_thread, tokenizer  # noqa: F401
 
 lm_eval = pytest.importorskip("lm_eval", reason="needs the extra lm-eval")
+ASK = harness_tasks._ask
 PLAN = {"max_tokens": 600, "max_items": 4}
-WORDS = [
-    "the",
-    "film",
-    "was",
-    "good",
-    "bad",
-    "very",
-    "quiet",
-    "music",
-    "weather",
-    "tomorrow",
-    "nobody",
-    "asked",
-    "café",
-    "naïve",
-]
+WORDS = ["the", "film", "was", "good", "bad", "very", "quiet", "music", "nobody", "café", "naïve"]
+
+
+@pytest.fixture(autouse=True)
+def in_this_process(monkeypatch):
+    """A process of its own takes seconds to import the library."""
+
+    def ask(found):
+        return harness_child.answer(found)["tasks"]
+
+    monkeypatch.setattr(harness_tasks, "_ask", ask)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -209,7 +216,10 @@ def test_choices_score_as_in_the_harness_and_as_by_our_own_kind(tmp_path, model)
 
 
 def test_metrics_of_two_classes_score_as_in_the_harness(tmp_path, model):
-    rows = [q | {"options": q["options"][:2], "answer": q["answer"] % 2} for q in questions()]
+    rows = [
+        q | {"options": q["options"][:: 1 if i % 3 else -1][:2], "answer": q["answer"] % 2}
+        for i, q in enumerate(questions())
+    ]
     metrics = {"metric_list": [{"metric": m} for m in ("f1", "acc")]}
     path = write(tmp_path, "two", rows, **(CHOICE | metrics))
     results, _ = harness(path, *model)
@@ -382,9 +392,6 @@ def test_errors_in_one_line(tmp_path, monkeypatch):
     bad = tmp_path / "bad.yaml"
     bad.write_text("task: [")
     assert "no valid YAML" in refused(bad)
-    hub = write(tmp_path, "hub", questions(2), **CHOICE)
-    hub.write_text(hub.read_text().replace("dataset_path: json", "dataset_path: nobody/nothing"))
-    assert "can't reach the hub for the data" in refused(hub)
     missing = write(tmp_path, "column", questions(2), **(CHOICE | {"doc_to_target": "{{label}}"}))
     assert "lm-eval:column.yaml can't be made" in refused(missing)
     with pytest.raises(UsageError, match="names no task"):
@@ -429,10 +436,83 @@ def test_a_metric_of_fractions_is_no_share_of_zeros_and_ones():
         sufficient("lm-eval:bleu", rows)
 
 
-def test_nothing_is_asked_of_the_hub_for_local_files(tmp_path, monkeypatch):
-    """A proxy that leads nowhere would make every word to the hub fail."""
+def test_the_library_is_asked_in_a_process_of_its_own(tmp_path, monkeypatch):
+    """A proxy that leads nowhere would make every word to the hub fail; what the task asks of it
+    is told in one line."""
     path = write(tmp_path, "local", questions(2), **CHOICE)
+    monkeypatch.setattr(harness_tasks, "_ask", ASK)
     monkeypatch.delenv("HF_HUB_OFFLINE")
     for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
-        monkeypatch.setitem(os.environ, name, "http://127.0.0.1:9")
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
     assert len(prepare_harness(f"lm-eval:{path}", None, 0, False)[0].examples) == 2
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    path.write_text(path.read_text().replace("dataset_path: json", "dataset_path: nobody/nothing"))
+    assert "can't reach the hub for the data of lm-eval:local.yaml" in refused(path)
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """A small model as a folder, and the same with NaN in its head."""
+    found = []
+    for name in ("small", "broken"):
+        made = llama(positions=128)
+        if name == "broken":
+            with torch.no_grad():
+                made.lm_head.weight[5] = math.nan
+        folder = tmp_path_factory.mktemp("models") / name
+        made.save_pretrained(folder)
+        tokenizer(**BOTH).save_pretrained(folder)
+        found.append(str(folder))
+    return found
+
+
+def test_a_sweep_scores_documents_in_each_format(tmp_path, folders, quick_workload):
+    first = write(tmp_path, "swept", questions(10), **CHOICE)
+    second = write(tmp_path, "corpus", questions(4), **(GENERATION | {
+        "metric_list": [{"metric": "bleu"}, {"metric": "exact_match"}]}))  # fmt: skip
+    options = {
+        "model": folders, "task": (f"lm-eval:{first}", f"lm-eval:{second}"), "device": "cpu",
+        "formats": ("fp32", "bf16"), "limit": 8, "workload": str(quick_workload),
+        "out": str(tmp_path / "run"), "batch_size": (1,), "threads": 1,
+    }  # fmt: skip
+    prepared = prepare_sweep(make_spec({}, options), lambda event: None)
+    assert len(prepared.plan.cells) == 8
+    folder, _ = run_sweep(prepared, lambda event: None)
+    rows = {(r["model"], r["task"], r["format"]): r for r in build([folder.path]).rows}
+    for form in ("fp32", "bf16"):
+        for task in ("swept", "corpus"):
+            assert rows["broken", f"lm-eval:{task}", form]["status"] == "invalid_numerics"
+        # No mean: a value, and nothing about its spread.
+        corpus = rows["small", "lm-eval:corpus", form]
+        assert corpus["quality_metric"] == "lm-eval:bleu,first-word"
+        assert corpus["quality"] >= 0
+        assert corpus["quality_ci_low"] is corpus["verdict"] is None
+        assert corpus["ttft_s"] > 0
+    reference, other = (rows["small", "lm-eval:swept", form] for form in ("fp32", "bf16"))
+    _results, samples = harness(first, llama(positions=128), tokenizer(**BOTH))
+    (cell,) = [
+        c.cell_id for c in prepared.plan.cells
+        if (c.ref.name, c.task.card.name, c.cell.format) == ("small", "lm-eval:swept", "fp32")
+    ]  # fmt: skip
+    stored = folder.read_samples(cell, "example")
+    assert len(stored["id"]) == 8
+    assert stored["acc"] == stored["score"] == [samples[int(i)]["acc"] for i in stored["id"]]
+    assert reference["quality"] == pytest.approx(sum(stored["acc"]) / 8)
+    assert reference["quality_ci_low"] == pytest.approx(wilson(int(sum(stored["acc"])), 8)[0])
+    assert other["flips"] is not None
+    assert other["verdict"] == "cannot-tell"
+    assert other["kl_mean"] > 0
+
+
+def test_the_task_says_which_way_a_metric_of_its_own_is_better():
+    columns = {"id": ["a"], "wer": [0.2]}
+    assert Quality.of("lm-eval:wer", columns, False).higher_is_better is False
+    assert Quality.of("lm-eval:wer", columns, None).higher_is_better is True
+    assert Quality.of("lm-eval:acc", columns, False).higher_is_better is True
+
+
+def test_tasks_that_generate_are_not_compiled(tmp_path, folders):
+    path = write(tmp_path, "compiled", questions(2), **GENERATION)
+    options = {"model": folders[:1], "task": (f"lm-eval:{path}",), "runtime": ("compile",)}
+    with pytest.raises(UsageError, match="--runtime eager only"):
+        prepare_sweep(make_spec({}, options), lambda event: None)

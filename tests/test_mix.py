@@ -304,7 +304,12 @@ def test_two_recipes_of_one_name_are_refused(tmp_path):
         (["--budget-bytes", "60%", "--formats", "nf4"], "a mixture needs two formats"),
         (["--budget-bytes", "60%", "--formats", "fp32,bf16"], "a mixture needs two formats"),
         (["--budget-bytes", "60%", "--formats", "nf5,nf4"], "did you mean nf4"),
-        (["--budget-bytes", "60%", "--formats", "int8-static,nf4"], "unknown format for layers"),
+        (
+            ["--budget-bytes", "60%", "--formats", "int8-static,nf4"],
+            "can't be chosen for single layers",
+        ),
+        (["--budget-bytes", "53"], "'53' has no unit; write it as 53MB"),
+        (["--budget-bytes", "100kB"], "the cheapest takes at least"),
         (["--budget-bytes", "lots"], "--budget-bytes: 'lots' is no size"),
         (["--budget-bytes", "60%", "--task", "nonsense"], "unknown task"),
         (["--budget-bytes", "60%", "--out", "no/where/r.yaml"], "is no folder"),

@@ -362,4 +362,5 @@ def test_the_registry_knows_unit_and_direction():
 
 
 def test_only_shares_of_right_answers_are_zero_one():
-    assert {n for n, info in METRICS.items() if info.zero_one} == {"accuracy", "accuracy_norm"}
+    known = {"accuracy", "accuracy_norm", "exact_match"}
+    assert {n for n, info in METRICS.items() if info.zero_one} == known

@@ -183,6 +183,7 @@ def test_a_report_in_another_metric_says_so_and_leaves_the_run_s_own_files(run, 
 # -- metrics of the evaluate library ---------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_local_module_scores_in_a_process_of_its_own(run):
     """One process, which imports the library: in this one it would cost seconds and half a GB."""
     code = (
@@ -219,6 +220,49 @@ def test_a_local_module_scores_in_a_process_of_its_own(run):
     right = np.array([float(i not in REF_WRONG) for i in range(40)])
     assert score.draws == pytest.approx(list(resample_counts(40, 1000, 0) @ right / 40))
     check_the_table_of(run)
+
+
+@pytest.mark.slow
+def test_a_sweep_computes_the_card_s_metric_after_its_cells(tmp_path, quick_workload):
+    """As the quality of the table, and again only when the module has changed."""
+    rows = [{"text": f"a {w} film {i}", "label": w} for i in range(8) for w in ("good", "bad")]
+    names = {"good": "positive", "bad": "negative"}
+    lines = [json.dumps(row | {"label": names[str(row["label"])]}) for row in rows]
+    metrics = ["evaluate:./agreement.py"]
+    card = write_card(tmp_path / "card", metrics=metrics, higher_is_better=True)
+    (card.parent / "data.jsonl").write_text("\n".join(lines))
+    script = card.parent / "agreement.py"
+    script.write_text((MODULE / "agreement.py").read_text())
+    command = [sys.executable, "-m", "precision_explorer", "sweep", "--task", card, "--formats",
+               "fp32,bf16", "--device", "cpu", "--threads", "1", "--workload", quick_workload,
+               "--out", tmp_path / "run"]  # fmt: skip
+
+    def sweep() -> subprocess.CompletedProcess[str]:
+        command_ = [str(part) for part in command]
+        return subprocess.run(command_, capture_output=True, text=True, check=False)
+
+    done = sweep()
+    assert done.returncode == 0, done.stderr
+    assert "computing evaluate:agreement" in done.stderr
+    row = rows_of(build([tmp_path / "run"]))["bf16"]
+    assert row["quality_metric"] == "evaluate:agreement"
+    scores = dict(pair.split("=") for pair in row["scores"].split(";"))
+    assert float(scores["accuracy"]) == row["quality"] == float(scores["evaluate:agreement"])
+    assert row["verdict"] in ("within", "outside", "cannot-tell")
+    again = sweep()
+    assert "2 already there" in again.stderr
+    assert "computing" not in again.stderr
+    script.write_text(script.read_text().replace("sum(same) / len(same)", "0.25"))
+    changed = sweep()
+    assert "2 already there" in changed.stderr
+    assert rows_of(build([tmp_path / "run"]))["bf16"]["quality"] == 0.25
+    script.write_text("raise ValueError('no luck')")
+    failed = sweep()
+    assert failed.returncode == 3
+    assert "not computed: evaluate:agreement can't be loaded (ValueError: no luck)" in failed.stderr
+    row = rows_of(build([tmp_path / "run"]))["bf16"]
+    assert row["quality"] is None
+    assert "no luck" in row["verdict_note"]
 
 
 def check_the_table_of(run: Path) -> None:

@@ -978,6 +978,19 @@ def test_kernels_are_tried_anew_under_each_runtime_that_compiles(tmp_path, devic
     assert device.started == 3
 
 
+def test_a_plan_compiles_nothing_and_says_what_is_not_known(device, monkeypatch):
+    monkeypatch.setattr(probe_module, "compiler", lambda kind, versions: ({}, None))
+    events: list[Event] = []
+    given = (FACTS, ["int8-dynamic"], VERSIONS, 1, events.append, "compile")
+    assert probe_compiled(*given, ask=False) == {}
+    assert device.started == 0
+    assert "int8-dynamic takes under compile is not known yet" in events[0].data["text"]
+    monkeypatch.setattr(device, "answer", lambda name: {
+        "ok": True, "kernel": "torchao", "recipe": RECIPE | {"kernel": "torchao"}})  # fmt: skip
+    found = probe_compiled(*given)
+    assert probe_compiled(*given, ask=False) == found
+
+
 def test_without_a_compiler_no_kernel_is_tried(device, monkeypatch):
     monkeypatch.setattr(probe_module, "compiler", lambda kind, versions: ({}, "no g++"))
     assert probe_compiled(FACTS, ["int8-dynamic"], VERSIONS, 1, nothing, "compile") == {}

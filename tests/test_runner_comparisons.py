@@ -12,8 +12,10 @@ import pytest
 import yaml
 
 from precision_explorer.formats import Support
+from precision_explorer.models.adapter import Item
 from precision_explorer.plan.spec import make_spec
 from precision_explorer.runner import sweep
+from precision_explorer.runner.comparing import keep_distributions
 from precision_explorer.runner.comparisons import Comparisons
 from precision_explorer.runner.local import Executor
 from precision_explorer.runner.manager import Event, WorkerError
@@ -210,3 +212,30 @@ def test_what_was_held_against_another_reference_is_taken_again(given, resumed):
     rows = build([resumed.folder.path], {"reference": "bf16"}).rows
     assert rows[0]["kl_mean"] is None
     assert rows[0]["kl_note"] == "held against another reference"
+
+
+def test_tasks_that_share_a_model_are_all_measured_before_any_is_compared(tmp_path, given):
+    """So that no cell's memory is measured in what the comparison of another left behind."""
+    card = yaml.safe_load((Path(given["task"][0]) / "task.yaml").read_text())
+    card |= {"name": "other", "data": {"path": str(Path(given["task"][0]) / "test.jsonl")}}
+    (tmp_path / "task.yaml").write_text(yaml.safe_dump(card))
+    events: list[Event] = []
+    both = prepared(
+        given, task=(*given["task"], str(tmp_path)), formats=("fp32",), out=str(tmp_path / "run")
+    )
+    folder, tally = run_sweep(both, events.append)
+    names = [e.name for e in events if e.name in ("start", "cell", "compare")]
+    assert names == ["start", "cell", "start", "cell", "compare", "compare"]
+    assert (tally.ran, tally.reused) == (2, 0)
+    for planned in both.plan.cells:
+        assert folder.read_record(planned.cell_id).measurements.positions is not None
+
+
+def test_a_task_without_next_token_distributions_keeps_none_and_says_so():
+    generating = SimpleNamespace(items=lambda: [Item(0, (1, 2)), Item(1, (3,))])
+    session: Any = SimpleNamespace(
+        _adapter=lambda request: generating, compiled=None, adapter=None, request={}
+    )
+    answer, rows = keep_distributions(session, {})
+    assert answer == {"why": "the task scores no next-token distributions"}
+    assert rows == b""

@@ -958,6 +958,9 @@ def test_rows_timed_on_a_busy_machine_are_named_above_the_numbers(tmp_path):
     lines = build([make_run(tmp_path / "r", cells)]).context.caveats
     (busy,) = [line for line in lines if "at work" in line]
     assert "while bf16 were timed" in busy
+    compiled = ok("bf16", classified(REF_WRONG), cell={"runtime": "compile"}, cautions=caution)
+    lines = build([make_run(tmp_path / "c", [cells[0], compiled])]).context.caveats
+    assert any("while bf16 (compile) were timed" in line for line in lines)
     quiet = build([make_run(tmp_path / "q", cells[:1])]).context.caveats
     assert not any("at work" in line for line in quiet)
 

@@ -239,6 +239,26 @@ def test_spearman_of_many_rows_keeps_their_ranks() -> None:
     assert finish(terms[0] * 7) == 0.0
 
 
+def test_three_pairs_have_intervals_though_some_resamples_have_no_order() -> None:
+    import warnings
+
+    from precision_explorer.table.quality import Quality, own_columns, paired_columns
+
+    columns: dict[str, Any] = {
+        "id": ["0", "1", "2"],
+        "target": [0.0, 1.0, 2.0],
+        "group": [None] * 3,
+    }
+    first = Quality.of("spearman", columns | {"cosine": [0.1, 0.2, 0.3]})
+    second = Quality.of("spearman", columns | {"cosine": [0.2, 0.1, 0.3]})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        own, paired = own_columns(first, 1.0, 0), paired_columns(first, second, 0.01, 0)
+    assert own["quality_ci_low"] < own["quality_ci_high"] == 1.0
+    assert paired["quality_delta"] == pytest.approx(-0.5)
+    assert paired["verdict"] == "cannot-tell"
+
+
 def test_equal_similarities_have_no_order() -> None:
     rows = [{"target": float(i), "cosine": 0.5, "prediction": 0.5} for i in range(5)]
     with pytest.raises(InvalidNumerics, match="the same similarity"):

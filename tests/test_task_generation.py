@@ -4,6 +4,7 @@ them."""
 import json
 import math
 import random
+from importlib.metadata import PackageNotFoundError
 
 import numpy as np
 import pytest
@@ -18,10 +19,12 @@ from precision_explorer.tasks import (
     cut_at_stop,
     extract,
     load_card,
+    metric_libraries,
     prepare,
     scores,
     signatures,
     sufficient,
+    text_metrics,
     unparsed,
 )
 from precision_explorer.tasks.generation import Extraction, GenerationRules
@@ -323,6 +326,19 @@ def test_a_missing_library_is_named_with_what_installs_it(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "sacrebleu.metrics", None)
     with pytest.raises(TaskError, match=r"pip install 'precision-explorer\[text-metrics\]'"):
         columns(["bleu"])
+
+
+def test_a_missing_library_is_told_before_anything_runs(monkeypatch):
+    assert metric_libraries(["accuracy", "exact_match"]) == {}
+    known = {"sacrebleu": "2.6.0", "rouge-score": "0.1.2", "torch": "2"}
+    assert metric_libraries(["chrf", "bleu"], known) == {"sacrebleu": "2.6.0"}
+
+    def absent(name):
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr(text_metrics, "version", absent)
+    with pytest.raises(TaskError, match=r"need rouge-score.*\[text-metrics\]"):
+        metric_libraries(["rouge2"])
 
 
 # -- statistics ----------------------------------------------------------------------------------

@@ -29,6 +29,14 @@ def command(run: Path, as_json: bool) -> int:
             f"{run} holds no profile to diagnose (it was made by an older release, or nothing in "
             "it was measured); run the sweep again with another --out"
         )
+    missing = sum(record is None for record in cells)
+    if missing:
+        which = "1 cell has" if missing == 1 else f"{missing} cells have"
+        click.echo(
+            f"{which} no readable record and {'is' if missing == 1 else 'are'} left out; run the "
+            "sweep again",
+            err=True,
+        )
     roof = None
     if folder.read_roof() is None:
         from precision_explorer.runner.roof import roof_of_run

@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     from precision_explorer.runner.mix import Found
 
 _SHOWN = 10
+# Columns of a terminal that a layer's name, format, sizes and times take, and one more loss.
+_WHOLE_WIDTH, _LOSS_WIDTH = 100, 12
 
 
 @click.command("mix", short_help="Search which format each layer should be held in.")
@@ -75,24 +77,10 @@ def _show(found: Found) -> None:
     from rich.table import Table
 
     from precision_explorer.cli.show import console
-    from precision_explorer.units import bytes_, seconds, significant
+    from precision_explorer.units import bytes_, significant
 
     out = console()
-    base = found.recipe.base
-    table = Table(title="Layers that lose most when quantized alone", title_justify="left")
-    table.add_column("layer", no_wrap=True)
-    for name in found.layers[0].kl_nats:
-        table.add_column(f"KL in {name}, nats", justify="right")
-    table.add_column("chosen")
-    for heading in ("bytes", "time"):
-        table.add_column(f"{heading}, {base}", justify="right")
-        table.add_column(f"{heading}, chosen", justify="right")
-    for layer in found.layers[:_SHOWN]:
-        losses = [significant(loss) for loss in layer.kl_nats.values()]
-        sizes = [bytes_(layer.bytes[name]) for name in (base, layer.chosen)]
-        times = [seconds(layer.seconds[name]) for name in (base, layer.chosen)]
-        table.add_row(escape(layer.name), *losses, layer.chosen, *sizes, *times)
-    out.print(table)
+    out.print(_layers(found, out.width))
     whole = Table(title=f"On {found.tokens} calibration tokens", title_justify="left")
     for heading in ("format", "weights", "KL, nats", "predicted"):
         whole.add_column(heading, justify="left" if heading == "format" else "right")
@@ -107,3 +95,35 @@ def _show(found: Found) -> None:
     )
     out.print(whole)
     click.echo(f"run it by: precision-explorer sweep --formats mixed:{found.path} ...", err=True)
+
+
+def _layers(found: Found, width: int) -> Any:
+    """The layers that lose most, as a table that fits in `width`: without sizes and times, which
+    the file of measurements has, where these would fold every name."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    from precision_explorer.units import bytes_, seconds, significant
+
+    base, shown = found.recipe.base, found.layers[:_SHOWN]
+    rest = len(found.layers) - len(shown)
+    which = f"{len(shown)} of {len(found.layers)}; the rest in {found.path.name}" if rest else "all"
+    table = Table(
+        title=f"Layers that lose most when quantized alone ({escape(which)})", title_justify="left"
+    )
+    table.add_column("layer", no_wrap=True)
+    losses = list(found.layers[0].kl_nats)
+    for name in losses:
+        table.add_column(f"KL in {name}, nats", justify="right")
+    table.add_column("chosen", no_wrap=True)
+    whole = width >= _WHOLE_WIDTH + _LOSS_WIDTH * len(losses)
+    for heading in ("bytes", "time") if whole else ():
+        table.add_column(f"{heading}, {base}", justify="right")
+        table.add_column(f"{heading}, chosen", justify="right")
+    for layer in shown:
+        cells = [significant(loss) for loss in layer.kl_nats.values()] + [layer.chosen]
+        if whole:
+            cells += [bytes_(layer.bytes[name]) for name in (base, layer.chosen)]
+            cells += [seconds(layer.seconds[name]) for name in (base, layer.chosen)]
+        table.add_row(escape(layer.name), *cells)
+    return table

@@ -15,7 +15,8 @@ _OPTIONS: list[Callable[..., Any]] = [
     ),
     click.option(
         "--task", multiple=True, metavar="NAME|PATH",
-        help="A bundled card (see: precision-explorer tasks) or a path to a task.yaml.",
+        help="A bundled card (see: precision-explorer tasks), a path to a task.yaml, or "
+        "lm-eval:NAME for a task of lm-evaluation-harness.",
     ),
     click.option(
         "--formats", metavar="a,b,...|all",

@@ -14,14 +14,15 @@ from precision_explorer.cli.options import spec_from, sweep_options
 def command(**options: Any) -> int:
     """Print the cells and skips of a sweep with their reasons; run nothing.
 
-    Takes the same options as sweep.
+    Takes the same options as sweep. Device answers that are not cached yet are asked for, except
+    those for which kernels would have to be compiled: what they would tell is named.
     """
     from precision_explorer.cli.progress import progress
     from precision_explorer.runner.sweep import prepare_sweep, run_folder
 
     spec = spec_from(options)
     with progress() as on_event:
-        prepared = prepare_sweep(spec, on_event)
+        prepared = prepare_sweep(spec, on_event, compiling=False)
     folder = run_folder(prepared)
     for planned in prepared.plan.cells:
         record = folder.read_record(planned.cell_id)

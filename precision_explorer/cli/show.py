@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,11 +16,16 @@ _PIPED_WIDTH = 160
 
 
 def console() -> Console:
-    """stdout as a rich console, wide enough for tables when piped."""
+    """stdout as a rich console: as wide as the terminal, or as ``COLUMNS`` says; wide enough for
+    tables where it is piped and nobody said."""
     from rich.console import Console
 
+    # rich takes COLUMNS for a terminal by itself, and the least width of a pipe for one without.
+    told = os.environ.get("COLUMNS", "")
     on_terminal = Console()
-    return on_terminal if on_terminal.is_terminal else Console(width=_PIPED_WIDTH)
+    if on_terminal.is_terminal:
+        return on_terminal
+    return Console(width=int(told) if told.isdecimal() and int(told) > 0 else _PIPED_WIDTH)
 
 
 def show(table: Table, folder: Path | None) -> None:

@@ -32,4 +32,5 @@ def command() -> int:
         row = (card.name, card.kind, str(card.data.hub), card.metric, card.source)
         of_hub.add_row(*(escape(cell) for cell in row))
     console().print(of_hub)
+    console().print("Beside these: --task lm-eval:NAME, with the names that lm-eval ls tasks lists")
     return 0

@@ -70,6 +70,12 @@ class CellWhy:
         return self.expected.bound if near else None
 
     @property
+    def is_emulated(self) -> bool:
+        """Whether slow software makes the format here: the device's limits say nothing of that, so
+        they foretell nothing."""
+        return self.execution == "emulated"
+
+    @property
     def label(self) -> str:
         """The format, with its runtime where that is not the usual one."""
         return self.format if self.runtime == "eager" else f"{self.format} ({self.runtime})"
@@ -157,10 +163,16 @@ def explain(
         reference=reference,
         cells=tuple(cells),
         rankings=tuple(rankings),
-        without_profile=tuple(r.cell.format for r in ok if not _has_profile(r)),
+        without_profile=tuple(_label(r) for r in ok if not _has_profile(r)),
         no_roof=tuple(_no_roof(t, roof) for t in sorted(types) if roof.peak(t) is None),
-        busy=tuple(r.cell.format for r in ok if any(c.id == "machine-busy" for c in r.cautions)),
+        busy=tuple(_label(r) for r in ok if any(c.id == "machine-busy" for c in r.cautions)),
     )
+
+
+def _label(record: CellRecord) -> str:
+    """As `CellWhy.label`."""
+    cell = record.cell
+    return cell.format if cell.runtime == "eager" else f"{cell.format}, {cell.runtime}"
 
 
 def _has_profile(record: CellRecord) -> bool:
@@ -213,11 +225,11 @@ def _judged(subject: _Subject, all_of_phase: list[_Subject], roof: Roof) -> Cell
     base = next(iter([*own, *references]), None)
     values = dict(subject.why.__dict__)
     if base is not None and base is not subject:
-        values |= {
-            "expected_speedup": _ratio(base.why.expected.seconds, subject.why.expected.seconds),
-            "observed_speedup": _ratio(base.why.observed_s, subject.why.observed_s),
-        }
-        values |= _wins(subject, base, roof)
+        values["observed_speedup"] = _ratio(base.why.observed_s, subject.why.observed_s)
+        if not subject.why.is_emulated:
+            least, own_least = base.why.expected.seconds, subject.why.expected.seconds
+            values["expected_speedup"] = _ratio(least, own_least)
+            values |= _wins(subject, base, roof)
     judged = CellWhy(**values)
     lighter = base is not None and _weight_bytes(subject.record) < _weight_bytes(base.record)
     text = sentence(judged, base.why if base is not None else None, lighter)
@@ -245,8 +257,12 @@ def _wins(subject: _Subject, base: _Subject, roof: Roof) -> dict[str, object]:
 def rank(phase: str, cells: Sequence[CellWhy]) -> Ranking:
     """How well the roofs alone foretold the order of `cells`. A pair whose roofs differ by
     less than 1 %, or whose times differ by less than 5 %, which repeats do too, counts as no wrong
-    one."""
-    known = [c for c in cells if c.expected.seconds is not None and c.observed_s is not None]
+    one. Emulated cells are left out."""
+    known = [
+        c
+        for c in cells
+        if c.expected.seconds is not None and c.observed_s is not None and not c.is_emulated
+    ]
     promised = sorted(known, key=lambda c: c.expected.seconds or 0.0)
     came = sorted(known, key=lambda c: c.observed_s or 0.0)
     wrong = []

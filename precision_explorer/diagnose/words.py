@@ -176,8 +176,6 @@ def reason(promised: CellWhy, other: CellWhy) -> str:
     numbers show, or that none can be named."""
     if (other.share_of_roof or 0.0) > ABOVE_ROOF:
         return f"{other.label} was faster than its measured limit, so that limit is wrong"
-    if promised.execution in _NO_ARITHMETIC and promised.declared == promised.arithmetic:
-        return f"slow software makes {promised.label}'s arithmetic"
     took, others = promised.observed_s or 0.0, other.observed_s or 0.0
     for part, text in (
         ("quantizing", "goes to (de)quantizing"),

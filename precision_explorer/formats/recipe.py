@@ -79,7 +79,7 @@ class Recipe(BaseModel):
         known = layer_formats()
         for name in self.layers:
             if name not in known and name != self.base:
-                raise ValueError(unknown_name("format in layers", name, (*known, self.base)))
+                raise ValueError(not_for_layers(name, (*known, self.base)))
         counts = Counter(layer for held in self.layers.values() for layer in held)
         twice = [layer for layer, n in counts.items() if n > 1]
         if twice:
@@ -97,6 +97,18 @@ class Recipe(BaseModel):
     def formats(self) -> tuple[str, ...]:
         """All formats in it, the base first."""
         return (self.base, *self.converted)
+
+
+def not_for_layers(name: str, allowed: tuple[str, ...]) -> str:
+    """The one line for a format that can't be chosen for single layers: a known one, or not."""
+    if name not in CATALOG and not is_mixed(name):
+        return unknown_name("format for layers", name, allowed)
+    why = "it is made for a model as a whole"
+    if name in CATALOG and CATALOG[name].calibrates:
+        why = "its scales are found in a run of the whole model"
+    elif name in BASES:
+        why = "only one format that layers stay in can be named, the base"
+    return f"{name} can't be chosen for single layers ({why}); use {', '.join(allowed)}"
 
 
 def _few(names: Iterable[str]) -> str:

@@ -28,6 +28,8 @@ LIBRARIES = (
     "pillow",
     "numpy",
     "scipy",
+    "rouge-score",
+    "sacrebleu",
     "triton",
     "nvidia-ml-py",
     "precision-explorer",

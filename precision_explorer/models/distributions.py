@@ -137,10 +137,11 @@ def keep(
     taken = fitting(items, width, each)
 
     def rows_of(chosen: Sequence[Item]) -> torch.Tensor:
+        again = list(chosen) != first
         if head is None:
-            return _log_probabilities(adapter.scores(chosen)).half()
+            return _log_probabilities(adapter.scores(chosen) if again else own).half()
         with eagerly(), _bare(model):
-            return adapter.scores(chosen).float()
+            return (adapter.scores(chosen) if again else states).float()
 
     rows = _in_order(taken, plan(taken), rows_of)
     if np.isnan(rows).any():

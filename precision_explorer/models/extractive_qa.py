@@ -98,12 +98,17 @@ class ExtractiveQA:
 
     def items(self) -> list[Item]:
         """One item per window of each example."""
-        self._kept = {i: self._windows(i) for i in range(len(self.examples))}
         return [
             Item(i, tuple(window.ids), ((k, window.first, window.last),))
-            for i, windows in self._kept.items()
-            for k, window in enumerate(windows)
+            for i in range(len(self.examples))
+            for k, window in enumerate(self._known(i))
         ]
+
+    def _known(self, index: int) -> list[_Window]:
+        """The windows of an example, tokenised once."""
+        if index not in self._kept:
+            self._kept[index] = self._windows(index)
+        return self._kept[index]
 
     def _forward(self, windows: Sequence[_Window]) -> tuple[torch.Tensor, torch.Tensor]:
         """(windows, longest) start and end logits."""
@@ -116,7 +121,7 @@ class ExtractiveQA:
         return out.start_logits, out.end_logits
 
     def _of(self, batch: Sequence[Item]) -> list[_Window]:
-        return [self._kept[item.example][item.targets[0][0]] for item in batch]
+        return [self._known(item.example)[item.targets[0][0]] for item in batch]
 
     def scores(self, batch: Sequence[Item]) -> torch.Tensor:
         """(2 per item, longest) logits of where the answer starts and ends; -1e4 outside of the
@@ -162,7 +167,7 @@ class ExtractiveQA:
             "cut": False,
         }
         if all(math.isfinite(value) for value, _, _ in answers):
-            text = self._text(index, self._kept[index], answers)
+            text = self._text(index, self._known(index), answers)
             row |= {
                 "prediction": text,
                 "score": squad.exact_match(text, example["references"]),

@@ -14,7 +14,7 @@ from torch import nn
 
 from precision_explorer.errors import InvalidNumerics, TaskError
 from precision_explorer.measure import NullPhases, Phases
-from precision_explorer.models.adapter import Item, pad_right, plan_batches
+from precision_explorer.models.adapter import Item, plan_batches
 from precision_explorer.models.causal_lm import _CausalLM
 from precision_explorer.tasks import example_bytes, example_words
 from precision_explorer.tasks.harness_library import (
@@ -89,18 +89,12 @@ class HarnessTask(_CausalLM):
         ids = self.lm.tok_encode(arguments[0])
         most = arguments[1].get("max_gen_toks", self.lm.max_gen_toks)
         room = max(self.max_length - most, 1)
-        return Item(index, tuple(ids[-room:]), ((slot, 0, 0),), len(ids) > room)
+        kept = tuple(ids[-room:])
+        # What is read of it where only distributions are asked for: the one after its last token.
+        last = ((slot, len(kept) - 1, 0),)
+        return Item(index, kept, last, len(ids) > room, room=most)
 
     # -- scores ------------------------------------------------------------------------------
-
-    def scores(self, batch: Sequence[Item]) -> torch.Tensor:
-        """(rows, vocabulary): the logits that decide; of prompts, those after the last token."""
-        if not self.generates:
-            return super().scores(batch)
-        ends = [len(item.ids) - 1 for item in batch]
-        logits = self._at([item.ids for item in batch], sorted(set(ends)))
-        place = {p: k for k, p in enumerate(sorted(set(ends)))}
-        return logits[list(range(len(batch))), [place[e] for e in ends]]
 
     def score(self, batch: Sequence[Item]) -> list[Any]:
         """Per item {slot: (log-probability in nats, whether greedy)}, or of a prompt {slot: (text,
@@ -129,10 +123,10 @@ class HarnessTask(_CausalLM):
         ]
 
     def _score_greedy(self, batch: Sequence[Item]) -> list[dict[int, tuple[float, bool]]]:
-        positions = sorted({p for item in batch for _, p, _ in item.targets})
-        logits = self._at([item.ids for item in batch], positions)
-        place = {p: k for k, p in enumerate(positions)}
-        wanted = [(i, place[p], tok) for i, it in enumerate(batch) for _, p, tok in it.targets]
+        places = sorted({(i, t[1]) for i, item in enumerate(batch) for t in item.targets})
+        logits, _ = self.scorer.forward.logits([item.ids for item in batch], places)
+        place = {found: k for k, found in enumerate(places)}
+        wanted = [(place[i, p], token) for i, it in enumerate(batch) for _, p, token in it.targets]
         values, greedy = _read(logits, wanted)
         found: list[dict[int, tuple[float, bool]]] = []
         step = iter(zip(values, greedy, strict=True))
@@ -143,15 +137,6 @@ class HarnessTask(_CausalLM):
                 sums[slot] = (sums[slot][0] + value, sums[slot][1] and best)
             found.append(dict(sums))
         return found
-
-    def _at(self, rows: Sequence[Sequence[int]], positions: list[int]) -> torch.Tensor:
-        """(batch, len(positions), vocabulary) logits after the given positions of each row."""
-        ids, mask = pad_right(rows, self.pad, self.device)
-        index = torch.tensor(positions, device=self.device)
-        given = {"input_ids": ids, "attention_mask": mask, "use_cache": False}
-        if self._keeps:
-            return self.model(**given, logits_to_keep=index).logits
-        return self.model(**given).logits[:, index]
 
     # -- rows --------------------------------------------------------------------------------
 
@@ -250,6 +235,9 @@ class HarnessTask(_CausalLM):
                     made = stored(metric, kind, values[metric])
                     if made is not None:
                         row[made[0]] = made[1]
+        for name in {name: None for row in rows for name in row}:
+            for row in rows:
+                row.setdefault(name, None)
         first = self.metrics[0]
         columns = {first.partition(":")[2]: [row.get(first.partition(":")[2]) for row in rows]}
         if zero_one(first, columns):
@@ -348,15 +336,13 @@ def _text(value: Any) -> str | None:
     return None if value is None else str(value)
 
 
-def _read(logits: torch.Tensor, wanted: list[tuple[int, int, int]]) -> tuple[list[float], list]:
-    """log softmax(logits[row, place])[token], in float32, and whether no token is more likely."""
-    rows, places, tokens = (
-        torch.tensor(c, device=logits.device) for c in zip(*wanted, strict=True)
-    )
+def _read(logits: torch.Tensor, wanted: list[tuple[int, int]]) -> tuple[list[float], list]:
+    """log softmax(logits[row])[token], in float32, and whether no token is more likely."""
+    rows, tokens = (torch.tensor(c, device=logits.device) for c in zip(*wanted, strict=True))
     parts = []
     for start in range(0, len(wanted), _CHUNK):
         part = slice(start, start + _CHUNK)
-        chosen = logits[rows[part], places[part]].float()
+        chosen = logits[rows[part]].float()
         value = chosen.gather(-1, tokens[part, None]).squeeze(-1) - chosen.logsumexp(-1)
         parts.append(torch.stack([value, chosen.argmax(-1).eq(tokens[part]).float()]))
     values, greedy = torch.cat(parts, dim=1).double().cpu().tolist()

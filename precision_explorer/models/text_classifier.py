@@ -39,11 +39,13 @@ class TextClassifier:
     def items(self) -> list[Item]:
         """One item per example. An input that fills the limit and is longer uncut was cut."""
         texts = [e["text"] for e in self.examples]
-        full = self.tokenizer(texts, truncation=False, verbose=False)["input_ids"]
-        return [
-            Item(i, tuple(ids), cut=len(full[i]) > len(ids))
-            for i, ids in enumerate(self._encode(texts))
-        ]
+        found = self._encode(texts)
+        full = [i for i, ids in enumerate(found) if len(ids) >= self.max_length]
+        # Only these are tokenised again.
+        long = [texts[i] for i in full]
+        uncut = self.tokenizer(long, truncation=False, verbose=False)["input_ids"] if full else []
+        cut = {i for i, ids in zip(full, uncut, strict=True) if len(ids) > len(found[i])}
+        return [Item(i, tuple(ids), cut=i in cut) for i, ids in enumerate(found)]
 
     def _logits(self, rows: Sequence[Sequence[int]]) -> torch.Tensor:
         ids, mask = pad_right(rows, self.pad, self.device)

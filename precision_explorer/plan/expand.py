@@ -22,6 +22,7 @@ from precision_explorer.tasks import (
     PreparedTask,
     is_external,
     label_ids,
+    metric_libraries,
     without_calibration,
 )
 from precision_explorer.workload import Workload
@@ -158,7 +159,8 @@ def expand(
     by its name and by its path, say) is taken once. `compiled`: by runtime, the support of those
     formats for which it differs from the eager one's in `supports`.
 
-    Raises ModelError or TaskError where a model has no head or no labels for a task.
+    Raises ModelError or TaskError where a model has no head or no labels for a task, or where a
+    metric's library is missing.
     """
     cells: dict[str, PlannedCell] = {}
     for ref in refs:
@@ -169,6 +171,7 @@ def expand(
             labels = label_ids(task.card, task.examples, ref.id2label)
             for runtime in spec.runtime:
                 tools, missing = _tools(runtime, facts, versions)
+                tools = tools | metric_libraries(task.card.metrics, versions)
                 own = supports | (compiled or {}).get(runtime, {})
                 for format_id in formats_of(spec, ref):
                     support = _calibrated(_support(format_id, ref, facts, own), task)

@@ -38,6 +38,8 @@ def _times(value: float | None) -> str:
 def _wins(cell: CellWhy) -> str:
     if cell.is_reference:
         return "reference"
+    if cell.is_emulated:
+        return "not foretold"
     if cell.wins_from is None:
         return "never" if cell.never else MISSING
     if cell.wins_to == LARGEST_BATCH:
@@ -136,6 +138,12 @@ def why_section(why: Sequence[Why]) -> WhySection:
         ]
         for ranking in one.rankings:
             lines += _ranking(ranking)
+        emulated = list(dict.fromkeys(c.label for c in one.cells if c.is_emulated))
+        if emulated:
+            lines.append(
+                f"Outside the prediction: {listed(emulated)}. Slow software makes the format here, "
+                "so what bounds it tells nothing of a device that has it."
+            )
         lines += [f"No roof for {text}." for text in one.no_roof]
         if one.busy:
             lines.append(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -25,6 +26,8 @@ _PARSERS: dict[str, Callable[[str], float]] = {
     "energy": parse_energy,
 }
 _TEXTS: dict[str, Callable[[float], str]] = {"bytes": bytes_, "latency": seconds, "energy": joules}
+# A bare number of bytes may be meant as megabytes, or as percent.
+_BARE = re.compile(r"\s*[0-9.]+\s*")
 _UNITS = {"bytes": "bytes", "latency": "s", "energy": "j"}
 
 
@@ -40,10 +43,12 @@ class Budget:
         """The budget in its unit, given the whole reference model's figure."""
         return self.amount * reference if self.relative else self.amount
 
-    def missed(self, least: float) -> str:
-        """The line for a budget below `least`, what the cheapest assignment takes."""
+    def missed(self, least: float, at_least: bool = False) -> str:
+        """The line for a budget below `least`, what the cheapest assignment takes, or `at_least`
+        takes."""
+        takes = "takes at least" if at_least else "takes"
         return (
-            f"no assignment keeps the {self.kind} budget: the cheapest takes "
+            f"no assignment keeps the {self.kind} budget: the cheapest {takes} "
             f"{_TEXTS[self.kind](least)}, the rest of the model included; raise "
             f"--budget-{self.kind} or add a cheaper format to --formats"
         )
@@ -61,6 +66,11 @@ def parse_budget(kind: str, text: str) -> Budget:
     UsageError in one line where it is neither, or not above 0.
     """
     relative = text.strip().endswith("%")
+    if kind == "bytes" and _BARE.fullmatch(text):
+        raise UsageError(
+            f"--budget-bytes: '{text}' has no unit; write it as {text}MB, or as a share of the "
+            f"unquantized model's as in 60%"
+        )
     try:
         amount = parse_share(text) if relative else _PARSERS[kind](text)
     except ValueError as error:

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from precision_explorer.errors import ModelError
-from precision_explorer.models.adapter import Adapter, Item, other_batches
+from precision_explorer.models.adapter import Item, other_batches
 from precision_explorer.models.distributions import (
     Batches,
     Head,
@@ -55,12 +55,15 @@ def score_again(session: Session, request: Json) -> tuple[Json, list[Json]]:
 
 
 def keep_distributions(session: Session, request: Json) -> tuple[Json, bytes]:
-    """({"kept": ...}, Arrow): the distributions of the reference at the first positions."""
+    """({"kept": ...}, Arrow): the distributions of the reference at the first positions; ({"why":
+    ...}, nothing) where the task scores none."""
     adapter = session.adapter = session._adapter(request)
     start = time.perf_counter()
     eagerly = session.compiled.eagerly if session.compiled else contextlib.nullcontext
     with torch.inference_mode():
-        items = _first(adapter)
+        items = first_items(adapter.items())
+        if not items:
+            return {"why": "the task scores no next-token distributions"}, b""
         plan = _Plan(session, request)
         kept = keep(session.model, adapter, items, plan, Path(session.request["path"]), eagerly)
     answer = KeptDistributions(
@@ -87,7 +90,7 @@ def compare_distributions(session: Session, request: Json) -> tuple[Json, list[J
     kept = KeptDistributions.model_validate(request["kept"])
     start = time.perf_counter()
     with torch.inference_mode():
-        items = _first(adapter)[: kept.items]
+        items = first_items(adapter.items())[: kept.items]
         if items_hash(items) != kept.items_hash:
             raise ModelError(
                 "the examples are other tokens than those that the reference kept; run the sweep "
@@ -115,13 +118,6 @@ def compare_distributions(session: Session, request: Json) -> tuple[Json, list[J
         seconds=time.perf_counter() - start,
     )
     return {"positions": positions.model_dump()}, rows
-
-
-def _first(adapter: Adapter) -> list[Item]:
-    items = first_items(adapter.items())
-    if not items:
-        raise ModelError("the task scores no next-token distribution; nothing to compare")
-    return items
 
 
 class _Plan:

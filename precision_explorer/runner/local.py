@@ -371,7 +371,8 @@ class Executor:
         found = planned.task.calibration
         if found is None or not spec_of(planned.cell.format).calibrates:
             return None
-        return self._task_request(planned) | {"examples": found.examples}
+        # The corpus is test data.
+        return self._task_request(planned) | {"examples": found.examples, "corpus": []}
 
     def _task_request(self, planned: PlannedCell) -> dict[str, Any]:
         cell, card = planned.cell, planned.task.card

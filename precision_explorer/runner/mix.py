@@ -6,9 +6,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from precision_explorer.errors import UsageError, unknown_name
+from precision_explorer.errors import UsageError
 from precision_explorer.formats import Support
-from precision_explorer.formats.recipe import BASES, Recipe, label_of, layer_formats, write_recipe
+from precision_explorer.formats.catalog import CATALOG
+from precision_explorer.formats.recipe import (
+    BASES,
+    Recipe,
+    label_of,
+    layer_formats,
+    not_for_layers,
+    write_recipe,
+)
 from precision_explorer.hardware import (
     DeviceFacts,
     device_facts,
@@ -34,6 +42,14 @@ from precision_explorer.tasks import (
 )
 from precision_explorer.workload import Workload
 
+# A model without weights is built in a second or two.
+_NAMES_LIMIT_S = 300.0
+# Bytes per weight of the base formats' types, and at least of the formats that layers are held in.
+_WIDE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+_NARROW_BYTES = {
+    "int8": 1.0, "float8_e4m3fn": 1.0, "mxfp8": 1.0, "int4": 0.5, "nf4": 0.5, "nvfp4": 0.5,
+}  # fmt: skip
+_ROUGH = 0.99
 # A job may take long: one that is interrupted loses nothing.
 _TIME_LIMIT_S = 86_400.0
 # Environment and libraries whose change makes an earlier sensitivity another one.
@@ -127,6 +143,7 @@ def find_recipe(options: MixOptions, on_event: OnEvent) -> Found:
         raise UsageError(f"--out {path} is a folder; give a file, such as {path / 'recipe.yaml'}")
     setting = _resolve(options, on_event)
     request = _request(setting, path)
+    _refuse_impossible(setting, on_event)
     state, _ = run_job("layers", request, setting.threads, on_event, _TIME_LIMIT_S)
     items, rest = costs(setting.budget.kind, setting.base, setting.options.formats, state)
     limit = setting.budget.of(reference_of(setting.budget.kind, state["base"]))
@@ -141,6 +158,27 @@ def find_recipe(options: MixOptions, on_event: OnEvent) -> Found:
         recipe, path, label_of(path), _ranking(setting, state, best), _uniform(setting, state),
         state["tokens"],
     )  # fmt: skip
+
+
+def _refuse_impossible(setting: _Setting, on_event: OnEvent) -> None:
+    """UsageError for a budget of bytes below what any assignment takes, before hours of measuring:
+    every layer in the narrowest of the formats, scales and offsets not counted."""
+    if setting.budget.kind != "bytes":
+        return
+    request = {
+        "device": setting.facts.device,
+        "path": str(setting.ref.path),
+        "kind": setting.card.card.kind,
+        "trust_remote_code": setting.options.trust_remote_code,
+    }
+    found, _ = run_job("layer-names", request, setting.threads, on_event, _NAMES_LIMIT_S)
+    wide = _WIDE_BYTES[BASES[setting.base]]
+    narrow = min(_NARROW_BYTES.get(CATALOG[f].storage or "", wide) for f in setting.options.formats)
+    layers, rest = found["layer_elements"], found["elements"] - found["layer_elements"]
+    least = rest * wide + layers * narrow
+    # The share is of the exact bytes, buffers included, which only loading tells.
+    if setting.budget.of(found["elements"] * wide) < least * _ROUGH:
+        raise UsageError(setting.budget.missed(least, at_least=True))
 
 
 def _resolve(options: MixOptions, on_event: OnEvent) -> _Setting:
@@ -176,7 +214,7 @@ def _known_formats(names: tuple[str, ...]) -> tuple[str, ...]:
     known = (*layer_formats(), *BASES)
     for name in names:
         if name not in known:
-            raise UsageError(unknown_name("format for layers", name, known))
+            raise UsageError(not_for_layers(name, known))
     if len([n for n in names if n not in BASES]) == 0 or len(set(names)) < 2:
         raise UsageError(
             "a mixture needs two formats at least, one of them quantized; give --formats such as "

@@ -70,16 +70,25 @@ def probe_compiled(
     threads: int,
     on_event: OnEvent,
     runtime: str,
+    ask: bool = True,
 ) -> dict[str, Support]:
     """{format: Support} under `runtime`, of those `formats` whose kernel is chosen by speed (torch,
     torchao and our own kernels are tried compiled as the runtime compiles) or that may not compile
-    at all. Empty for the eager runtime, and where there is no compiler."""
+    at all. Empty for the eager runtime, where there is no compiler, and, with a note, without `ask`
+    where they were not tried before."""
     tools, missing = compiler(facts.kind, versions)
     wanted = [f for f in formats if f in (*_CHOOSE_KERNEL, *_MAY_NOT_COMPILE)]
     if not RUNTIMES[runtime].compiles or missing is not None or not wanted:
         return {}
     path = _cache_path(facts, wanted, versions, threads, [runtime, tools])
     answer = _cached(path)
+    if answer is None and not ask:
+        text = (
+            f"which kernel {', '.join(wanted)} takes under {runtime} is not known yet: a sweep "
+            "tries them first, for some minutes, and keeps the answer; shown is the eager one"
+        )
+        on_event(Event("note", {"text": text}))
+        return {}
     if answer is None:
         text = f"trying the kernels of {', '.join(wanted)} under {runtime} (once, then cached)"
         on_event(Event("note", {"text": text}))

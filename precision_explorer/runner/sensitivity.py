@@ -318,12 +318,19 @@ def try_assignments(request: Json, progress: Progress) -> tuple[Json, bytes]:
 
 
 def list_layers(request: Json, progress: Progress) -> tuple[Json, bytes]:
-    """The job: {"layers": names} of the linear layers that a format can convert, of the model built
-    without its weights."""
+    """The job: the names of the linear layers that a format can convert (``layers``), their weights
+    (``layer_elements``) and all of the model's (``elements``, tied ones once), of the model built
+    without them."""
     common = {"local_files_only": True, "trust_remote_code": request["trust_remote_code"]}
     config = transformers.AutoConfig.from_pretrained(request["path"], **common)
     with torch.device("meta"):
         model = auto_class(request["kind"]).from_config(
             config, trust_remote_code=request["trust_remote_code"]
         )
-    return {"layers": list(layout(model).targets)}, b""
+        model.tie_weights()
+    found = layout(model)
+    return {
+        "layers": list(found.targets),
+        "layer_elements": sum(found.elements[name] for name in found.targets),
+        "elements": sum(weight.numel() for weight in model.parameters()),
+    }, b""

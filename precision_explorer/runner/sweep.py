@@ -83,10 +83,12 @@ def default_task(refs: list[ModelRef]) -> str:
     raise UsageError("no bundled task fits all models; name one by --task")
 
 
-def prepare_sweep(spec: SweepSpec, on_event: OnEvent) -> Prepared:
+def prepare_sweep(spec: SweepSpec, on_event: OnEvent, compiling: bool = True) -> Prepared:
     """Resolve and check all inputs, ask the device what it can do, and plan.
 
-    Fetches what must be fetched. Raises UsageError, ModelError, TaskError; writes no result.
+    Fetches what must be fetched. Without `compiling` nothing is compiled: kernels that a runtime
+    would choose are those of earlier answers, and a note says which are not known. Raises
+    UsageError, ModelError, TaskError; writes no result.
     """
     device = resolve_device(spec.device)
     workload = load_workload(spec.workload)
@@ -119,7 +121,7 @@ def prepare_sweep(spec: SweepSpec, on_event: OnEvent) -> Prepared:
         kind, trusted = tasks[0].card.kind, spec.trust_remote_code
         check_against(recipes, plain, kind, facts, threads, trusted, on_event)
         for runtime in spec.runtime:
-            found = probe_compiled(facts, tried, versions, threads, on_event, runtime)
+            found = probe_compiled(facts, tried, versions, threads, on_event, runtime, compiling)
             compiled[runtime] = found | with_mixed(recipes, supports | found)
         supports = with_mixed(recipes, supports)
     plan = expand(spec, refs, tasks, workload, facts, supports, versions, threads, compiled)

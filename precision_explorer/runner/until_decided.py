@@ -40,7 +40,8 @@ class Looks:
         self._base: Quality | None = None
         if reference is not None:
             columns = folder.read_samples(reference.cell_id, "example")
-            self._base = Quality.of(planned.task.card.metrics[0], columns)
+            card = planned.task.card
+            self._base = Quality.of(card.metrics[0], columns, card.higher_is_better)
             # There is nothing to compare later examples with.
             self.ends = [end for end in self.ends if end <= len(self._base)]
 
@@ -75,7 +76,7 @@ class Looks:
         stop = self.planned.cell.until_decided
         assert stop is not None
         columns = _table([arrow for _, arrow in parts]).to_pydict()
-        other = Quality.of(self._base.metric, columns)
+        other = Quality.of(self._base.metric, columns, self._base.higher_is_better)
         both = common(self._base, other)
         if both is None:
             return False

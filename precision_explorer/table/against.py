@@ -132,7 +132,7 @@ def _noise_floor(reference: Entry) -> NoiseFloor | None:
     if reference.record.measurements.noise is None or not isinstance(reference.quality, Quality):
         return None
     rows = reference.folder.read_samples(reference.record.cell_id, "repeat")
-    again = Quality.of(reference.quality.metric, rows)
+    again = Quality.of(reference.quality.metric, rows, reference.quality.higher_is_better)
     return noise_floor(reference.quality, again) if len(again) else None
 
 

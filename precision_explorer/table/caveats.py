@@ -53,7 +53,7 @@ def _of_run(sweep: dict[str, Any], options: dict[str, Any], missing: int) -> lis
 
 def _of_rows(entries: list[Entry]) -> list[str]:
     lines = []
-    busy = [e.row["format"] for e in entries if "machine-busy" in e.row["cautions"].split(";")]
+    busy = [_label(e.row) for e in entries if "machine-busy" in e.row["cautions"].split(";")]
     if busy:
         lines.append(
             f"Other processes were at work while {', '.join(dict.fromkeys(busy))} were timed: "
@@ -74,6 +74,12 @@ def _of_rows(entries: list[Entry]) -> list[str]:
     if any(e.row["power_source"] == "estimated:cpu-time" for e in entries):
         lines.append("Energy is an estimate from CPU time, not a measurement; it ranks nothing.")
     return lines
+
+
+def _label(row: dict[str, Any]) -> str:
+    """The format, with its runtime where that is not the usual one."""
+    eager = row["runtime"] in (None, "eager")
+    return str(row["format"]) if eager else f"{row['format']} ({row['runtime']})"
 
 
 def _without_difference(entries: list[Entry]) -> list[str]:

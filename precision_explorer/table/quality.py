@@ -80,7 +80,7 @@ def _groups(quality: Quality) -> np.ndarray | None:
 def own_columns(quality: Quality, value: float, seed: int) -> dict[str, Any]:
     """quality, its 95 % interval and n. Wilson for 0/1 scores (see `share_interval` for clusters),
     else bootstrap."""
-    column = zero_one_column(quality.metric)
+    column = zero_one_column(quality.metric, quality.columns)
     groups = _groups(quality)
     if column:
         scores = np.asarray(quality.columns[column], dtype=float)
@@ -166,7 +166,8 @@ def _flips(reference: Quality, other: Quality) -> dict[str, Any]:
 
 def _both_scores(reference: Quality, other: Quality) -> tuple[np.ndarray, np.ndarray] | None:
     """0/1 scores of both: those of the metric, else those of the examples; None without any."""
-    column = zero_one_column(reference.metric) or "score"
+    both = (reference.columns, other.columns)
+    column = zero_one_column(reference.metric, *both) or "score"
     first, second = reference.columns.get(column), other.columns.get(column)
     if not first or not second or None in first or None in second:
         return None

@@ -194,7 +194,7 @@ def _fixed(
     reference: Quality, other: Quality, budget: float, confidence: float, seed: int
 ) -> Verdict:
     """The verdict of a fixed plan, at `confidence`."""
-    column = zero_one_column(reference.metric)
+    column = zero_one_column(reference.metric, reference.columns, other.columns)
     n = len(other)
     if column:
         b, c = flips(reference.columns[column], other.columns[column])

@@ -37,7 +37,7 @@ from precision_explorer.tasks.metrics import (
     unparsed,
     zero_one_column,
 )
-from precision_explorer.tasks.text_metrics import answer_columns, signatures
+from precision_explorer.tasks.text_metrics import answer_columns, metric_libraries, signatures
 
 __all__ = [
     "KINDS",
@@ -72,6 +72,7 @@ __all__ = [
     "label_ids",
     "load_calibration",
     "load_card",
+    "metric_libraries",
     "prepare",
     "prepare_harness",
     "scores",

@@ -102,7 +102,11 @@ def prepare_harness(
 def _ask(request: dict[str, Any]) -> list[dict[str, Any]]:
     with tempfile.TemporaryDirectory(prefix="precision-explorer-") as folder:
         answer = Path(folder) / "answer.json"
-        quiet = {"TQDM_DISABLE": "1", "HF_DATASETS_DISABLE_PROGRESS_BARS": "1"}
+        quiet = {
+            "PYTHONWARNINGS": "ignore",
+            "TQDM_DISABLE": "1",
+            "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
+        }
         quiet |= {"HF_UPDATE_DOWNLOAD_COUNTS": "0", "HF_HUB_DISABLE_TELEMETRY": "1"}
         done = subprocess.run(
             [sys.executable, "-m", "precision_explorer.tasks.harness_child"],

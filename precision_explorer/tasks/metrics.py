@@ -13,7 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 from precision_explorer.errors import InvalidNumerics, TaskError, unknown_name
 from precision_explorer.tasks.correlation import spearman, spearman_terms
-from precision_explorer.tasks.harness_metrics import harness_terms, is_harness_metric, zero_one
+from precision_explorer.tasks.harness_metrics import (
+    harness_terms,
+    has_terms,
+    is_harness_metric,
+    zero_one,
+)
 from precision_explorer.tasks.kinds import KINDS
 from precision_explorer.tasks.text_metrics import COUNTS, FINISHES, ROUGE
 
@@ -78,7 +83,7 @@ def scores(kind: str, metrics: Iterable[str], rows: Sequence[Row]) -> dict[str, 
         raise TaskError("there are no examples to score; raise the limit or check the data")
     _check_finite(rows)
     result: dict[str, float] = {}
-    for metric in metrics:
+    for metric in _told_by(rows, metrics):
         if metric not in KINDS[kind].metrics and not is_harness_metric(metric):
             raise TaskError(unknown_name(f"metric of {kind}", metric, KINDS[kind].metrics))
         result[metric] = _score(metric, rows)
@@ -87,6 +92,15 @@ def scores(kind: str, metrics: Iterable[str], rows: Sequence[Row]) -> dict[str, 
                 f"{metric} is too large for a number; the loss is so high that the model is broken"
             )
     return result
+
+
+def _told_by(rows: Sequence[Row], metrics: Iterable[str]) -> list[str]:
+    """`metrics` less those of lm-evaluation-harness that the rows don't tell; the first stays."""
+    names = list(metrics)
+    known = dict.fromkeys(name for row in rows for name in row)
+    columns: Columns = dict.fromkeys(known, ())
+    rest = [m for m in names[1:] if not is_harness_metric(m) or has_terms(m, columns)]
+    return [*names[:1], *rest]
 
 
 def sufficient(metric: str, columns: Mapping[str, Sequence[Any]]) -> tuple[np.ndarray, Finish]:

@@ -7,8 +7,8 @@ import importlib
 import re
 import string
 from collections import Counter
-from collections.abc import Callable, Sequence
-from importlib.metadata import version
+from collections.abc import Callable, Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 from precision_explorer.errors import TaskError
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 ROUGE = ("rouge1", "rouge2", "rougeL")
 # {metric: column of integer counts per example}
 COUNTS = {"bleu": "bleu_counts", "chrf": "chrf_counts"}
+# {metric: the distribution that computes it}
+LIBRARIES = dict.fromkeys(ROUGE, "rouge-score") | dict.fromkeys(COUNTS, "sacrebleu")
 _BLEU_ORDER, _CHRF_BETA = 4, 2
 
 Answers = Sequence["str | None"]
@@ -83,6 +85,29 @@ def signatures(
     return found
 
 
+def metric_libraries(
+    metrics: Sequence[str], versions: Mapping[str, str] | None = None
+) -> dict[str, str]:
+    """{distribution: version} of what computes `metrics`; by `versions` where they are known.
+
+    TaskError with what installs it where one is not there, so that it is said before anything runs.
+    """
+    found = {}
+    for library in dict.fromkeys(LIBRARIES[name] for name in metrics if name in LIBRARIES):
+        try:
+            found[library] = (versions or {}).get(library) or version(library)
+        except PackageNotFoundError as error:
+            raise TaskError(_missing(library)) from error
+    return found
+
+
+def _missing(library: str) -> str:
+    return (
+        f"the task's metrics need {library}; install it by: "
+        "pip install 'precision-explorer[text-metrics]'"
+    )
+
+
 def _check_lengths(answers: Answers, references: References) -> None:
     if len(answers) != len(references):
         raise TaskError(
@@ -98,10 +123,7 @@ def _need(module: str) -> Any:
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        raise TaskError(
-            f"this metric needs {module.partition('.')[0]}; install it by: "
-            "pip install 'precision-explorer[text-metrics]'"
-        ) from error
+        raise TaskError(_missing(module.partition(".")[0].replace("_", "-"))) from error
 
 
 # -- per example ---------------------------------------------------------------------------------
