@@ -123,7 +123,7 @@ def test_what_a_card_gets_wrong_is_said_in_one_line(keys, parts, tmp_path):
 
 @pytest.mark.parametrize("name", ["cnn-dailymail", "wmt16-de-en"])
 def test_the_hub_cards_are_valid(name):
-    card = load_card(str(HUB / name)).card
+    card = load_card(str(HUB / f"{name}.yaml")).card
     assert card.name == name
     assert card.data.hub is not None
     assert card.rules.extract.pattern is None
