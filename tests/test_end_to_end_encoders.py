@@ -158,8 +158,9 @@ def test_a_sweep_in_four_formats(kind: str, tmp_path: Path, quick_workload: Path
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["extractive-qa", "retrieval", "image-classification"])
-def test_compiled_runtimes_take_them_too(kind: str, tmp_path: Path, quick_workload: Path) -> None:
+def test_a_compiled_runtime_takes_them_too(tmp_path: Path, quick_workload: Path) -> None:
+    """One kind of them; `test_models_encoders` has the others without a compiler."""
+    kind = "extractive-qa"
     more = {"formats": ("fp32",), "runtime": ("eager", "compile-fixed"), "limit": 4}
     path = swept(tmp_path, kind, quick_workload, **more, batch_size=(2,))
     run, sweep = read_run(path)
@@ -194,14 +195,13 @@ def test_nothing_is_calibrated_on_the_corpus(tmp_path: Path) -> None:
     assert len(executor._task_request(planned)["corpus"]) == 498
 
 
-@pytest.mark.parametrize("kind", CARDS)
+@pytest.mark.parametrize("kind", ["extractive-qa", "retrieval"])
 def test_a_model_of_nan_is_no_score(kind: str, tmp_path: Path, quick_workload: Path) -> None:
     from safetensors.torch import load_file, save_file
 
     model = MODELS[kind](tmp_path / "broken")
     weights = load_file(model / "model.safetensors")
-    name = next(n for n in weights if n.endswith("layer.1.output.dense.weight")
-                or n.endswith("layers.1.mlp.fc2.weight"))  # fmt: skip
+    name = next(n for n in weights if n.endswith("layer.1.output.dense.weight"))
     weights[name].fill_(float("nan"))
     save_file(weights, model / "model.safetensors", metadata={"format": "pt"})
     spec = make_spec(

@@ -21,10 +21,14 @@ from precision_explorer.models.extractive_qa import ANSWER_TOKENS
 from precision_explorer.models.image_classifier import decoded
 from precision_explorer.models.loading import load, prepare
 from precision_explorer.models.sentence_encoder import pooled, pooling_of
+from precision_explorer.tasks import KINDS
 from precision_explorer.tasks.images import inline
 from tests import tiny_models
 
 CARD = {"max_length": 40, "stride": 8}
+KINDS_HERE = (
+    "token-classification", "extractive-qa", "similarity", "retrieval", "image-classification",
+)  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
@@ -363,6 +367,52 @@ def test_pixels_files_and_bytes_give_the_same_image(tmp_path):
     assert decoded({"id": "a", "image": PIXELS}, 1).mode == "L"
     with pytest.raises(TaskError, match="example a: its image can't be decoded"):
         decoded({"id": "a", "image": inline(b"no image")}, 3)
+
+
+# Compiled for few shapes
+
+
+@pytest.mark.parametrize("kind", KINDS_HERE)
+def test_padding_to_few_shapes_changes_no_answer(folders, monkeypatch, kind):
+    """The compiler itself left out: what is padded on the way in is cut off on the way out."""
+    from precision_explorer.formats.runtimes import RUNTIMES
+    from precision_explorer.models.compiled import CompiledModel
+
+    asked: dict[str, Any] = {
+        "token-classification": {"examples": TAGGED, "label_ids": TAG_IDS},
+        "extractive-qa": {"examples": ASKED},
+        "similarity": {"examples": PAIRS},
+        "retrieval": {
+            "examples": [{"id": "a", "text": "cat", "relevant": {"d1": 1.0}}],
+            "corpus": [{"id": f"d{i}", "text": text} for i, text in enumerate(["rome", "a cat"])],
+        },
+        "image-classification": {
+            "examples": [{"id": str(i), "image": PIXELS, "label": i} for i in range(3)],
+            "label_ids": {str(i): i for i in range(3)},
+        },
+    }
+    found = adapter(folders, kind, **asked[kind])
+    _, _, eager = scored(found)
+    shapes = []
+
+    def remembered(forward: Any, *rest: Any) -> Any:
+        def call(**inputs: Any) -> Any:
+            first = inputs.get("input_ids", inputs.get("pixel_values"))
+            shapes.append(tuple(first.shape))
+            return forward(**inputs)
+
+        return call
+
+    monkeypatch.setattr("precision_explorer.models.compiled.compiled", remembered)
+    fixed = RUNTIMES["compile-fixed"]
+    CompiledModel(found.model, fixed, "cpu", pad=found.pad, longest=found.max_length)
+    _, _, padded = scored(found)
+    assert all(rows in (1, 2, 4) for rows, *_ in shapes)
+    proof = KINDS[kind].proof
+    assert [r[proof] for r in padded] == pytest.approx([r[proof] for r in eager], abs=1e-4)
+    if kind != "similarity":
+        assert [r["prediction"] for r in padded] == [r["prediction"] for r in eager]
+    assert served(found, len(found.examples))
 
 
 # What fits what

@@ -263,4 +263,4 @@ def _pad(tensor: torch.Tensor, before: int, after: int, value: int) -> torch.Ten
 def _rows(tensor: torch.Tensor) -> torch.Tensor:
     """`tensor` with its first row repeated at the end, up to a power of two rows."""
     more = next_power(len(tensor)) - len(tensor)
-    return torch.cat([tensor, tensor[:1].expand(more, -1)]) if more else tensor
+    return torch.cat([tensor, tensor[:1].expand(more, *tensor.shape[1:])]) if more else tensor
