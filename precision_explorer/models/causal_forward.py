@@ -147,7 +147,8 @@ def token_logprobs(
     logits: torch.Tensor, index: Sequence[int], tokens: Sequence[int]
 ) -> torch.Tensor:
     """(len(index),) log softmax(logits[index])[token], in float32, on the logits' device."""
-    rows = max(_CHUNK[logits.device.type] // logits.shape[-1], 1)
+    chunk = _CHUNK["cpu" if logits.device.type == "cpu" else "cuda"]
+    rows = max(chunk // logits.shape[-1], 1)
     norms = torch.cat([part.float().logsumexp(-1) for part in logits.split(rows)])
     where = torch.as_tensor(index, device=logits.device)
     which = torch.as_tensor(tokens, device=logits.device)
