@@ -22,6 +22,7 @@ from precision_explorer.table.quality import Quality
 from precision_explorer.tasks import harness as harness_tasks
 from precision_explorer.tasks import (
     harness_child,
+    load_card,
     prepare_harness,
     scores,
     sufficient,
@@ -394,6 +395,12 @@ def test_errors_in_one_line(tmp_path, monkeypatch):
     assert "no valid YAML" in refused(bad)
     missing = write(tmp_path, "column", questions(2), **(CHOICE | {"doc_to_target": "{{label}}"}))
     assert "lm-eval:column.yaml can't be made" in refused(missing)
+    card = tmp_path / "task.yaml"
+    card.write_text(
+        "name: a\nversion: 1\nkind: lm-eval\ndata: {path: a}\ncolumns: {}\nmetrics: [x]"
+    )
+    with pytest.raises(TaskError, match="kind lm-eval has no cards"):
+        load_card(str(card))
     with pytest.raises(UsageError, match="names no task"):
         prepare_harness("lm-eval:", None, 0, False)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)

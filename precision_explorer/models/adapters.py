@@ -82,7 +82,7 @@ def _lm_eval(model: nn.Module, tokenizer: Any, device: str, request: Json) -> Ad
     from precision_explorer.models.harness import HarnessTask
 
     examples, card = request["examples"], request["card"]
-    return HarnessTask(model, tokenizer, device, examples, card, request["batch_plan"])
+    return HarnessTask(model, tokenizer, device, examples, card, request.get("batch_plan"))
 
 
 ADAPTERS: dict[str, Make] = {

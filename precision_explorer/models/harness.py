@@ -40,13 +40,13 @@ class HarnessTask(_CausalLM):
         device: str,
         examples: list[dict[str, Any]],
         card: dict[str, Any],
-        batch_plan: dict[str, Any],
+        batch_plan: dict[str, Any] | None,
     ) -> None:
         from precision_explorer.models.harness_lm import LoadedLM
 
         super().__init__(model, tokenizer, device, examples, card)
         self.lm = LoadedLM(model, tokenizer, device)
-        self.max_length = self.lm.max_length
+        self.max_length = self.lm.limit(card["max_length"])
         self.plan = batch_plan
         self.task = build(card["spec"])
         self.docs = _docs_of(self.task, examples)
@@ -304,7 +304,8 @@ class HarnessTask(_CausalLM):
     def _score_all(self, items: list[Item]) -> None:
         """Whole texts may hold more windows than fit at once."""
         lengths = [len(item.ids) for item in items]
-        for batch in plan_batches(lengths, self.plan["max_tokens"], self.plan["max_items"]):
+        plan = self.plan or {"max_tokens": 1, "max_items": 1}
+        for batch in plan_batches(lengths, plan["max_tokens"], plan["max_items"]):
             self.score([items[i] for i in batch])
 
 

@@ -45,7 +45,8 @@ class LoadedLM(HFLM):
         self.truncation, self.logits_cache = False, True
         self.think_end_token = self.enable_thinking = self.add_bos_token = None
         self.chat_template_args: dict[str, Any] = {}
-        self._max_length = self.custom_prefix_token_id = None
+        self._max_length: int | None = None
+        self.custom_prefix_token_id = None
         self.softmax_dtype = self.mixed_precision_dtype = None
         self.batch_size_per_gpu, self.batch_schedule, self.max_batch_size = 1, 1, 1
         self.batch_sizes: dict[int, int] = {}
@@ -53,6 +54,12 @@ class LoadedLM(HFLM):
         self.revision, self.peft, self.delta = "main", None, None
         self._pairs: list[Pair] = []
         self._watch = _Watch()
+
+    def limit(self, most: int) -> int:
+        """Take inputs of at most `most` tokens, or of as many as the model takes; returns that."""
+        found = min(most, int(self.max_length))
+        self._max_length = found
+        return found
 
     def _loglikelihood_tokens(
         self, requests: Sequence[Any], disable_tqdm: bool = False, override_bs: int | None = None

@@ -368,7 +368,9 @@ def load_card(name_or_path: str) -> LoadedCard:
     one line, where there is no such card or it is not valid.
     """
     if name_or_path.startswith(LM_EVAL):
-        raise TaskError(f"{name_or_path} has no card; tasks of lm-eval run in sweep and plan only")
+        raise TaskError(
+            f"{name_or_path} has no card; tasks of lm-eval run in sweep, plan and inspect"
+        )
     bundled = bundled_cards() | hub_cards()
     path = bundled.get(name_or_path, Path(name_or_path)).absolute()
     if path.is_dir():
