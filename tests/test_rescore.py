@@ -147,6 +147,35 @@ def test_metrics_of_every_kind_are_computed_from_samples(tmp_path):
     assert added.metrics["word_perplexity"].value == pytest.approx(np.exp(total / words))
 
 
+def test_a_metric_of_generated_texts_is_made_from_the_stored_answers(tmp_path):
+    """No samples hold its column: its values on resamples are stored, and give the verdict."""
+    cell = {"task": CELL["task"] | {"kind": "generation"}}
+
+    def rows(wrong: set[int]) -> list[dict[str, Any]]:
+        return [
+            {"id": f"e{i}", "group": None, "target": "red fox", "references": ["red fox"],
+             "prediction": None if i == 0 else "red cat" if i in wrong else "red fox",
+             "score": float(i not in wrong and i > 0), "loss": None, "unparsed": 0,
+             "output_tokens": 2}
+            for i in range(40)
+        ]  # fmt: skip
+
+    def made(fmt: str, wrong: set[int], quality: float) -> Any:
+        return ok(fmt, rows(wrong), cell=cell, metric="exact_match", quality=quality)
+
+    cells = [made("fp32", {1}, 38 / 40), made("bf16", {1, 2, 3}, 36 / 40)]
+    path = make_run(tmp_path / "run", cells, metric="exact_match")
+    found = rescore(path, ("token_f1",), None, (), lambda event: None)
+    assert not any(one.differs for one in found)
+    values = {one.record.cell.format: one.value for one in found if one.metric == "token_f1"}
+    # "red cat" against "red fox" shares one word of two: F1 is a half; no answer is worth nothing.
+    assert values == pytest.approx({"fp32": 38.5 / 40, "bf16": 37.5 / 40})
+    row = rows_of(build([path], {"metric": "token_f1", "quality_budget": 0.5}))["bf16"]
+    assert row["quality_delta"] == pytest.approx(-1 / 40)
+    assert row["quality_ci_low"] < row["quality"] < row["quality_ci_high"]
+    assert (row["verdict"], row["quality_budget_unit"]) == ("within", "points")
+
+
 @pytest.mark.parametrize(
     ("metric", "words"),
     [

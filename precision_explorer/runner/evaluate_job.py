@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from precision_explorer.errors import StoreError, TaskError
+from precision_explorer.paths import without_paths
 from precision_explorer.records import canonical_hash
 from precision_explorer.runner.answers import Answers, answers_of
 from precision_explorer.stats import resample_counts
@@ -210,4 +211,4 @@ def _draws(
 def _line(error: Exception) -> str:
     """An error of somebody's code in one short line."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
-    return f"{type(error).__name__}: {lines[0][:200]}"
+    return without_paths(f"{type(error).__name__}: {lines[0][:200]}")

@@ -10,19 +10,25 @@ from typing import Any
 
 from precision_explorer import __version__
 from precision_explorer.errors import PrecisionExplorerError, StoreError, UsageError, unknown_name
-from precision_explorer.records import AddedScore, CellRecord
+from precision_explorer.records import AddedScore, CellRecord, metric_info
 from precision_explorer.runner.manager import OnEvent
 from precision_explorer.runner.scoring import CellToScore, add_scores, score_cells
+from precision_explorer.stats import draws_of, group_sums, resample_counts
 from precision_explorer.store import RunFolder, read_run
 from precision_explorer.tasks import (
     KINDS,
     ExternalMetric,
+    GenerationRules,
+    answer_columns,
     check_allowed,
     external_metric,
     is_external,
     scores,
+    sufficient,
 )
 
+DRAWS = 1000
+Columns = dict[str, list[Any]]
 # Sums differ in their last digits between machines and versions of numpy.
 _SAME = 1e-9
 
@@ -97,11 +103,12 @@ def _own(folder: RunFolder, record: CellRecord, more: tuple[str, ...]) -> list[R
     """The cell's own metrics and those of `more` that fit its kind, which are stored."""
     kind, quality = record.cell.task.kind, record.measurements.quality
     assert quality is not None
-    wanted = [m for m in KINDS[kind].metrics if m in quality.scores or m in more]
+    wanted = list(dict.fromkeys([*quality.scores, *(m for m in more if m in KINDS[kind].metrics)]))
     try:
         columns = folder.read_samples(record.cell_id, "example")
-        rows = _rows(columns)
-    except StoreError as error:
+        whole = _with_answers(kind, [m for m in more if m in wanted], columns)
+        rows = _rows(whole)
+    except PrecisionExplorerError as error:
         return [Rescored(record, m, quality.scores.get(m), None, str(error)) for m in wanted]
     found = []
     for metric in wanted:
@@ -112,8 +119,19 @@ def _own(folder: RunFolder, record: CellRecord, more: tuple[str, ...]) -> list[R
             found.append(Rescored(record, metric, stored, None, str(error)))
             continue
         found.append(Rescored(record, metric, stored, value))
-    _store(folder, record, found)
+    _store(folder, record, found, whole if whole is not columns else None)
     return found
+
+
+def _with_answers(kind: str, metrics: list[str], columns: Columns) -> Columns:
+    """`columns` with those that `metrics` of generated texts are made of, from the stored answers;
+    the same where there is nothing to make. ROUGE is without the card's stemmer, and exact_match
+    needs its extraction rule: neither is stored."""
+    wanted = [m for m in metrics if m != "exact_match"]
+    if not KINDS[kind].answers or not wanted:
+        return columns
+    made = answer_columns(wanted, columns["prediction"], columns["references"], GenerationRules())
+    return made | columns
 
 
 def _rows(columns: dict[str, list[Any]]) -> list[dict[str, Any]]:
@@ -121,14 +139,37 @@ def _rows(columns: dict[str, list[Any]]) -> list[dict[str, Any]]:
     return [{name: values[i] for name, values in columns.items()} for i in range(count)]
 
 
-def _store(folder: RunFolder, record: CellRecord, found: list[Rescored]) -> None:
+def _store(
+    folder: RunFolder, record: CellRecord, found: list[Rescored], made: Columns | None
+) -> None:
+    """Store the scores that the cell did not have; with their values on resamples where they rest
+    on columns that were `made`, which no samples hold."""
     added = {
-        one.metric: AddedScore(value=one.value, by=f"precision-explorer {__version__}")
+        one.metric: AddedScore(
+            value=one.value,
+            by=f"precision-explorer {__version__}",
+            **(_drawn(one.metric, made, record.cell.seed) if made is not None else {}),
+        )
         for one in found
         if one.stored is None and one.value is not None
     }
     if added:
         add_scores(folder, record.cell_id, added)
+
+
+def _drawn(metric: str, columns: Columns, seed: int) -> dict[str, Any]:
+    """The metric's values on the resamples that the tables use, and its direction."""
+    terms, finish = sufficient(metric, columns)
+    groups = columns.get("group") or [None]
+    units = group_sums(terms, None if None in groups else [str(g) for g in groups])
+    values = draws_of(units, finish, resample_counts(len(units), DRAWS, seed))
+    info = metric_info(metric)
+    return {
+        "draws": [float(value) for value in values],
+        "draws_of": DRAWS,
+        "seed": seed,
+        "higher_is_better": info.higher_is_better if info else None,
+    }
 
 
 def _external(

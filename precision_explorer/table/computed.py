@@ -1,5 +1,6 @@
-"""Quality by a metric of the `evaluate` library: its score and its values on resampled examples, as
-stored. What a difference means is derived from these, as it is for built-in metrics."""
+"""Quality by a metric of the `evaluate` library, or by one whose columns were not stored: its score
+and its values on resampled examples, as stored. What a difference means is derived from these, as
+it is for other metrics."""
 
 from __future__ import annotations
 
@@ -9,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from precision_explorer.records import AddedScore
+from precision_explorer.records import AddedScore, metric_info
 from precision_explorer.stats import (
     draws_interval,
     draws_p_value,
@@ -36,8 +37,10 @@ class Computed:
 
     @property
     def is_share(self) -> bool:
-        """No: the unit of such a metric is not known, so the budget is relative."""
-        return False
+        """Of a metric that the registry knows; else its unit is not known, and the budget is
+        relative."""
+        info = metric_info(self.metric)
+        return info.is_share if info else False
 
     def __len__(self) -> int:
         return len(self.columns["id"])
@@ -78,10 +81,11 @@ def paired_computed(reference: Computed, other: Computed, budget: float) -> dict
         "quality_delta_ci_high": high,
         "p_value": draws_p_value(deltas),
     }
-    if reference.higher_is_better is None or not base.all():
+    share = reference.is_share
+    if reference.higher_is_better is None or not (share or base.all()):
         return found
-    relative = deltas / np.abs(base)
-    oriented = relative if reference.higher_is_better else -relative
+    moved = deltas if share else deltas / np.abs(base)
+    oriented = moved if reference.higher_is_better else -moved
     verdict = verdict_for_bootstrap(oriented, budget, len(other))
     return found | {"verdict": verdict.verdict, "needed_n": verdict.needed_n}
 

@@ -61,9 +61,9 @@ def quality_of(
 ) -> tuple[Quality | Computed | None, str | None]:
     """(quality, None), or (None, why there is none) for a metric of `evaluate` without a score.
     `higher_is_better`: of a metric that the registry does not know."""
-    if not is_external(metric):
-        return Quality.of(metric, columns, higher_is_better), None
     score = added.metrics.get(metric) if added else None
+    if not is_external(metric) and not (score and score.draws):
+        return Quality.of(metric, columns, higher_is_better), None
     if score is not None and score.value is not None:
         return Computed(metric, columns, score), None
     if score is not None and score.error:
