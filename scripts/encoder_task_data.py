@@ -117,7 +117,13 @@ def query_of(sentences: list[str], once: set[tuple[str, ...]]) -> int | None:
     if len(sentences) <= SENTENCES_LEFT:
         return None
     words = [_words(sentence) for sentence in sentences]
-    fit = [i for i, own in enumerate(words) if len(own) >= QUERY_WORDS and own in once]
+    fit = [
+        i
+        for i, own in enumerate(words)
+        if len(own) >= QUERY_WORDS
+        and own in once
+        and not any(sentences[i] in other for k, other in enumerate(sentences) if k != i)
+    ]
     return min(fit, key=lambda i: _key(sentences[i]), default=None)
 
 

@@ -3,12 +3,14 @@
 import copy
 import math
 
+import pyarrow
 import pytest
 import torch
 import transformers
 from hypothesis import given
 from hypothesis import strategies as st
 
+from precision_explorer.formats.runtimes import RUNTIMES
 from precision_explorer.models.adapter import Item, plan_batches
 from precision_explorer.models.causal_forward import CausalForward, token_logprobs
 from precision_explorer.models.causal_lm import LanguageModeling, MultipleChoice
@@ -19,6 +21,8 @@ from precision_explorer.models.prefixes import (
     plan_shared,
 )
 from precision_explorer.models.scoring import Scorer
+from precision_explorer.plan.expand import batch_plan
+from precision_explorer.runner.session import Session
 from tests.test_models_causal_lm import BOTH, bloom, gpt2, language, llama, tokenizer
 
 HEADER = (
@@ -399,3 +403,43 @@ def test_a_scorer_shares_nothing_until_it_is_asked_to():
         Scorer(adapter.scorer.forward).score(items[:5])
     assert seen.shapes == [(5, max(len(i.ids) for i in items[:5]))]
     assert isinstance(language(llama(), tokenizer(**BOTH)), LanguageModeling)
+
+
+# -- in a session ------------------------------------------------------------------------------
+
+
+class Nothing:
+    """A meter of memory that measures none."""
+
+    def begin(self):
+        pass
+
+    def end(self):
+        return 0
+
+    def extras(self):
+        return {}
+
+
+def quality(model, runtime):
+    """(the answer of a session's quality pass, its rows)."""
+    session = object.__new__(Session)
+    session.model, session.tokenizer, session.device = model, tokenizer(**BOTH), "cpu"
+    session.memory, session.progress = Nothing(), lambda *done: None
+    session.runtime = RUNTIMES[runtime]
+    card = {"kind": "multiple-choice", "metrics": ["accuracy"], "max_length": 400}
+    request = {"card": card, "examples": examples(HEADER), "batch_plan": batch_plan("cpu")}
+    answer, arrow = session.quality(request)
+    assert session.adapter.scorer._past is None
+    return answer["quality"], pyarrow.ipc.open_stream(arrow).read_all().to_pylist()
+
+
+def test_a_sessions_plan_is_the_same_for_all_formats_and_plain_where_it_compiles():
+    whole, plain_rows = quality(llama(), "compile")
+    shared, rows = quality(llama(), "eager")
+    narrow, _ = quality(llama().to(torch.bfloat16), "eager")
+    assert shared["batch_plan_hash"] == narrow["batch_plan_hash"] != whole["batch_plan_hash"]
+    assert shared["tokens"] == whole["tokens"]
+    for row, plain in zip(rows, plain_rows, strict=True):
+        assert row["choice_logprobs"] == pytest.approx(plain["choice_logprobs"], abs=1e-5)
+        assert row["choice_logprobs"] != plain["choice_logprobs"]

@@ -110,7 +110,10 @@ def without(document: dict[str, Any], key: str) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("document", "words"),
     [
-        (CLASSIFICATION | {"kind": "text-clasification"}, ["unknown kind", "text-classification"]),
+        (
+            CLASSIFICATION | {"kind": "text-clasification"},
+            ["unknown kind", "did you mean text-classification"],
+        ),
         (CLASSIFICATION | {"metric": ["accuracy"]}, ["unknown key 'metric'", "metrics"]),
         # A misspelt key is named as such, not as the missing one.
         (without(CLASSIFICATION, "metrics") | {"metrisc": []}, ["unknown key 'metrisc'"]),

@@ -11,18 +11,19 @@ import numpy as np
 import pytest
 
 from precision_explorer.errors import UsageError
+from precision_explorer.formats.runtimes import RUNTIMES
 from precision_explorer.models.adapter import Item
-from precision_explorer.plan.expand import UNTIL_DECIDED, _check_independent
+from precision_explorer.plan.expand import UNTIL_DECIDED, _check_looks
 from precision_explorer.plan.spec import make_spec
 from precision_explorer.records import canonical_hash
-from precision_explorer.report.columns import _verdict
+from precision_explorer.report.columns import verdict_cell
 from precision_explorer.runner.local import Executor
 from precision_explorer.runner.session import Session
 from precision_explorer.runner.sweep import prepare_sweep, run_sweep
 from precision_explorer.runner.until_decided import Looks
 from precision_explorer.stats import looks, tango, verdict_for_share
 from precision_explorer.store import RunFolder
-from precision_explorer.table import build
+from precision_explorer.table import against, build
 from precision_explorer.table.quality import Quality
 from precision_explorer.table.sequential import _linear, decide, placed, sequential_columns
 from tests.test_records import CELL, make_cell
@@ -59,11 +60,26 @@ def test_records_from_before_the_option_keep_their_id_and_runs_their_name():
     assert make_spec({}).measuring_hash() != make_spec({"until_decided": True}).measuring_hash()
 
 
-def test_examples_that_come_in_groups_are_refused():
-    task = SimpleNamespace(card=SimpleNamespace(name="passages"), examples=[{"group": "a"}])
-    with pytest.raises(UsageError, match=r"passages come in groups.*leave the option out"):
-        _check_independent(task)
-    _check_independent(SimpleNamespace(card=task.card, examples=[{"group": None}]))
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"examples": [{"group": "a"}]}, "come in groups"),
+        ({"corpus": [{"id": "d"}]}, "encoded again at every look"),
+        ({"metric": "evaluate:agreement"}, "from all its examples at once"),
+        ({"kind": "lm-eval"}, "from all its examples at once"),
+        ({}, None),
+    ],
+)
+def test_what_can_t_be_scored_a_few_at_a_time_is_refused(changes, words):
+    given = {"examples": [{"group": None}], "corpus": [], "metric": "accuracy", "kind": "any"}
+    given |= changes
+    card = SimpleNamespace(name="passages", metrics=(given["metric"],), kind=given["kind"])
+    task = SimpleNamespace(card=card, examples=given["examples"], corpus=given["corpus"])
+    if words is None:
+        _check_looks(task)
+        return
+    with pytest.raises(UsageError, match=rf"not for passages: .*{words}.*; leave it out"):
+        _check_looks(task)
 
 
 # -- scoring in looks -------------------------------------------------------------------------
@@ -91,6 +107,7 @@ class Worker:
             "batches": 2,
             "batch_plan_hash": f"{indices[0]}",
             "cut_examples": 1,
+            "unparsed": 2,
         }
         peak = 100 + indices[0]
         return {"quality": made, "peak_bytes": peak, "recompiles": None}, arrow(rows)
@@ -105,7 +122,8 @@ def folder(tmp_path):
 
 
 def planned(cell_id="one", n=PLANNED):
-    card = SimpleNamespace(kind="text-classification", metrics=("accuracy",))
+    names = ("accuracy",)
+    card = SimpleNamespace(kind="text-classification", metrics=names, own_metrics=names)
     task = SimpleNamespace(card=card, examples=[{"id": f"e{i}"} for i in range(n)])
     cell = SimpleNamespace(until_decided=STOP, seed=0)
     return SimpleNamespace(cell_id=cell_id, task=task, cell=cell)
@@ -129,6 +147,7 @@ def test_the_reference_is_scored_on_all_examples_look_by_look(folder):
     assert (found["examples"], found["tokens"]) == (PLANNED, 10 * PLANNED)
     assert (found["seconds"], found["batches"]) == (len(worker.asked), 2 * len(worker.asked))
     assert found["cut_examples"] == len(worker.asked)
+    assert found["unparsed"] == 2 * len(worker.asked)
     assert math.isclose(found["scores"]["accuracy"], 1 - 2 / PLANNED)
     assert answer["peak_bytes"] == 100 + looks(PLANNED)[-2]
     assert answer["recompiles"] is None
@@ -179,44 +198,57 @@ def test_a_format_is_asked_no_more_than_its_reference_was(folder):
 def test_shapes_to_compile_are_those_of_each_look_s_own_batches():
     lengths = [5 + 7 * k % 40 for k in range(100)]
     items = [Item(k, (1,) * n) for k, n in enumerate(lengths)]
-    plan = {"batch_plan": {"max_tokens": 200, "max_items": 8}, "examples": [{}] * 100}
-    whole = Session._batches(None, plan | {"looks": [32, 64, 100]}, items)
+    session = Session.__new__(Session)
+    session.runtime, session.adapter = RUNTIMES["compile"], None
+    plan = {"batch_plan": {"max_tokens": 200, "max_items": 8, "call_tokens": 0}}
+    whole = session._batches(plan | {"looks": [32, 64, 100]}, items)
     expected = []
     for start, end in ((0, 32), (32, 64), (64, 100)):
-        part = Session._batches(
-            None,
-            plan | {"examples": [{}] * (end - start)},
-            [Item(k, items[start + k].ids) for k in range(end - start)],
-        )
+        part = session._batches(plan, items[start:end])
         expected += [[start + k for k in batch] for batch in part]
     assert whole == expected
     assert sorted(k for batch in whole for k in batch) == list(range(100))
+    # Items that belong to no example, such as documents to search, are scored with all others.
+    documents = [Item(200, (1,) * 5)]
+    assert sorted(k for b in session._batches(plan, items + documents) for k in b)[-1] == 100
 
 
-def test_the_reference_is_that_of_the_same_model_task_and_runtime():
-    def one(fmt, runtime="eager", n=40, revision="r"):
-        task = CELL["task"] | {"n": n}
-        model = CELL["model"] | {"revision": revision}
-        cell = make_cell(format=fmt, runtime=runtime, task=task, model=model)
-        return SimpleNamespace(cell=cell, cell_id=f"{fmt}-{runtime}-{n}-{revision}")
+def test_the_reference_is_a_finished_one_and_not_the_cell_itself():
+    ref, task = SimpleNamespace(scheme=None), object()
 
-    cells = [
-        one("fp32", "compile"), one("fp32", n=41), one("fp32", revision="s"), one("fp32"),
-        one("bf16"),
-    ]  # fmt: skip
-    status = {"fp32-eager-40-r": "ok"}
+    def one(fmt):
+        cell = make_cell(format=fmt)
+        return SimpleNamespace(cell=cell, cell_id=fmt, ref=ref, task=task)
 
-    def read_record(cell_id):
-        return SimpleNamespace(cell_id=cell_id, status=status.get(cell_id, "ok"))
+    base, other = one("fp32"), one("bf16")
+    status = {"fp32": "ok"}
+    folder = SimpleNamespace(read_record=lambda i: SimpleNamespace(cell_id=i, status=status[i]))
+    plan = SimpleNamespace(to_run=[base, other])
+    executor = Executor(make_spec({}), plan, None, None, folder, None)
+    assert executor._reference(other).cell_id == "fp32"
+    assert executor._reference(base) is None
+    status["fp32"] = "failed"
+    assert executor._reference(other) is None
 
-    executor = Executor(
-        None, SimpleNamespace(to_run=cells), None, None,
-        SimpleNamespace(read_record=read_record), None,
+
+def test_positions_beyond_the_last_look_are_clusters_of_their_own(monkeypatch):
+    """A reference keeps the distributions of its first positions, whatever a format was asked."""
+    seen = []
+    monkeypatch.setattr(
+        against, "divergence", lambda kl, same, clusters, seed: seen.extend(clusters)
+    )
+    rows = {"id": ["e0", "e50"], "kl": [0.1, 0.2], "same_top": [True, True]}
+    entry = SimpleNamespace(
+        quality=quality(classified(set(), 32)),
+        folder=SimpleNamespace(read_samples=lambda cell_id, kind: rows),
+        record=SimpleNamespace(
+            cell_id="one", cell=SimpleNamespace(seed=0),
+            measurements=SimpleNamespace(positions=SimpleNamespace(reference="ref")),
+        ),
     )  # fmt: skip
-    assert executor._reference(cells[-1]).cell_id == "fp32-eager-40-r"
-    assert executor._reference(cells[3]) is None
-    status["fp32-eager-40-r"] = "failed"
-    assert executor._reference(cells[-1]) is None
+    base = SimpleNamespace(record=SimpleNamespace(cell_id="ref"))
+    against._positions(entry, base)
+    assert seen == [("id", "e0"), ("id", "e50")]
 
 
 # -- the table --------------------------------------------------------------------------------
@@ -294,7 +326,8 @@ def test_a_metric_that_is_no_sum_is_decided_by_its_influence_values():
     assert low < found["quality_delta"] < high < 0
     assert found["p_value"] < 0.001
     same = quality(classified(set(), 600), "macro_f1")
-    assert sequential_columns(reference, same, 0.01, PLANNED, 0)["verdict"] == "within"
+    found = sequential_columns(reference, same, 0.01, PLANNED, 0)
+    assert (found["verdict"], found["quality_delta_ci_low"]) == ("within", None)
 
 
 def test_the_influence_values_of_a_ratio_are_those_of_the_textbook():
@@ -318,9 +351,8 @@ def test_a_metric_that_is_not_a_number_yet_decides_nothing_and_has_no_interval()
 
 
 def test_the_report_says_at_how_many_examples():
-    row = {"verdict": "within", "looks": 15, "quality_n": 480}
-    assert _verdict(None, row).text == "within (480 examples)"
-    assert _verdict(None, row | {"looks": None}).text == "within"
+    row = {"verdict": "within", "verdict_note": "decided at 480 of 2,063 examples"}
+    assert verdict_cell(None, row).text == "within: decided at 480 of 2,063 examples"
 
 
 def test_on_the_front_a_row_stands_by_its_difference_not_by_its_own_examples():

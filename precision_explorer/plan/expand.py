@@ -20,6 +20,7 @@ from precision_explorer.stats.sequential import ALPHA_END, ALPHA_LOOKS, FIRST_LO
 from precision_explorer.tasks import (
     KINDS,
     PreparedTask,
+    is_external,
     label_ids,
     metric_libraries,
     without_calibration,
@@ -166,7 +167,7 @@ def expand(
         for task in tasks:
             check_head(ref, task.card.kind)
             if spec.until_decided:
-                _check_independent(task)
+                _check_looks(task)
             labels = label_ids(task.card, task.examples, ref.id2label)
             for runtime in spec.runtime:
                 tools, missing = _tools(runtime, facts, versions)
@@ -183,13 +184,19 @@ def expand(
     return Plan(tuple(cells.values()))
 
 
-def _check_independent(task: PreparedTask) -> None:
-    """UsageError where examples share a passage: a new one of an old group is no new draw."""
+def _check_looks(task: PreparedTask) -> None:
+    """UsageError where examples can't be scored a few at a time: they share a passage, so that a
+    new one of an old group is no new draw; or documents, which each look would encode anew; or
+    their metric is known of all together only."""
+    why = None
     if any(example.get("group") is not None for example in task.examples):
-        raise UsageError(
-            f"--until-decided: the examples of {task.card.name} come in groups, and what holds at "
-            "every look holds for independent ones; leave the option out"
-        )
+        why = "its examples come in groups, and what holds at every look holds for independent ones"
+    elif task.corpus:
+        why = "its documents would be encoded again at every look"
+    elif is_external(task.card.metrics[0]) or task.card.kind == "lm-eval":
+        why = f"{task.card.metrics[0]} is computed from all its examples at once"
+    if why is not None:
+        raise UsageError(f"--until-decided is not for {task.card.name}: {why}; leave it out")
 
 
 def _calibrated(support: Support, task: PreparedTask) -> Support:

@@ -274,17 +274,11 @@ class Executor:
 
     def _reference(self, planned: PlannedCell) -> CellRecord | None:
         """The finished record that `planned` is compared with; None for the reference itself."""
-        stop = planned.cell.until_decided or {}
-        for other in self.plan.to_run:
-            if (
-                other.cell.format == stop["reference"] != planned.cell.format
-                and other.cell.runtime == planned.cell.runtime
-                and other.cell.model.revision == planned.cell.model.revision
-                and other.cell.task == planned.cell.task
-            ):
-                record = self.folder.read_record(other.cell_id)
-                return record if record is not None and record.status == "ok" else None
-        return None
+        other = self.comparisons.reference(planned)
+        if other is None or other is planned:
+            return None
+        record = self.folder.read_record(other.cell_id)
+        return record if record is not None and record.status == "ok" else None
 
     def _certificate(
         self, worker: WorkerHandle, request: dict[str, Any], deadline: float

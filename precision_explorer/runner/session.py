@@ -198,9 +198,11 @@ class Session:
         """The frozen batches; where nothing is compiled, the adapter's `score` shares prefixes from
         now on, if it can."""
         plan = request["batch_plan"]
+        if "looks" not in request:
+            return self._cut(items, plan)
         batches = []
         # Where examples are scored in looks, each look's by themselves.
-        for start, end in pairwise([0, *request.get("looks", [len(request["examples"])])]):
+        for start, end in pairwise([0, *request["looks"]]):
             part = [k for k, item in enumerate(items) if start <= item.example < end]
             batches += [[part[k] for k in b] for b in self._cut([items[k] for k in part], plan)]
         return batches

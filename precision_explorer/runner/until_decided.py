@@ -91,8 +91,9 @@ class Looks:
         each = [answer["quality"] for answer, _ in parts]
         quality = each[0] | {name: sum(q[name] for q in each) for name in _SUMMED}
         quality |= {
-            "scores": scores(card.kind, card.metrics, table.to_pylist()),
+            "scores": scores(card.kind, card.own_metrics, table.to_pylist()),
             "batch_plan_hash": canonical_hash([q["batch_plan_hash"] for q in each]),
+            "unparsed": _sum([q.get("unparsed") for q in each]),
         }
         joined: dict[str, Any] = {"quality": quality}
         for name in parts[0][0].keys() - {"quality"}:
@@ -100,6 +101,10 @@ class Looks:
             add = sum if name == "recompiles" else max
             joined[name] = add(values) if values else None
         return joined, _stream(table)
+
+
+def _sum(values: list[int | None]) -> int | None:
+    return None if None in values else sum(v for v in values if v is not None)
 
 
 def _table(arrows: list[bytes]) -> Any:

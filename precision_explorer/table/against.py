@@ -192,7 +192,7 @@ def _positions(entry: Entry, base: Entry) -> Divergence | None:
         name: ("group", str(group)) if group is not None else ("id", name)
         for name, group in zip(columns["id"], groups, strict=True)
     }
-    # Positions may be of examples that a format which stopped early was not asked.
+    # Positions may reach beyond the examples of a row that was scored until its verdict was clear.
     clusters = [named.get(name, ("id", name)) for name in rows["id"]]
     return divergence(rows["kl"], rows["same_top"], clusters, entry.record.cell.seed)
 

@@ -136,12 +136,14 @@ def _bounded(reference: Quality, a: np.ndarray, b: np.ndarray) -> np.ndarray | N
 def _interval(
     reference: Quality, a: np.ndarray, b: np.ndarray, finish: Callable
 ) -> tuple[float | None, float | None]:
-    """95 % of the difference in the metric's unit; None where it is not a number."""
+    """95 % of the difference in the metric's unit; None where it is not a number, or where no
+    example moves it, which says nothing of how far another would."""
     bounded = _bounded(reference, a, b)
     if bounded is not None:
         return sequential.interval_of_shares(bounded)
     values = _linear(np.hstack([a, b]), lambda sums: _difference(sums, finish, False))
-    return sequential.interval_of_values(values) if np.isfinite(values).all() else (None, None)
+    known = np.isfinite(values).all() and np.ptp(values) > 0
+    return sequential.interval_of_values(values) if known else (None, None)
 
 
 def _wealth(

@@ -76,6 +76,9 @@ class CalibrationSource(DataSource):
     n: Annotated[StrictInt, Field(ge=1)] = 64
 
 
+_DOCUMENT: tuple[Literal["id", "text"], ...] = ("id", "text")
+
+
 class CorpusSource(DataSource):
     """Where the documents lie that queries are held against (a hub data set's split is ``train``
     unless it is named), and which of its columns hold their ids and texts."""
@@ -83,12 +86,12 @@ class CorpusSource(DataSource):
     key: ClassVar[str] = "corpus"
     default_split: ClassVar[str] = "train"
 
-    columns: dict[Literal["id", "text"], _Text] = {"id": "id", "text": "text"}
+    columns: dict[Literal["id", "text"], _Text] = {role: role for role in _DOCUMENT}
 
     @field_validator("columns")
     @classmethod
     def _both(cls, columns: dict[str, str]) -> dict[str, str]:
-        return {"id": "id", "text": "text"} | columns
+        return {role: role for role in _DOCUMENT} | columns
 
 
 class TaskCard(_Part):
