@@ -236,6 +236,16 @@ def test_examples_of_one_group_are_one_cluster_of_positions(tmp_path):
     assert {c.divergence.examples for c in table.comparisons} == {2}
 
 
+def test_positions_of_examples_that_were_not_asked_count_by_themselves(tmp_path):
+    """A format that was scored until its verdict was clear is held against the reference on the
+    kept positions all the same."""
+    cells = language_cells()
+    record, rows = cells[1]
+    cells[1] = record, rows | {"example": arrow(modelled(1.01)[:30])}
+    row = build_rows(tmp_path / "r", cells)["bf16"]
+    assert row["kl_mean"] == pytest.approx(1e-3 * (27 * 1 + 27 * 2 + 26 * 3) / 80)
+
+
 def test_a_kl_of_the_order_of_the_reference_s_own_is_said_to_be_too_small(tmp_path):
     row = build_rows(tmp_path / "r", language_cells(floor=4e-4))["bf16"]
     assert row["kl_note"].startswith("too small to rank")

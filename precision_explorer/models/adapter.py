@@ -119,16 +119,23 @@ def plan_batches(
 
 
 def other_batches(
-    lengths: Sequence[int], frozen: Sequence[Sequence[int]], seed: int
+    items: Sequence[Item], frozen: Sequence[Sequence[int]], seed: int
 ) -> list[list[int]]:
-    """A second plan for the noise floor: longest first as in `frozen`, ties in a seeded random
-    order, and about half as many rows at a time as an item had in `frozen`; two where it was alone,
-    since a smaller budget would leave it alone in a batch of the same shape."""
+    """A second plan for the noise floor: longest example first, ties in a seeded random order, and
+    about half as many rows at a time as an item had in `frozen`; two where it was alone, since a
+    smaller budget would leave it alone in a batch of the same shape. The items of an example stay
+    together, as what they begin with may be computed once."""
     import numpy as np
 
     rows = {index: len(batch) for batch in frozen for index in batch}
-    place = np.random.default_rng(seed).permutation(len(lengths))
-    order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], place[i]))
+    longest: dict[int, int] = {}
+    for item in items:
+        longest[item.example] = max(longest.get(item.example, 0), len(item.ids))
+    shuffled = np.random.default_rng(seed).permutation(list(longest)).tolist()
+    place = {example: k for k, example in enumerate(shuffled)}
+    order = sorted(
+        range(len(items)), key=lambda i: (-longest[items[i].example], place[items[i].example], i)
+    )
     batches: list[list[int]] = []
     while order:
         before = rows[order[0]]

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from precision_explorer.errors import ModelError
-from precision_explorer.models.adapter import Item, other_batches
+from precision_explorer.models.adapter import Item, other_batches, plan_batches
 from precision_explorer.models.distributions import (
     Batches,
     Head,
@@ -42,8 +42,9 @@ def score_again(session: Session, request: Json) -> tuple[Json, list[Json]]:
     with torch.inference_mode():
         items = adapter.items()
         frozen = session._batches(request, items)
-        batches = other_batches([len(i.ids) for i in items], frozen, session.request["seed"])
+        batches = other_batches(items, frozen, session.request["seed"])
         answers = session._score(items, batches, "noise")
+    session._release()
     rows = adapter.rows(items, answers)
     noise = Repeat(
         seconds=time.perf_counter() - start,
@@ -99,8 +100,7 @@ def compare_distributions(session: Session, request: Json) -> tuple[Json, list[J
         plan = _Plan(session, request)
         batches = plan(items)
         if request["is_reference"]:
-            lengths = [len(item.ids) for item in items]
-            batches = other_batches(lengths, batches, session.request["seed"])
+            batches = other_batches(items, batches, session.request["seed"])
         rows = compare(
             adapter,
             items,
@@ -121,15 +121,15 @@ def compare_distributions(session: Session, request: Json) -> tuple[Json, list[J
 
 
 class _Plan:
-    """The frozen plan over some items, with bounded logits at a time."""
+    """The frozen plan's bounds over some items computed whole, with bounded logits at a time."""
 
     def __init__(self, session: Session, request: Json) -> None:
-        self.session, self.request = session, request
+        self.vocabulary = session.model.config.get_text_config().vocab_size
+        self.bounds = (request["batch_plan"]["max_tokens"], request["batch_plan"]["max_items"])
 
     def __call__(self, items: Sequence[Item]) -> Batches:
-        vocabulary = self.session.model.config.get_text_config().vocab_size
-        batches = self.session._batches(self.request, list(items))
-        return narrower(batches, items, vocabulary)
+        batches = plan_batches([len(item.ids) for item in items], *self.bounds)
+        return narrower(batches, items, self.vocabulary)
 
 
 def _pack(kept: Kept) -> bytes:
