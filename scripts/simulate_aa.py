@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -68,7 +69,9 @@ def neighbours(lengths: list[int], seed: int, rows: int, tokens: int) -> list[li
     return batches
 
 
-def real_passes(model_name: str, task_name: str, limit: int, dtype: str) -> list[dict[str, Any]]:
+def real_passes(
+    model_name: str, task_name: str, limit: int, dtype: str
+) -> Iterator[dict[str, Any]]:
     """One model's 0/1 scores in one order of examples: first under the sweep's own batch plan, then
     under `REAL_PAIRS` others, each with an order of its own. `moved`: the largest change of an
     example's loss, in nats."""
@@ -99,7 +102,7 @@ def real_passes(model_name: str, task_name: str, limit: int, dtype: str) -> list
     lengths = [len(item.ids) for item in items]
     orders = [plan_batches(lengths, own["max_tokens"], own["max_items"])]
     orders += [neighbours(lengths, k, *PLANS[k % len(PLANS)]) for k in range(REAL_PAIRS)]
-    found: list[dict[str, Any]] = []
+    first = None
     for batches in orders:
         answers: list[Any] = [None] * len(items)
         with torch.inference_mode():
@@ -109,33 +112,31 @@ def real_passes(model_name: str, task_name: str, limit: int, dtype: str) -> list
                     answers[index] = answer
         rows = adapter.rows(items, answers)
         losses = np.array([row["loss"] for row in rows])
-        first = found[0]["losses"] if found else losses
-        found.append(
-            {
-                "scores": [row["score"] for row in rows],
-                "losses": losses,
-                "moved": float(np.abs(losses - first).max()),
-                "batches": len(batches),
-            }
-        )
-    return found
+        first = losses if first is None else first
+        yield {
+            "scores": [row["score"] for row in rows],
+            "moved": float(np.abs(losses - first).max()),
+            "batches": len(batches),
+        }
 
 
 def real(model: str, task: str, limit: int, dtype: str) -> bool:
     """Print the real pairs; whether no more than `MOST_REAL_DIFFERENT` came out different."""
-    first, *others = real_passes(model, task, limit, dtype)
+    passes = real_passes(model, task, limit, dtype)
+    first = next(passes)
     n = len(first["scores"])
     print(f"\n{model} on {task}, {dtype}, {n} examples, against its own batch plan:")
     print(f"{'order':>6}{'rows':>6}{'batches':>9}{'flips':>7}{'p':>8}{'moved (nats)':>14}")
     different = 0
-    for k, one in enumerate(others):
+    for k, one in enumerate(passes):
         b, c = flips(first["scores"], one["scores"])
         different += is_different(first["scores"], one["scores"])
         print(
             f"{k:6}{PLANS[k % len(PLANS)][0]:6}{one['batches']:9}{b + c:7}"
-            f"{mcnemar_exact(b, c):8.3f}{one['moved']:14.2g}"
+            f"{mcnemar_exact(b, c):8.3f}{one['moved']:14.2g}",
+            flush=True,
         )
-    print(f"different: {different} of {len(others)} (at most {MOST_REAL_DIFFERENT})")
+    print(f"different: {different} of {REAL_PAIRS} (at most {MOST_REAL_DIFFERENT})")
     return different <= MOST_REAL_DIFFERENT
 
 

@@ -123,7 +123,9 @@ def folder(tmp_path):
 
 def planned(cell_id="one", n=PLANNED):
     names = ("accuracy",)
-    card = SimpleNamespace(kind="text-classification", metrics=names, own_metrics=names)
+    card = SimpleNamespace(
+        kind="text-classification", metrics=names, own_metrics=names, higher_is_better=True
+    )
     task = SimpleNamespace(card=card, examples=[{"id": f"e{i}"} for i in range(n)])
     cell = SimpleNamespace(until_decided=STOP, seed=0)
     return SimpleNamespace(cell_id=cell_id, task=task, cell=cell)
