@@ -8,6 +8,7 @@ import random
 import pytest
 import torch
 import yaml
+from tokenizers import processors
 
 from precision_explorer.errors import TaskError, UsageError
 from precision_explorer.measure import NullPhases
@@ -214,6 +215,33 @@ def test_choices_score_as_in_the_harness_and_as_by_our_own_kind(tmp_path, model)
         assert both[row["id"]]["choice_logprobs"] == pytest.approx(row["choice_logprobs"], abs=1e-3)
     own = scores("multiple-choice", ["accuracy"], by_kind)["accuracy"]
     assert own == pytest.approx(results["acc,none"])
+
+
+def with_bos(coder):
+    """`coder` as Llama's is: it puts a BOS before every text."""
+    pair = ("<bos>", coder.bos_token_id)
+    coder.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="<bos> $A", special_tokens=[pair]
+    )
+    return coder
+
+
+def test_prompts_begin_as_the_tokenizer_has_it(tmp_path):
+    """The harness's prompts get the tokenizer's own BOS, so ours do."""
+    model, coder = llama(positions=128), with_bos(tokenizer(**BOTH))
+    assert coder("a")["input_ids"][0] == coder.bos_token_id
+    some = questions()
+    some[0]["question"] = "<bos>" + some[0]["question"]  # None is added to one that has it.
+    path = write(tmp_path, "begun", some, **CHOICE)
+    _, samples = harness(path, model, coder)
+    examples = [
+        {"id": str(i), "prompt": q["question"], "choices": q["options"], "label": q["answer"]}
+        for i, q in enumerate(some)
+    ]
+    rows = {row["id"]: row for row in own_kind(MultipleChoice, examples, model=(model, coder))}
+    for number, sample in samples.items():
+        exact = [float(r[0][0]) for r in sample["resps"]]
+        assert rows[str(number)]["choice_logprobs"] == pytest.approx(exact, abs=1e-3)
 
 
 def test_metrics_of_two_classes_score_as_in_the_harness(tmp_path, model):

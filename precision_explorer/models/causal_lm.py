@@ -19,6 +19,7 @@ from precision_explorer.models.adapter import Item
 from precision_explorer.models.causal_forward import CausalForward
 from precision_explorer.models.greedy import GreedyServing
 from precision_explorer.models.scoring import Scorer
+from precision_explorer.models.tokens import plain_ids, prompt_ids
 from precision_explorer.tasks import example_bytes, example_words
 
 
@@ -56,14 +57,12 @@ class _CausalLM:
         )
 
     def encode(self, text: str) -> list[int]:
-        """Token ids without special tokens (the harness's default for causal models)."""
+        """Token ids without special tokens."""
         return self.encode_all([text])[0]
 
     def encode_all(self, texts: list[str]) -> list[list[int]]:
         """The same of many texts at once."""
-        if not texts:
-            return []
-        return self.tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
+        return plain_ids(self.tokenizer, texts)
 
     def scores(self, batch: Sequence[Item]) -> torch.Tensor:
         """(scored positions, vocabulary) logits: each item's scored positions in order, once."""
@@ -97,7 +96,8 @@ class MultipleChoice(_CausalLM):
     def _pairs(self, indices: Sequence[int]) -> dict[tuple[int, int], tuple[list[int], list[int]]]:
         """{(example, slot): (context, continuation) ids}: the choice is tokenised after its prompt;
         spaces at the prompt's end move to the choice, as in the harness's `_encode_pair`, and an
-        empty prompt becomes the prefix, as in its `loglikelihood`."""
+        empty prompt becomes the prefix, as in its `loglikelihood`, where its choices have no
+        special tokens either."""
         texts: dict[tuple[int, int], tuple[str, str]] = {}
         for index in indices:
             example = self.examples[index]
@@ -105,9 +105,14 @@ class MultipleChoice(_CausalLM):
             spaces = example["prompt"][len(prompt) :]
             for slot, choice in enumerate(example["choices"]):
                 texts[index, slot] = (prompt, prompt + spaces + choice)
-        distinct = list(dict.fromkeys(text for pair in texts.values() for text in pair))
-        ids = dict(zip(distinct, self.encode_all(distinct), strict=True))
-        return {key: self._pair(ids[prompt], ids[whole]) for key, (prompt, whole) in texts.items()}
+        after = list(dict.fromkeys(t for pair in texts.values() if pair[0] for t in pair))
+        alone = list(dict.fromkeys(whole for prompt, whole in texts.values() if not prompt))
+        ids = dict(zip(after, prompt_ids(self.tokenizer, after), strict=True)) | {"": []}
+        bare = dict(zip(alone, self.encode_all(alone), strict=True))
+        return {
+            key: self._pair(ids[prompt], (ids if prompt else bare)[whole])
+            for key, (prompt, whole) in texts.items()
+        }
 
     def _pair(self, context: list[int], whole: list[int]) -> tuple[list[int], list[int]]:
         if not context:

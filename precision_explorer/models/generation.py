@@ -12,6 +12,7 @@ from precision_explorer.errors import ModelError, TaskError
 from precision_explorer.models.adapter import Item, pad_right
 from precision_explorer.models.answering import Answering, end_tokens
 from precision_explorer.models.greedy import Generated, GreedyServing, cache_arguments
+from precision_explorer.models.tokens import plain_ids, prompt_ids
 from precision_explorer.tasks import GenerationRules
 
 
@@ -52,15 +53,16 @@ class Generation(Answering, GreedyServing):
 
     def _whole(self, index: int) -> list[int]:
         example = self.examples[index]
-        ids = self._encode(self._chat(example["prompt"]) if self.rules.chat else example["prompt"])
+        ids = self._encode(example["prompt"])
         if not ids:
             raise TaskError(f"example {example['id']}: its prompt holds no token; correct the data")
         return ids
 
-    def _encode(self, text: str) -> list[int]:
-        # Without special tokens: the harness's default for causal models, and a chat template has
-        # written them.
-        return self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+    def _encode(self, prompt: str) -> list[int]:
+        # A chat template has written the special tokens.
+        if self.rules.chat:
+            return plain_ids(self.tokenizer, [self._chat(prompt)])[0]
+        return prompt_ids(self.tokenizer, [prompt])[0]
 
     def _chat(self, prompt: str) -> str:
         if not getattr(self.tokenizer, "chat_template", None):
