@@ -15,8 +15,8 @@ def plain_ids(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
 
 def prompt_ids(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
     """The same with the special tokens that the tokenizer adds of itself, without which a model
-    that was trained behind a BOS scores badly; none where a text is empty or begins with the BOS. As
-    lm-evaluation-harness 0.4.13 encodes prompts (``HFLM.tok_encode``)."""
+    that was trained behind a BOS scores badly; none where a text is empty or begins with the BOS.
+    As lm-evaluation-harness 0.4.13 encodes prompts (``HFLM.tok_encode``)."""
     bos = getattr(tokenizer, "bos_token", None)
     bare = [not text or bool(bos and text.startswith(bos)) for text in texts]
     without = iter(plain_ids(tokenizer, [t for t, b in zip(texts, bare, strict=True) if b]))
