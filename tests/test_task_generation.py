@@ -23,12 +23,12 @@ from precision_explorer.tasks import (
     prepare,
     scores,
     signatures,
+    squad,
     sufficient,
     text_metrics,
     unparsed,
 )
 from precision_explorer.tasks.generation import Extraction, GenerationRules
-from precision_explorer.tasks.text_metrics import squad_f1
 
 RULES = GenerationRules()
 CARD = {
@@ -226,11 +226,11 @@ def test_exact_match_compares_what_the_rule_cleaned():
 
 
 def test_squad_f1_by_hand():
-    assert squad_f1("The cat!", "a cat") == 1.0
-    assert squad_f1("cat dog", "cat") == pytest.approx(2 / 3)
-    assert squad_f1("cat cat", "cat") == pytest.approx(2 / 3)
-    assert squad_f1("the", "an") == 1.0
-    assert squad_f1("", "cat") == 0.0
+    assert squad.token_f1("The cat!", ["a cat"]) == 1.0
+    assert squad.token_f1("cat dog", ["mouse", "cat"]) == pytest.approx(2 / 3)
+    assert squad.token_f1("cat cat", ["cat"]) == pytest.approx(2 / 3)
+    assert squad.token_f1("the", ["an"]) == 1.0
+    assert squad.token_f1("", ["cat"]) == 0.0
     assert columns(["token_f1"])["token_f1"][3] == 1.0
 
 

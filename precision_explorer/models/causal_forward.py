@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from precision_explorer.models.adapter import pad_right
+from precision_explorer.models.greedy import cache_arguments
 
 Place = tuple[int, int]
 """(row, position in the row): the logits after that token."""
@@ -49,9 +50,7 @@ class CausalForward:
     def __init__(self, model: nn.Module, device: str, pad: int) -> None:
         self.model, self.device, self.pad = model, device, pad
         taken = inspect.signature(model.forward).parameters
-        self.keeps = "logits_to_keep" in taken
-        # transformers 5.24 renamed it and drops the old name in 5.40.
-        self.cache_name = "cache" if "cache" in taken else "past_key_values"
+        self.keeps, self.cache_name = cache_arguments(model)
         self._positions = "position_ids" in taken and self.cache_name in taken
         # transformers' own helper takes a mask of the places to keep, other code takes positions.
         plain = inspect.unwrap(model.forward)

@@ -22,13 +22,13 @@ def exact_match(prediction: str, references: Sequence[str]) -> float:
 
 
 def token_f1(prediction: str, references: Sequence[str]) -> float:
-    """The best F1 over the references of the words that both have, counted with repeats."""
+    """The best F1 over the references of the words that both have, counted with repeats; where one
+    has no words, 1.0 if neither has any, as in version 2 of the official evaluation."""
     return max(_f1(normalised(prediction).split(), normalised(r).split()) for r in references)
 
 
 def _f1(found: list[str], wanted: list[str]) -> float:
+    if not found or not wanted:
+        return float(found == wanted)
     shared = sum((Counter(found) & Counter(wanted)).values())
-    if not shared:
-        return 0.0
-    precision, recall = shared / len(found), shared / len(wanted)
-    return 2 * precision * recall / (precision + recall)
+    return 2 * shared / (len(found) + len(wanted))

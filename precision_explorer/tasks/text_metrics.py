@@ -6,12 +6,12 @@ from __future__ import annotations
 import importlib
 import re
 import string
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 from precision_explorer.errors import TaskError
+from precision_explorer.tasks import squad
 from precision_explorer.tasks.generation import GenerationRules, cleaned
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def answer_columns(
 
     - exact_match: ``score``, 1.0 where the answer is one of the references, both cleaned by the
       rule, else 0.0;
-    - token_f1: ``token_f1``, `squad_f1` against the best reference;
+    - token_f1: ``token_f1``, `squad.token_f1`;
     - rouge1, rouge2, rougeL: a column of their name, the F-measure of the package rouge-score
       against the best reference, with or without its stemmer;
     - bleu: ``bleu_counts``, sacrebleu's sums for its default BLEU: the lengths of answer and
@@ -57,8 +57,7 @@ def answer_columns(
         ]
     if "token_f1" in metrics:
         columns["token_f1"] = [
-            max(squad_f1(text, reference) for reference in refs)
-            for text, refs in zip(texts, references, strict=True)
+            squad.token_f1(text, refs) for text, refs in zip(texts, references, strict=True)
         ]
     rouge = [name for name in ROUGE if name in metrics]
     if rouge:
@@ -130,22 +129,6 @@ def _need(module: str) -> Any:
 
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
-
-
-def squad_words(text: str) -> list[str]:
-    """The words of `text` as the official evaluation of SQuAD takes them (Rajpurkar et al. 2016,
-    ``normalize_answer``): lower case, without ASCII punctuation and English articles."""
-    return _ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)).split()
-
-
-def squad_f1(answer: str, reference: str) -> float:
-    """F1 of the words that both share, in [0, 1]; where one has no words, 1.0 if both have none
-    (the official evaluation of SQuAD, version 2)."""
-    ours, theirs = squad_words(answer), squad_words(reference)
-    if not ours or not theirs:
-        return float(ours == theirs)
-    shared = sum((Counter(ours) & Counter(theirs)).values())
-    return 2 * shared / (len(ours) + len(theirs))
 
 
 def _rouge_columns(
