@@ -96,6 +96,14 @@ ROWS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         {"sentence1": "A girl runs.", "sentence2": "A child runs.", "score": 0.8},
         {"text": "A girl runs.", "pair": "A child runs.", "label": 0.8},
     ),
+    "cnn-dailymail": (
+        {"article": "It rained in Rome.", "highlights": "Rain in Rome.", "id": "0"},
+        {"prompt": "It rained in Rome.", "references": ["Rain in Rome."]},
+    ),
+    "wmt16-de-en": (
+        {"translation": {"de": "Guten Tag", "en": "Good day"}},
+        {"prompt": "Guten Tag", "references": ["Good day"]},
+    ),
     "wikitext-2": ({"page": " = Rome = \n Old . \n"}, {"text": " = Rome = \n Old . \n"}),
 }
 

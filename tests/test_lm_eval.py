@@ -244,6 +244,17 @@ def test_prompts_begin_as_the_tokenizer_has_it(tmp_path):
         assert rows[str(number)]["choice_logprobs"] == pytest.approx(exact, abs=1e-3)
 
 
+def test_requests_compute_whole_rows_whatever_the_quality_pass_shares(tmp_path, model, monkeypatch):
+    plain = CHOICE | {"metric_list": [{"metric": "acc"}]}  # Nothing that asks for greedy tokens.
+    _, adapter, _ = ours(write(tmp_path, "choices", questions(), **plain), *model)
+    adapter.share(adapter.items(), 600, 8, 32)
+    assert adapter.scorer.shares
+    monkeypatch.setattr(adapter.scorer, "score", lambda batch: pytest.fail("rows were shared"))
+    with torch.inference_mode():
+        adapter.request(0, NullPhases())
+        adapter.offline([0, 1])
+
+
 def test_metrics_of_two_classes_score_as_in_the_harness(tmp_path, model):
     rows = [
         q | {"options": q["options"][:: 1 if i % 3 else -1][:2], "answer": q["answer"] % 2}

@@ -27,7 +27,7 @@ from precision_explorer.records import canonical_hash
 # 4,096 positions are asked for; the items that hold them are kept whole.
 POSITIONS = 4096
 # Bytes that the kept rows of one task may take.
-MOST_BYTES = 512_000_000
+MOST_BYTES = 1 << 31
 # States stand for log-probabilities that they give back this closely.
 EXACT = 1e-4
 # Positions whose distributions over the vocabulary are held in float64 at a time: 64 of 50,000
@@ -135,6 +135,11 @@ def keep(
             why, head = "its states don't give back its own log-probabilities", None
     width, each = (states.shape[-1], 4) if head is not None else (own.shape[-1], 2)
     taken = fitting(items, width, each)
+    if not taken:
+        raise ModelError(
+            "the first text alone has more distributions than fit in the run's folder; lower "
+            "max_length in the card"
+        )
 
     def rows_of(chosen: Sequence[Item]) -> torch.Tensor:
         again = list(chosen) != first
@@ -144,7 +149,8 @@ def keep(
             return (adapter.scores(chosen) if again else states).float()
 
     rows = _in_order(taken, plan(taken), rows_of)
-    if np.isnan(rows).any():
+    # A log-probability may be minus infinity, a state may not.
+    if np.isnan(rows).any() or (head is not None and not np.isfinite(rows).all()):
         raise InvalidNumerics("the reference's outputs hold NaN; nothing can be compared with it")
     return Kept(taken, rows, head, why, error)
 
@@ -344,6 +350,8 @@ def _divergences(
         else:
             # Rounded, they no longer sum to exactly one.
             reference = _log_probabilities(kept)
+        if bool(reference.isnan().any()):
+            raise InvalidNumerics("the reference's distributions hold NaN; measure it again")
         own = _log_probabilities(logits[part])
         # What the reference holds impossible adds nothing, whatever the format makes of it.
         terms = torch.where(reference > -torch.inf, reference.exp() * (reference - own), 0.0)

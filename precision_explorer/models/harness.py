@@ -306,7 +306,12 @@ class HarnessTask(_CausalLM):
         lengths = [len(item.ids) for item in items]
         plan = self.plan or {"max_tokens": 1, "max_items": 1}
         for batch in plan_batches(lengths, plan["max_tokens"], plan["max_items"]):
-            self.score([items[i] for i in batch])
+            # Whole rows, as a user's request has them: nothing is left in the cache by others.
+            chosen = [items[i] for i in batch]
+            if self.scorer.shares:
+                self.scorer.whole(chosen)
+            else:
+                self.score(chosen)
 
 
 def _docs_of(task: Any, examples: list[dict[str, Any]]) -> list[Any]:
