@@ -20,10 +20,12 @@ def maker():
     path = ROOT / "scripts" / "make_task_data.py"
     spec = importlib.util.spec_from_file_location("make_task_data", path)
     module = importlib.util.module_from_spec(spec)
-    # Dataclasses look their module up by name.
+    # Dataclasses look their module up by name; it imports its neighbour.
     sys.modules["make_task_data"] = module
+    sys.path.insert(0, str(ROOT / "scripts"))
     spec.loader.exec_module(module)
     yield module
+    sys.path.remove(str(ROOT / "scripts"))
     del sys.modules["make_task_data"]
 
 

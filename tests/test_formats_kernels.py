@@ -332,7 +332,7 @@ def test_a_kernel_that_saturates_is_refused_and_never_chosen(monkeypatch):
     monkeypatch.setattr(dryrun, "CPU_KERNELS", ("saturating",))
     none = dryrun.dry_run("cpu", ["int8-dynamic"])["int8-dynamic"]
     assert not none["ok"]
-    assert none["why"] == "no kernel is right"
+    assert "wrong results" in none["why"]
 
 
 # -- the choice --------------------------------------------------------------------------------

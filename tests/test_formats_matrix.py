@@ -133,8 +133,8 @@ def test_the_document_of_a_probed_device_has_what_the_dry_runs_found():
     assert set(ran) == set(ruled_out) == KEYS
     assert (ran["kernel"], ran["library"], ran["probed"]) == ("int-mm", "some", True)
     assert ran["dry_run"] == {
-        "kernel": "int-mm", "ok": True, "why": None, "relative_error": 0.01,
-        "seconds": [1e-3, 2e-5], "rate_over_fp32": 2.0,
+        "kernel": "int-mm", "compute_dtype": "float32", "ok": True, "why": None,
+        "relative_error": 0.01, "seconds": [1e-3, 2e-5], "rate_over_fp32": 2.0,
     }  # fmt: skip
     assert [one["why"] for one in ran["candidates"]] == ["slow", None]
     assert (ruled_out["probed"], ruled_out["dry_run"], ruled_out["kernel"]) == (False, None, None)

@@ -209,7 +209,8 @@ LOAD: dict[str, Any] = {
     "threads": 1,
 }
 QUALITY: dict[str, Any] = {
-    "quality": FULL["measurements"]["quality"] | {"cut_examples": 0},
+    "quality": FULL["measurements"]["quality"]
+    | {"cut_examples": 0, "unparsed": None, "signatures": {}, "higher_is_better": None},
     "peak_bytes": 500,
 }
 BLOCK: dict[str, Any] = {
@@ -1288,6 +1289,8 @@ CLASSIFIER, CAUSAL = "BertForSequenceClassification", "LlamaForCausalLM"
         ((CLASSIFIER, "RobertaForSequenceClassification"), "sentiment"),
         ((CAUSAL,), "sentiment-choice"),
         ((CAUSAL, "GPT2LMHeadModel"), "sentiment-choice"),
+        (("BertModel",), "news-similarity"),
+        (("ViTForImageClassification",), "digits"),
     ],
 )
 def test_a_sweep_without_a_task_takes_the_one_that_fits_the_heads(tmp_path, heads, task):
@@ -1295,7 +1298,9 @@ def test_a_sweep_without_a_task_takes_the_one_that_fits_the_heads(tmp_path, head
     assert default_task(refs) == task
 
 
-@pytest.mark.parametrize("heads", [(CLASSIFIER, CAUSAL), ("BertModel",), (CAUSAL, "BertModel")])
+@pytest.mark.parametrize(
+    "heads", [(CLASSIFIER, CAUSAL), ("BertForMaskedLM",), (CAUSAL, "BertModel")]
+)
 def test_models_that_no_one_task_fits_need_a_task(tmp_path, heads):
     refs = [resolve(str(model_folder(tmp_path / head, head))) for head in heads]
     with pytest.raises(UsageError, match="--task"):

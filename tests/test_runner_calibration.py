@@ -181,7 +181,7 @@ def test_only_the_calibrated_format_s_worker_gets_the_texts(tmp_path):
 
 def test_texts_are_run_one_at_a_time_so_that_padding_sets_no_range():
     batches: list[Any] = []
-    adapter = SimpleNamespace(items=lambda: ["a", "b", "c"], score=batches.append)
+    adapter = SimpleNamespace(items=lambda: ["a", "b", "c"], scores=batches.append)
     asked: list[Any] = []
     session = SimpleNamespace(
         request={"calibration": {"examples": ["x"]}},

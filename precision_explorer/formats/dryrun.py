@@ -38,6 +38,8 @@ WRONG = 0.06
 # Where the error itself proves what computed: float32 rounds to 24 bits (an error of about 1e-7
 # here), TF32 to 11 (about 3e-4), bfloat16 to 8 (about 3e-3).
 _EXACTNESS = {"fp32": (0.0, 1e-5), "tf32": (2e-5, 2e-3), "bf16-autocast": (5e-4, 2e-2)}
+# Formats that can be made in several ways.
+_CHOOSE = ("int8-dynamic", "int8-static", "int4-weight-only")
 # Kernels whose times differ by less than this are equally fast: so much do two dry runs differ.
 _AS_FAST = 0.1
 
@@ -236,6 +238,12 @@ def best_kernel(candidates: list[dict[str, Any]]) -> dict[str, Any] | None:
     return min(fast, key=lambda c: (c["error"], typical(c)))
 
 
+def _refusal(candidates: list[dict[str, Any]]) -> dict[str, Any]:
+    """The answer where none of `candidates` is right: in its own words where there is one kernel."""
+    one = len({c["kernel"] for c in candidates}) == 1
+    return candidates[0] if one else {"ok": False, "why": "no kernel is right"}
+
+
 def dry_run(
     device: str, formats: list[str], runtime: Runtime = RUNTIMES["eager"]
 ) -> dict[str, Any]:
@@ -245,11 +253,10 @@ def dry_run(
     answers: dict[str, Any] = {}
     for format_id in formats:
         recipes = _recipes(format_id, device)
-        if len(recipes) > 1:
+        if format_id in _CHOOSE:
             candidates = [_try(format_id, r, device, runtime) for r in recipes]
-            chosen = best_kernel(candidates)
-            answer = copy.deepcopy(chosen) if chosen else {"ok": False, "why": "no kernel is right"}
-            answers[format_id] = answer | {"candidates": candidates}
+            chosen = best_kernel(candidates) or _refusal(candidates)
+            answers[format_id] = copy.deepcopy(chosen) | {"candidates": candidates}
             continue
         answers[format_id] = _try(format_id, recipes[0], device, runtime)
     set_matmul_precision("fp32")

@@ -7,7 +7,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from precision_explorer.formats.kernels import FbgemmLinear, IntMatmulLinear, OnednnLinear
+from precision_explorer.formats.kernels import (
+    ZERO_POINT,
+    FbgemmLinear,
+    IntMatmulLinear,
+    OnednnLinear,
+)
 from precision_explorer.formats.static import static_weight
 
 # LLM.int8() stores a row's largest magnitude as its scale; 127 is that value's integer
@@ -63,9 +68,11 @@ def _of_kernels(module: nn.Module) -> torch.Tensor | None:
     if isinstance(module, FbgemmLinear):
         return torch.ops.quantized.linear_unpack(module._packed)[0].dequantize()
     if isinstance(module, OnednnLinear):
-        # Its blocks can't be unpacked, but rows of the identity pass its quantizer unchanged: each
-        # holds one 1, its own largest magnitude, and zeros.
-        return module.product(module.quantized(torch.eye(module.in_features))).t()
+        # Its blocks can't be unpacked, but rows with a single step above the zero point bring out
+        # a column each. One step only: two larger products don't fit in the 16 bits in which CPUs
+        # without VNNI add neighbours.
+        one = torch.eye(module.in_features).add_(ZERO_POINT).to(torch.uint8)
+        return module.integer_product(one).t()
     return None
 
 

@@ -22,6 +22,8 @@ from precision_explorer.hardware.cpu import parse_cpuinfo, read_cpuinfo
 # A row of zeros has no scale; the smallest positive normal keeps its quotient 0 and finite.
 _TINY = torch.finfo(torch.float32).tiny
 _LEVELS = 127
+# Of the unsigned bytes that hold an activation.
+ZERO_POINT = _LEVELS + 1
 
 
 def quantize_rows(weight: torch.Tensor, paired: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
@@ -119,7 +121,7 @@ class FbgemmLinear(_PackedLinear):
     def product(self, values: torch.Tensor) -> torch.Tensor:
         """Floats times the weight; quantized, and the result scaled, inside the operator."""
         return torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32(
-            values, 1.0 / _LEVELS, _LEVELS + 1, self._packed
+            values, 1.0 / _LEVELS, ZERO_POINT, self._packed
         )
 
     def exact(self, x: torch.Tensor) -> torch.Tensor:
@@ -180,7 +182,7 @@ class OnednnLinear(_PackedLinear):
 
     def quantized(self, unit: torch.Tensor) -> torch.Tensor:
         """Unsigned bytes around the zero point."""
-        return unit.mul_(_LEVELS).round_().add_(_LEVELS + 1).to(torch.uint8)
+        return unit.mul_(_LEVELS).round_().add_(ZERO_POINT).to(torch.uint8)
 
     def product(self, values: torch.Tensor) -> torch.Tensor:
         """Bytes times the weight."""
@@ -189,7 +191,7 @@ class OnednnLinear(_PackedLinear):
     def integer_product(self, values: torch.Tensor) -> torch.Tensor:
         """The unsigned `values`, of zero point 128 and scale 1, times the weight, in float32."""
         return torch.ops.onednn.qlinear_pointwise(
-            values, 1.0, _LEVELS + 1, self._packed, self.scale, self.zero,
+            values, 1.0, ZERO_POINT, self._packed, self.scale, self.zero,
             None, 1.0, 0, torch.float32, "none", [], "",
         )  # fmt: skip
 
