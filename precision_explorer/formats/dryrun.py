@@ -239,7 +239,7 @@ def best_kernel(candidates: list[dict[str, Any]]) -> dict[str, Any] | None:
 
 
 def _refusal(candidates: list[dict[str, Any]]) -> dict[str, Any]:
-    """The answer where none of `candidates` is right: in its own words where there is one kernel."""
+    """The answer where none of `candidates` is right: its own words where there is one kernel."""
     one = len({c["kernel"] for c in candidates}) == 1
     return candidates[0] if one else {"ok": False, "why": "no kernel is right"}
 
