@@ -348,7 +348,7 @@ def test_made_scores_hold_the_reference_s_second_pass_and_their_clusters(tmp_pat
     assert stored is not None
     score = stored.metrics["token_f1"]
     # Articles don't count: "red" is one of the four words of the first reference and one of the
-    # three of the second, F1 = 2 (1 x 1/4) / (1 + 1/4) and 2 (1 x 1/3) / (1 + 1/3), and in no other.
+    # three of the second: F1 = 2 (1 x 1/4) / (1 + 1/4) and 2 (1 x 1/3) / (1 + 1/3).
     assert score.again == pytest.approx((2 / 5 + 2 / 4) / 4)
     counts = resample_counts(3, 1000, 0)
     whole = rows_of_kind("generation")
