@@ -78,6 +78,24 @@ def test_no_format_is_called_safe_where_none_is():
     )
 
 
+def test_a_task_that_failed_in_every_format_is_not_left_out():
+    plain = two_tasks()
+    broken = [r | {"task": "third", "status": "failed"} for r in (row("fp32"), compared("bf16"))]
+    safety = only(Table([*plain.rows, *broken], plain.context))
+    assert safety.tasks == ("sentiment", "articles", "third")
+    assert safety.lines[:2] == (
+        "No format is known to be within the quality budget on all 3 tasks.",
+        "bf16: not known for: third.",
+    )
+    assert {cells[3].text for cells in safety.view.rows} == {"no result"}
+    # By another method the task has a result, so that nothing is missing.
+    again = [r | {"task": "articles", "method_id": "m2"} for r in broken]
+    assert only(Table([*plain.rows, *again], plain.context)).tasks == ("sentiment", "articles")
+    one = [r for r in plain.rows if r["task"] == "sentiment"]
+    assert only(Table([*one, *broken], plain.context)).tasks == ("sentiment", "third")
+    assert make_content(Table(broken, plain.context)).safety == []
+
+
 @pytest.mark.parametrize("make", [terminal, to_markdown, page_text])
 def test_every_output_says_it_in_words(make):
     text = one_line(make(two_tasks()))

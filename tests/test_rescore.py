@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,16 +18,30 @@ from precision_explorer.cli import main
 from precision_explorer.errors import TaskError, UsageError
 from precision_explorer.records import AddedScore, AddedScores
 from precision_explorer.report import to_csv, to_html, write_all
+from precision_explorer.runner import evaluate_job, scoring
+from precision_explorer.runner import rescore as rescoring
 from precision_explorer.runner.answers import Answers, answers_of, label_codes
 from precision_explorer.runner.evaluate_job import _key, _units, numbers_in
+from precision_explorer.runner.jobs import JobFailed
 from precision_explorer.runner.rescore import rescore
 from precision_explorer.runner.scoring import add_scores
 from precision_explorer.stats import resample_counts
 from precision_explorer.store import RunFolder, read_run
 from precision_explorer.table import build
-from precision_explorer.tasks import check_allowed, external_label, external_metric, load_card
+from precision_explorer.table.quality import DRAWS
+from precision_explorer.tasks import (
+    KINDS,
+    GenerationRules,
+    answer_columns,
+    check_allowed,
+    external_label,
+    external_metric,
+    load_card,
+    scores,
+)
 from precision_explorer.tasks.metrics import sufficient
 from tests.test_records import CELL
+from tests.test_store import arrow
 from tests.test_table import (
     INT8_WRONG,
     REF_WRONG,
@@ -128,7 +143,114 @@ def test_a_cell_whose_samples_are_damaged_costs_only_itself(run, capsys):
     assert folder.manifest_root()
 
 
-def test_metrics_of_every_kind_are_computed_from_samples(tmp_path):
+ANSWERS = ("a red fox ran", "the red fox ran away", "", "two foxes")
+REFERENCES = ("a red fox ran home", "the red fox ran", "one fox", "two foxes")
+
+
+def rows_of_kind(kind: str) -> list[dict[str, Any]]:
+    """Four example rows with every column that a metric of `kind` is made of."""
+    rows = []
+    for i in range(4):
+        numbers = {name: float((i + k) % 3) / 2 for k, name in enumerate(
+            ("token_f1", "ndcg_at_10", "recall_at_10", "score_norm", "score")
+        )}  # fmt: skip
+        row = numbers | {
+            "id": f"e{i}", "group": None, "loss": 1.5 + i, "tokens": 3 + i, "words": 2, "bytes": 9,
+            "right": i, "predicted": i + 1, "true": i + 2, "cosine": [0.3, 0.1, 0.9, 0.5][i],
+            "target": i % 2, "prediction": i // 2,
+        }  # fmt: skip
+        if kind == "similarity":
+            row |= {"target": float(i)}
+        if KINDS[kind].answers:
+            row |= {"target": REFERENCES[i], "prediction": ANSWERS[i], "unparsed": 0}
+            row |= {"references": [REFERENCES[i]]}
+        rows.append(row)
+    if KINDS[kind].answers:
+        names = [m for m in KINDS[kind].metrics if m != "exact_match"]
+        found = answer_columns(names, ANSWERS, [[r] for r in REFERENCES], GenerationRules())
+        rows = [row | {n: values[i] for n, values in found.items()} for i, row in enumerate(rows)]
+    return rows
+
+
+def with_every_score(made: Any, values: dict[str, float]) -> Any:
+    record, rows = made
+    document = record.model_dump()
+    document["measurements"]["quality"]["scores"] = values
+    return type(record).model_validate(document), rows
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if KINDS[kind].metrics])
+def test_metrics_of_every_kind_come_out_of_the_stored_samples(tmp_path, kind):
+    """Bit for bit, and one that was stored wrongly is found."""
+    rows, names = rows_of_kind(kind), KINDS[kind].metrics
+    values = scores(kind, names, rows)
+    assert set(values) == set(names)
+    task = {"task": CELL["task"] | {"kind": kind}}
+    cells = [
+        with_every_score(ok("fp32", rows, cell=task, metric=names[0]), values),
+        with_every_score(ok("bf16", rows, cell=task), {n: v + 0.01 for n, v in values.items()}),
+    ]
+    found = rescore(make_run(tmp_path / "run", cells, metric=names[0]), (), None, (), print)
+    by_format = {f: {o.metric: o for o in found if o.record.cell.format == f}
+                 for f in ("fp32", "bf16")}  # fmt: skip
+    assert {n: o.value for n, o in by_format["fp32"].items()} == values
+    assert not any(one.differs for one in by_format["fp32"].values())
+    assert all(by_format["bf16"][name].differs for name in names)
+
+
+def harness_run(tmp_path: Path) -> Path:
+    """A task of lm-evaluation-harness whose third metric is no mean of its documents' scores."""
+
+    def made(fmt: str, wrong: set[int]) -> Any:
+        rows = [
+            {"id": str(i), "group": None, "score": float(i not in wrong), "finite": True,
+             "acc": float(i not in wrong), "acc_norm": float(i not in {*wrong, 5}),
+             "word_perplexity (exp ratio)": [10.0 + i, 4.0]}
+            for i in range(40)
+        ]  # fmt: skip
+        names = ("acc", "acc_norm", "word_perplexity")
+        columns = {n: [row[n] for row in rows] for n in rows[0]}
+        values = {}
+        for name in names:
+            terms, finish = sufficient(f"lm-eval:{name}", columns)
+            values[f"lm-eval:{name}"] = float(finish(terms.sum(0)))
+        cell = {"task": CELL["task"] | {"kind": "lm-eval"}}
+        one = ok(fmt, rows, cell=cell, metric="lm-eval:acc")
+        return with_every_score(one, values | {"lm-eval:bleu": 12.0, "lm-eval:own": 0.5})
+
+    cells = [made("fp32", {1}), made("bf16", {1, 2, 3})]
+    return make_run(tmp_path / "run", cells, metric="lm-eval:acc")
+
+
+def test_of_the_harness_what_is_no_mean_stands_as_it_is_and_is_no_failure(tmp_path, capsys):
+    run = harness_run(tmp_path)
+    assert call("rescore", run) == 0
+    out, err = capsys.readouterr()
+    assert out.count(" same ") == 6
+    assert "6 scores computed from stored predictions, 0 differ" in err
+    assert "4 can't be, and stand as they are" in err
+    folder, sweep = read_run(run)
+    record = folder.read_record(sweep["plan"]["cells"][0]["cell_id"])
+    assert record is not None
+    quality = record.measurements.quality.model_copy(update={"scores": {"lm-eval:acc": 0.5}})
+    measurements = record.measurements.model_copy(update={"quality": quality})
+    folder.write_record(record.model_copy(update={"measurements": measurements}))
+    assert call("rescore", run) == 5
+
+
+def test_a_report_counts_in_another_metric_of_the_harness(tmp_path, capsys):
+    run = harness_run(tmp_path)
+    assert call("report", run, "--metric", "lm-eval:acc_norm") == 0
+    row = rows_of(build([run], {"metric": "lm-eval:acc_norm"}))["bf16"]
+    assert (row["quality_metric"], row["quality"]) == ("lm-eval:acc_norm", 36 / 40)
+    assert (row["quality_delta"], row["flips"]) == (pytest.approx(-2 / 40), 2)
+    capsys.readouterr()
+    # Nobody said which end of it is better.
+    assert call("report", run, "--metric", "lm-eval:own") == 1
+    assert "unknown metric of lm-eval" in capsys.readouterr().err
+
+
+def test_metrics_that_were_not_measured_are_computed_from_samples(tmp_path):
     """A language model's: the loss of each text and what it is divided by are stored."""
     cell = {"task": CELL["task"] | {"kind": "language-modeling"}}
     rows = modelled()
@@ -209,7 +331,138 @@ def test_a_report_in_another_metric_says_so_and_leaves_the_run_s_own_files(run, 
     assert (run / "tradeoffs.csv").read_bytes() == before
 
 
+def test_made_scores_hold_the_reference_s_second_pass_and_their_clusters(tmp_path):
+    """Examples without a group are clusters by themselves, in the draws as in the tables."""
+    rows = rows_of_kind("generation")
+    for row, group in zip(rows, ("b", None, "a", "b"), strict=True):
+        row |= {"group": group, "score": 0.0}
+        for name in ("token_f1", "rouge1"):
+            row.pop(name)
+    again = [row | {"prediction": "red"} for row in rows]
+    cell = {"task": CELL["task"] | {"kind": "generation"}}
+    record, arrows = ok("fp32", rows, cell=cell, metric="exact_match", quality=0.0)
+    made = record, arrows | {"repeat": arrow(again)}
+    path = make_run(tmp_path / "run", [made], metric="exact_match")
+    rescore(path, ("token_f1",), None, (), print)
+    stored = RunFolder(path).read_scores(record.cell_id)
+    assert stored is not None
+    score = stored.metrics["token_f1"]
+    # Articles don't count: "red" is one of the four words of the first reference and one of the
+    # three of the second: F1 = 2 (1 x 1/4) / (1 + 1/4) and 2 (1 x 1/3) / (1 + 1/3).
+    assert score.again == pytest.approx((2 / 5 + 2 / 4) / 4)
+    counts = resample_counts(3, 1000, 0)
+    whole = rows_of_kind("generation")
+    values = [row["token_f1"] for row in whole]
+    # a, b with its two examples, and the one without a group.
+    tops, sizes = np.array([values[2], values[0] + values[3], values[1]]), np.array([1, 2, 1])
+    assert score.draws == pytest.approx(list((counts @ tops) / (counts @ sizes)))
+
+
 # -- metrics of the evaluate library ---------------------------------------------------------------
+
+
+def request_for(run: Path, *metrics: str) -> dict[str, Any]:
+    _, sweep = read_run(run)
+    cells = [
+        {"cell_id": cell["cell_id"], "kind": "text-classification", "seed": 0, "metrics": [0]}
+        for cell in sweep["plan"]["cells"]
+    ]
+    return {"run": str(run), "metrics": [{"label": m} for m in metrics], "cells": cells}
+
+
+class Interrupted(Exception):
+    """What ends a process in the middle of its work."""
+
+
+def test_what_was_scored_before_a_timeout_stays(run, monkeypatch):
+    request, asked = request_for(run, "evaluate:x"), []
+
+    def score(folder: Any, cell: dict[str, Any], metric: dict[str, Any]) -> dict[str, Any]:
+        asked.append(cell["cell_id"])
+        if len(asked) == 2:
+            raise Interrupted
+        return added(0.7).model_dump()
+
+    monkeypatch.setattr(evaluate_job, "_set_up", lambda scratch, request: None)
+    monkeypatch.setattr(evaluate_job, "_load", lambda metric, scratch: metric)
+    monkeypatch.setattr(evaluate_job, "_score", score)
+    with pytest.raises(Interrupted):
+        evaluate_job.run(request, lambda *progress: None)
+    first, second = (RunFolder(run).read_scores(cell_id) for cell_id in asked)
+    assert first is not None
+    assert first.metrics["evaluate:x"].value == 0.7
+    assert second is None
+
+
+def fails(*arguments: Any) -> Any:
+    raise JobFailed("evaluate: it took longer than 7,200 s")
+
+
+def test_a_score_from_before_is_not_taken_for_one_of_a_job_that_failed(run, monkeypatch, capsys):
+    folder, sweep = read_run(run)
+    for cell in sweep["plan"]["cells"]:
+        add_scores(folder, cell["cell_id"], {"evaluate:agreement": added()})
+    monkeypatch.setattr(scoring, "run_job", fails)
+    assert call("rescore", run, "--metric", f"evaluate:{MODULE}") == 3
+    out = " ".join(capsys.readouterr().out.split())
+    assert "not computed" in out
+    assert "7,200 s" in out
+
+
+def test_a_metric_of_evaluate_goes_to_the_tasks_that_hold_pairs(tmp_path, monkeypatch, capsys):
+    language = CELL["task"] | {"name": "texts", "kind": "language-modeling"}
+    rows = modelled()
+    columns = {n: [r[n] for r in rows] for n in rows[0]}
+    terms, finish = sufficient("bits_per_byte", columns)
+    value = float(finish(terms.sum(0)))
+    model = ok("fp32", rows, cell={"task": language}, metric="bits_per_byte", quality=value)
+    both = make_run(tmp_path / "both", [ok("fp32", classified(REF_WRONG)), model])
+    sent: list[dict[str, Any]] = []
+
+    def job(name: str, request: dict[str, Any], *rest: Any) -> Any:
+        sent.extend(request["cells"])
+        for cell in request["cells"]:
+            score = {"evaluate:agreement": added(0.8)}
+            add_scores(RunFolder(both), cell["cell_id"], score)
+        made = {cell["cell_id"]: {} for cell in request["cells"]}
+        return {"cells": made}, b""
+
+    monkeypatch.setattr(scoring, "run_job", job)
+    assert call("rescore", both, "--metric", f"evaluate:{MODULE}") == 0
+    assert [cell["kind"] for cell in sent] == ["text-classification"]
+    alone = make_run(tmp_path / "alone", [model], metric="bits_per_byte")
+    capsys.readouterr()
+    assert call("rescore", alone, "--metric", f"evaluate:{MODULE}") == 1
+    assert "language-modeling stores none" in capsys.readouterr().err
+
+
+def test_the_reference_s_second_pass_is_scored_too(tmp_path):
+    """Its noise floor in a metric of somebody's Python."""
+
+    def compute(predictions: list[int], references: list[int]) -> dict[str, float]:
+        same = [a == b for a, b in zip(predictions, references, strict=True)]
+        return {"x": sum(same) / len(same)}
+
+    module = SimpleNamespace(
+        features=takes(Value("int32"), Value("int32")), compute=compute, _compute=compute
+    )
+    metric = {"label": "evaluate:x", "key": None, "module": None, "version": "x", "error": None,
+              "direction": True, "loaded": module}  # fmt: skip
+    record, rows = ok("fp32", classified(REF_WRONG))
+    plain = ok("bf16", classified(REF_WRONG))
+    made = record, rows | {"repeat": arrow(classified({1, 2}))}
+    folder = RunFolder(make_run(tmp_path / "run", [made, plain]))
+    for cell_id, again in ((record.cell_id, 38 / 40), (plain[0].cell_id, None)):
+        cell = {"cell_id": cell_id, "kind": "text-classification", "seed": 0}
+        found = evaluate_job._score(folder, cell, metric)
+        assert (found["value"], found.get("again")) == (0.8, again)
+
+
+def test_how_many_resamples_there_are_stands_once():
+    """Scores and tables are drawn as pairs, so it must be the same number."""
+    for module in (evaluate_job, rescoring):
+        assert module.DRAWS == DRAWS
+        assert "DRAWS =" not in Path(str(module.__file__)).read_text().replace("_DRAWS =", "")
 
 
 @pytest.mark.slow
@@ -529,3 +782,4 @@ def test_only_finite_numbers_are_scores():
 def test_groups_are_resampled_whole_in_the_order_of_their_labels():
     assert _units(["b", "a", "b"], 3) == [[1], [0, 2]]
     assert _units([None, None], 2) == [[0], [1]]
+    assert _units(["b", None, "a", "b", None], 5) == [[2], [0, 3], [1], [4]]

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from precision_explorer.stats import (
+    cluster_labels,
     cluster_signs,
     effective_clusters,
     few_clusters,
@@ -16,6 +17,13 @@ from precision_explorer.stats import (
     share_interval,
     wilson,
 )
+
+
+def test_an_example_without_a_group_is_a_cluster_by_itself():
+    assert cluster_labels(None) is cluster_labels([None, None]) is None
+    assert cluster_labels(["b", None, "a", "b", None]).tolist() == [1, 2, 0, 1, 3]
+    # In the order of their names as text, as they were always drawn.
+    assert cluster_labels([10, 9, 10]).tolist() == [0, 1, 0]
 
 
 def test_the_effective_number_of_clusters():

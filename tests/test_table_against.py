@@ -9,11 +9,14 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from precision_explorer.records import AddedScore
 from precision_explorer.report import to_html
 from precision_explorer.report.content import make_content
 from precision_explorer.report.markdown import to_markdown
 from precision_explorer.report.terminal import print_table
+from precision_explorer.runner.scoring import add_scores
 from precision_explorer.stats import divergence, error_ratio
+from precision_explorer.store import RunFolder, read_run
 from precision_explorer.table import build
 from tests.test_records import CELL
 from tests.test_store import arrow
@@ -287,3 +290,111 @@ def test_a_verdict_that_can_t_be_told_says_what_n_would_tell_wherever_it_stands(
     print_table(table, Console(file=out, width=200))
     for text in (to_markdown(table), to_html(table), out.getvalue()):
         assert f"cannot-tell: {note}" in " ".join(text.split())
+
+
+# Stored scores
+
+
+DRAWS = {"fp32": [0.8, 0.81] * 50, "bf16": [0.4, 0.41] * 50}
+
+
+def scored(run: Path, again: float | None = None, **draws: list[float]) -> Path:
+    """`run` with scores of a metric that has no terms: 0.8 for fp32, 0.4 for bf16 unless given."""
+    folder, sweep = read_run(run)
+    for cell in sweep["plan"]["cells"]:
+        record = folder.read_record(cell["cell_id"])
+        assert record is not None
+        values = (DRAWS | draws)[record.cell.format]
+        score = AddedScore(
+            value=values[0], by="x", draws=values, draws_of=1000, higher_is_better=True,
+            again=again if record.cell.format == "fp32" else None,
+        )  # fmt: skip
+        add_scores(folder, record.cell_id, {"evaluate:x": score})
+    return run
+
+
+def by_score(run: Path, **reader: Any) -> dict[str, dict[str, Any]]:
+    return rows_of(build([run], {"metric": "evaluate:x"} | reader))
+
+
+@pytest.mark.parametrize(
+    ("again", "verdict", "different", "note"),
+    [
+        (0.79, "outside", "yes", None),
+        (0.3, "cannot-tell", "no", "not beyond the noise floor"),
+        # Scored again, but nobody computed the metric of that.
+        (None, "cannot-tell", None, "no noise floor in this metric"),
+    ],
+)
+def test_a_stored_score_too_is_outside_only_beyond_the_noise_floor(
+    tmp_path, again, verdict, different, note
+):
+    reference = scored_again(ok("fp32", classified(REF_WRONG)), classified(set(range(1, 8))))
+    cells = [reference, ok("bf16", classified({*range(3, 24)}))]
+    rows = by_score(scored(make_run(tmp_path / "r", cells), again))
+    row = rows["bf16"]
+    assert row["quality_delta"] == pytest.approx(-0.4)
+    assert (row["verdict"], row["different"], row["verdict_note"]) == (verdict, different, note)
+    assert (row["flips"], row["flips_to_wrong"], row["flips_to_right"]) == (19, 16, 3)
+    assert row["error_ratio"] == pytest.approx(21 / 8)
+    expected = None if again is None else pytest.approx(again - 0.8)
+    for one in rows.values():
+        assert one["noise_floor_delta"] == expected
+        assert one["noise_floor_flips"] == (None if again is None else 1)
+
+
+def test_a_stored_score_from_other_batches_has_no_verdict(tmp_path):
+    record, rows = ok("bf16", classified({*range(30)}))
+    document = record.model_dump()
+    document["measurements"]["quality"]["batch_plan_hash"] = "a" * 16
+    other = type(record).model_validate(document), rows
+    run = scored(make_run(tmp_path / "r", [ok("fp32", classified(REF_WRONG)), other]))
+    row = by_score(run)["bf16"]
+    assert (row["verdict"], row["different"]) == (None, None)
+    assert row["cautions"] == "other-batch-plan"
+
+
+def test_stored_scores_in_two_clusters_are_not_safe_for_40_examples(tmp_path):
+    same = DRAWS["fp32"]
+    for group, verdict in ((20, "cannot-tell"), (None, "within")):
+        cells = [ok(f, classified(REF_WRONG, group=group)) for f in ("fp32", "bf16")]
+        run = scored(make_run(tmp_path / str(group), cells), bf16=same)
+        assert by_score(run, quality_budget=0.1)["bf16"]["verdict"] == verdict
+
+
+def test_a_row_that_stopped_by_its_verdict_is_not_compared_by_stored_scores(tmp_path):
+    rules = {"rules": CELL["rules"] | {"until_decided": "x"}}
+    cells = [
+        ok("fp32", classified(REF_WRONG), cell=rules),
+        ok("bf16", classified(set())[:20], cell=rules),
+    ]
+    run = scored(make_run(tmp_path / "r", cells))
+    table = build([run], {"metric": "evaluate:x"})
+    row = rows_of(table)["bf16"]
+    assert row["quality_delta"] is row["verdict"] is None
+    assert row["verdict_note"] == "scored until the verdict in accuracy was clear"
+    assert "median latency" in table.context.objectives[0]
+    assert "quality" not in table.context.objectives[0]
+    assert not any("no result on the same examples" in line for line in table.context.caveats)
+
+
+def test_kl_needs_no_score_of_the_quality(tmp_path):
+    cells = language_cells()
+    run = make_run(tmp_path / "r", cells, metric="token_perplexity")
+    score = AddedScore(value=0.5, by="x")
+    add_scores(RunFolder(run), cells[0][0].cell_id, {"evaluate:x": score})
+    rows = by_score(run)
+    assert rows["bf16"]["quality"] is None
+    plain = rows_of(build([run]))
+    for name in ("kl_mean", "kl_p99", "same_top", "noise_floor_kl"):
+        assert rows["bf16"][name] == plain["bf16"][name] is not None
+
+
+def test_without_a_score_a_missing_kl_has_its_reason_all_the_same(tmp_path):
+    cells = language_cells(floor=None)
+    cells[1] = ok("bf16", modelled(1.01), metric="token_perplexity", cell={"task": LANGUAGE})
+    run = make_run(tmp_path / "r", cells, metric="token_perplexity")
+    score = AddedScore(value=0.5, by="x")
+    add_scores(RunFolder(run), cells[0][0].cell_id, {"evaluate:x": score})
+    note = by_score(run)["bf16"]["kl_note"]
+    assert note == "the reference kept no next-token distributions"

@@ -48,10 +48,12 @@ def command(
     # The tables name the root hash of the files, which the added scores are among.
     write_all(build([run]), run)
     differing = sum(one.differs for one in found)
-    missing = [one for one in found if one.value is None]
+    untold = sum(one.untold for one in found)
+    missing = [one for one in found if one.value is None and not one.untold]
     click.echo(
-        f"{len(found)} scores computed from stored predictions, {differing} differ from what is "
-        f"stored, {len(missing)} could not be computed",
+        f"{len(found) - untold} scores computed from stored predictions, {differing} differ from "
+        f"what is stored, {len(missing)} could not be computed"
+        + (f"; {untold} can't be, and stand as they are" if untold else ""),
         err=True,
     )
     if differing:
@@ -81,6 +83,8 @@ def _print(found: list[Rescored]) -> None:
 
 
 def _outcome(one: Rescored) -> str:
+    if one.untold:
+        return f"as stored: {one.problem}"
     if one.value is None:
         return f"not computed: {one.problem}"
     if one.stored is None:

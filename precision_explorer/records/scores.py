@@ -17,12 +17,14 @@ class AddedScore(BaseModel):
     `results` every number that it returned. `draws` are its values on resampled examples, or on
     resampled groups of them: the first ``len(draws)`` of ``stats.resample_counts(units,
     draws_of, seed)``, so that two cells of the same examples are drawn as pairs; empty where a
-    thousand computations would take too long.
+    thousand computations would take too long. `again` is the value of the same examples' second
+    pass in other batches, of a reference that had one: with `value` it gives the noise floor.
     """
 
     model_config = ConfigDict(extra="ignore", allow_inf_nan=False)
 
     value: float | None
+    again: float | None = None
     by: str
     module: str | None = None
     results: dict[str, float] = Field(default_factory=dict)

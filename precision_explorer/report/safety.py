@@ -58,23 +58,30 @@ class _Grid:
 
 
 def safeties(groups: list[Group]) -> list[Safety]:
-    """One for each model and device with results on more than one task; none for others."""
+    """One for each model and device with more than one task and a result on any; none for others.
+    A task without a result of any format is a column all the same: nothing is safe for it."""
     found: dict[tuple[str, ...], list[Group]] = {}
     for group in groups:
         row = group.rows[0]
-        if group.ok:
-            key = (row["model"], str(row["model_revision"]), row["device"])
-            found.setdefault(key, []).append(group)
+        key = (row["model"], str(row["model_revision"]), row["device"])
+        found.setdefault(key, []).append(group)
+    kept = {key: _columns_of(members) for key, members in found.items()}
     several = {
         key: members
-        for key, members in found.items()
-        if len({g.rows[0]["task"] for g in members}) > 1
+        for key, members in kept.items()
+        if len({g.rows[0]["task"] for g in members}) > 1 and any(g.ok for g in members)
     }
     models = Counter(model for model, _, _ in several)
     return [
         _safety(model if models[model] == 1 else f"{model} on {device}", members)
         for (model, _, device), members in several.items()
     ]
+
+
+def _columns_of(members: list[Group]) -> list[Group]:
+    """`members` less those without a result whose task has one by another method."""
+    answered = {g.rows[0]["task"] for g in members if g.ok}
+    return [g for g in members if g.ok or g.rows[0]["task"] not in answered]
 
 
 def _safety(title: str, members: list[Group]) -> Safety:

@@ -73,6 +73,12 @@ def answers_of(kind: str, columns: Columns) -> Answers:
     return Answers(predictions, references, label_codes(columns))
 
 
+def has_pairs(columns: Columns) -> bool:
+    """Whether the rows of a cell hold predictions and references at all."""
+    both = columns.get("prediction"), columns.get("references") or columns.get("target")
+    return all(values and any(v is not None for v in values) for values in both)
+
+
 def label_codes(columns: Columns) -> dict[str, int]:
     """{label name: whole number}, empty where answers are no names.
 

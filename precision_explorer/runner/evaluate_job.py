@@ -14,21 +14,22 @@ from typing import Any
 
 from precision_explorer.errors import StoreError, TaskError
 from precision_explorer.paths import without_paths
-from precision_explorer.records import canonical_hash
+from precision_explorer.records import AddedScore, canonical_hash
 from precision_explorer.runner.answers import Answers, answers_of
-from precision_explorer.stats import resample_counts
+from precision_explorer.runner.scoring import add_scores
+from precision_explorer.stats import cluster_labels, resample_counts
 from precision_explorer.store import RunFolder
+from precision_explorer.table.quality import DRAWS
 
-# Resamples of an interval, and the seconds that they may take for one cell and metric. With fewer
-# than the least number there is none: each end of a 95 % interval by percentiles would rest on two
-# values or fewer.
-DRAWS = 1000
+# With fewer resamples there is no interval: each end of 95 % by percentiles would rest on two
+# values or fewer. Then the seconds that they may take for one cell and metric.
 _LEAST_DRAWS = 100
 _DRAW_SECONDS = 20.0
 
 
 def run(request: dict[str, Any], progress: Any) -> tuple[dict[str, Any], bytes]:
-    """{"cells": {cell_id: {label: score}}}, a score as in `records.AddedScore`.
+    """{"cells": {cell_id: {label: score}}}, a score as in `records.AddedScore`; each is stored in
+    the run's folder as soon as it is there.
 
     `request`: ``run`` (folder), ``metrics`` (label, source, local, key, module, direction each),
     ``cells`` (cell_id, kind, seed, places of its metrics in ``metrics``), ``online``. A metric that
@@ -42,7 +43,11 @@ def run(request: dict[str, Any], progress: Any) -> tuple[dict[str, Any], bytes]:
         found: dict[str, dict[str, Any]] = {}
         for done, (cell, metric) in enumerate(todo):
             progress("evaluate", done, len(todo))
-            found.setdefault(cell["cell_id"], {})[metric["label"]] = _score(folder, cell, metric)
+            score = _score(folder, cell, metric)
+            found.setdefault(cell["cell_id"], {})[metric["label"]] = score
+            # At once: what is done stays, whatever becomes of this process.
+            made = {metric["label"]: AddedScore.model_validate(score)}
+            add_scores(folder, cell["cell_id"], made)
         progress("evaluate", len(todo), len(todo))
         # The library's temporary files lie in `scratch`.
         os.chdir("/")
@@ -105,7 +110,11 @@ def _score(folder: RunFolder, cell: dict[str, Any], metric: dict[str, Any]) -> d
     try:
         columns = folder.read_samples(cell["cell_id"], "example")
         answers = answers_of(cell["kind"], columns)
-        return answer | _computed(metric, answers, columns.get("group"), cell["seed"])
+        found = _computed(metric, answers, columns.get("group"), cell["seed"])
+        repeat = folder.read_samples(cell["cell_id"], "repeat")
+        if repeat["id"] and repeat["id"] == columns["id"]:
+            found["again"] = _again(metric, cell["kind"], repeat)
+        return answer | found
     except (TaskError, StoreError) as error:
         return answer | {"error": str(error)}
     except Exception as error:
@@ -138,6 +147,16 @@ def _computed(
         "draws_of": DRAWS if draws else 0,
         "seed": seed,
     }
+
+
+def _again(metric: dict[str, Any], kind: str, repeat: dict[str, list[Any]]) -> float | None:
+    """The score of the reference's second pass; None where there is none of it."""
+    try:
+        predictions, references = answers_of(kind, repeat).fitting(metric["loaded"].features)
+        results = _tried(metric["loaded"].compute, predictions, references)
+        return results[_key(metric, results)] if results else None
+    except TaskError:
+        return None
 
 
 def numbers_in(result: Any) -> dict[str, float]:
@@ -173,11 +192,12 @@ def _key(metric: dict[str, Any], results: dict[str, float]) -> str:
 def _units(groups: Sequence[Any] | None, n: int) -> list[list[int]]:
     """What is resampled: single examples, or whole groups in sorted order of their labels, as
     `stats.group_sums` has them."""
-    if groups is None or all(g is None for g in groups):
+    labels = cluster_labels(groups)
+    if labels is None:
         return [[i] for i in range(n)]
-    members: dict[str, list[int]] = {}
-    for i, group in enumerate(groups):
-        members.setdefault(str(group), []).append(i)
+    members: dict[int, list[int]] = {}
+    for i, label in enumerate(labels):
+        members.setdefault(int(label), []).append(i)
     return [members[label] for label in sorted(members)]
 
 

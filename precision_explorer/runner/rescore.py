@@ -11,10 +11,12 @@ from typing import Any
 from precision_explorer import __version__
 from precision_explorer.errors import PrecisionExplorerError, StoreError, UsageError, unknown_name
 from precision_explorer.records import AddedScore, CellRecord, metric_info
+from precision_explorer.runner.answers import has_pairs
 from precision_explorer.runner.manager import OnEvent
 from precision_explorer.runner.scoring import CellToScore, add_scores, score_cells
-from precision_explorer.stats import draws_of, group_sums, resample_counts
+from precision_explorer.stats import cluster_labels, draws_of, group_sums, resample_counts
 from precision_explorer.store import RunFolder, read_run
+from precision_explorer.table.quality import DRAWS
 from precision_explorer.tasks import (
     KINDS,
     ExternalMetric,
@@ -22,13 +24,15 @@ from precision_explorer.tasks import (
     answer_columns,
     check_allowed,
     external_metric,
+    has_terms,
     is_external,
+    is_harness_metric,
     scores,
     sufficient,
 )
 
-DRAWS = 1000
 Columns = dict[str, list[Any]]
+_UNTOLD = "no mean of its documents' scores, so it stands as lm-evaluation-harness computed it"
 # Sums differ in their last digits between machines and versions of numpy.
 _SAME = 1e-9
 
@@ -36,13 +40,14 @@ _SAME = 1e-9
 @dataclass(frozen=True)
 class Rescored:
     """One metric of one cell. `stored` is None for one that the cell did not have; `value` None
-    where it could not be computed, `problem` says why."""
+    where it could not be computed, `problem` says why; `untold` where no rows were to tell it."""
 
     record: CellRecord
     metric: str
     stored: float | None
     value: float | None
     problem: str | None = None
+    untold: bool = False
 
     @property
     def differs(self) -> bool:
@@ -72,10 +77,11 @@ def rescore(
     check_allowed(external, allowed)
     own = tuple(dict.fromkeys(m for m in metrics if not is_external(m)))
     _check_fit(own, records)
+    paired = _with_pairs(folder, records) if external else []
     folder.open()
     try:
         found = [one for record in records for one in _own(folder, record, own)]
-        found += _external(folder, records, external, higher_is_better, on_event)
+        found += _external(folder, paired, external, higher_is_better, on_event)
         folder.write_manifest()
     finally:
         folder.close()
@@ -113,6 +119,9 @@ def _own(folder: RunFolder, record: CellRecord, more: tuple[str, ...]) -> list[R
     found = []
     for metric in wanted:
         stored = quality.scores.get(metric)
+        if is_harness_metric(metric) and not has_terms(metric, columns):
+            found.append(Rescored(record, metric, stored, None, _UNTOLD, untold=True))
+            continue
         try:
             value = scores(kind, [metric], rows)[metric]
         except PrecisionExplorerError as error:
@@ -148,7 +157,7 @@ def _store(
         one.metric: AddedScore(
             value=one.value,
             by=f"precision-explorer {__version__}",
-            **(_drawn(one.metric, made, record.cell.seed) if made is not None else {}),
+            **(_drawn(folder, one, made) if made is not None else {}),
         )
         for one in found
         if one.stored is None and one.value is not None
@@ -157,15 +166,23 @@ def _store(
         add_scores(folder, record.cell_id, added)
 
 
-def _drawn(metric: str, columns: Columns, seed: int) -> dict[str, Any]:
-    """The metric's values on the resamples that the tables use, and its direction."""
+def _drawn(folder: RunFolder, one: Rescored, columns: Columns) -> dict[str, Any]:
+    """The metric's values on the resamples that the tables use and on the reference's second pass,
+    and its direction."""
+    metric, cell = one.metric, one.record.cell
+    seed = cell.seed
     terms, finish = sufficient(metric, columns)
-    groups = columns.get("group") or [None]
-    units = group_sums(terms, None if None in groups else [str(g) for g in groups])
+    repeat = folder.read_samples(one.record.cell_id, "repeat")
+    again = None
+    if repeat["id"] and repeat["id"] == columns["id"]:
+        second, _ = sufficient(metric, _with_answers(cell.task.kind, [metric], repeat))
+        again = float(finish(second.sum(0)))
+    units = group_sums(terms, cluster_labels(columns.get("group")))
     values = draws_of(units, finish, resample_counts(len(units), DRAWS, seed))
     info = metric_info(metric)
     return {
         "draws": [float(value) for value in values],
+        "again": again,
         "draws_of": DRAWS,
         "seed": seed,
         "higher_is_better": info.higher_is_better if info else None,
@@ -186,19 +203,42 @@ def _external(
         CellToScore(r.cell_id, r.cell.task.kind, r.cell.seed, tuple(metrics), direction)
         for r in records
     ]
-    failed = score_cells(folder, cells, on_event)
+    failed, whole = score_cells(folder, cells, on_event)
     found = []
     for record in records:
         now = folder.read_scores(record.cell_id)
         for metric in metrics:
             score = now.metrics.get(metric.label) if now else None
-            problem = score.error if score else "; ".join(failed)
-            value = score.value if score else None
-            stored = before[record.cell_id].get(metric.label)
-            found.append(Rescored(record, metric.label, stored, value, problem))
+            earlier = before[record.cell_id].get(metric.label)
+            stored = earlier.value if earlier else None
+            if score is None or (not whole and score == earlier):
+                # One that stands from before says nothing of this time.
+                found.append(Rescored(record, metric.label, stored, None, "; ".join(failed)))
+                continue
+            found.append(Rescored(record, metric.label, stored, score.value, score.error))
     return found
 
 
-def _values(folder: RunFolder, record: CellRecord) -> dict[str, float | None]:
+def _with_pairs(folder: RunFolder, records: list[CellRecord]) -> list[CellRecord]:
+    """Those whose samples hold predictions and references, and those that can't be read, which is
+    said of them later; UsageError without any."""
+    kept = []
+    for record in records:
+        try:
+            fits = has_pairs(folder.read_samples(record.cell_id, "example"))
+        except StoreError:
+            fits = True
+        if fits:
+            kept.append(record)
+    if not kept:
+        kinds = ", ".join(dict.fromkeys(record.cell.task.kind for record in records))
+        raise UsageError(
+            f"a metric of evaluate compares predictions with references, and {kinds} stores none; "
+            "give a built-in metric"
+        )
+    return kept
+
+
+def _values(folder: RunFolder, record: CellRecord) -> dict[str, AddedScore]:
     scores_before = folder.read_scores(record.cell_id)
-    return {n: s.value for n, s in scores_before.metrics.items()} if scores_before else {}
+    return scores_before.metrics if scores_before else {}

@@ -54,11 +54,14 @@ def _is_there(scores: AddedScores | None, metric: ExternalMetric) -> bool:
     return metric.hash is None or metric.hash == found.module
 
 
-def score_cells(folder: RunFolder, cells: Sequence[CellToScore], on_event: OnEvent) -> list[str]:
-    """Compute and store the scores of `cells`; returns what went wrong, one line each, said once.
-    What can't be computed is stored as such, so that the tables can say why it is missing."""
+def score_cells(
+    folder: RunFolder, cells: Sequence[CellToScore], on_event: OnEvent
+) -> tuple[list[str], bool]:
+    """Compute and store the scores of `cells`; returns what went wrong, one line each, said once,
+    and whether all cells were reached. What can't be computed is stored as such, so that the
+    tables can say why it is missing."""
     if not cells:
-        return []
+        return [], True
     wanted = _distinct((metric, cell.direction) for cell in cells for metric in cell.metrics)
     labels = ", ".join(dict.fromkeys(metric.label for metric, _ in wanted))
     on_event(Event("note", {"text": f"computing {labels} from the stored answers"}))
@@ -66,13 +69,9 @@ def score_cells(folder: RunFolder, cells: Sequence[CellToScore], on_event: OnEve
     try:
         answer, _ = run_job("evaluate", request, 1, on_event, _TIME_LIMIT_S)
     except JobFailed as error:
-        return [f"{labels} could not be computed: {error}"]
-    problems: dict[str, None] = {}
-    for cell_id, scores in answer["cells"].items():
-        made = {label: AddedScore.model_validate(score) for label, score in scores.items()}
-        add_scores(folder, cell_id, made)
-        problems |= dict.fromkeys(s.error for s in made.values() if s.error is not None)
-    return list(problems)
+        return [f"{labels} could not be computed for every cell: {error}"], False
+    errors = [s["error"] for scores in answer["cells"].values() for s in scores.values()]
+    return list(dict.fromkeys(error for error in errors if error is not None)), True
 
 
 def add_scores(folder: RunFolder, cell_id: str, scores: dict[str, AddedScore]) -> None:

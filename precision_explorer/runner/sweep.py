@@ -291,7 +291,7 @@ def run_sweep(prepared: Prepared, on_event: OnEvent) -> tuple[RunFolder, Tally]:
         try:
             tally = executor.run()
             cells = cells_to_score(folder, prepared.plan)
-            tally.unscored = score_cells(folder, cells, on_event)
+            tally.unscored, _ = score_cells(folder, cells, on_event)
         finally:
             folder.write_manifest()
     finally:

@@ -11,6 +11,7 @@ from precision_explorer.stats.bootstrap import (
     resample_counts,
 )
 from precision_explorer.stats.clusters import (
+    cluster_labels,
     cluster_signs,
     effective_clusters,
     few_clusters,
@@ -42,6 +43,7 @@ __all__ = [
     "SteadyState",
     "Verdict",
     "assess",
+    "cluster_labels",
     "cluster_signs",
     "divergence",
     "draws_interval",

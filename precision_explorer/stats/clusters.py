@@ -23,6 +23,17 @@ FEW = 10
 """Fewer clusters than this, with what is counted in them, are too few to resample."""
 
 
+def cluster_labels(groups: Sequence[object] | None) -> np.ndarray | None:
+    """(n,) whole numbers that name the clusters, 0 and up in the sorted order of the `groups`'
+    names; None without any. An example without a group is a cluster by itself, after those."""
+    if groups is None or all(group is None for group in groups):
+        return None
+    names = sorted({str(group) for group in groups if group is not None})
+    codes = {name: code for code, name in enumerate(names)}
+    alone = iter(range(len(names), len(names) + len(groups)))
+    return np.array([next(alone) if g is None else codes[str(g)] for g in groups])
+
+
 def effective_clusters(groups: Groups, n: int) -> float:
     """Kish's effective number of clusters, n^2 / sum of their sizes squared; `n` without groups.
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from precision_explorer.records import Caution
 from precision_explorer.stats import Divergence, NoiseFloor, divergence, holm, is_different
-from precision_explorer.table.computed import Computed, paired_computed
+from precision_explorer.table.computed import Computed, computed_floor, paired_computed
 from precision_explorer.table.data import ROW_KEY, Comparison
 from precision_explorer.table.quality import (
     Quality,
@@ -38,8 +38,7 @@ def against_reference(group: list[Entry]) -> None:
             entry.row.update(noise_floor_flips=noise.flips, noise_floor_delta=noise.delta)
         if not is_reference(entry):
             _paired(entry, base, noise)
-        if KINDS[entry.record.cell.task.kind].head == "causal-lm":
-            _divergence(entry, base)
+    _next_tokens(group)
 
 
 def _paired(entry: Entry, base: Entry, noise: NoiseFloor | None) -> None:
@@ -54,7 +53,38 @@ def _paired(entry: Entry, base: Entry, noise: NoiseFloor | None) -> None:
             _same_plan(entry, base)
             _beside(entry, first, second)
     elif isinstance(first, Computed) and isinstance(second, Computed):
-        _enter(entry, paired_computed(first, second, budget))
+        _computed(entry, base, first, second)
+
+
+def _computed(entry: Entry, base: Entry, first: Computed, second: Computed) -> None:
+    """The same by stored scores. They are those of all examples that a row was asked, so that one
+    that was scored until its verdict was clear can't be compared by them."""
+    if is_in_looks(entry):
+        measured = entry.record.measurements.quality
+        wanted = measured.metric if measured else "another metric"
+        entry.row["verdict_note"] = f"scored until the verdict in {wanted} was clear"
+        return
+    floor = None
+    if base.record.measurements.noise is not None:
+        again = base.folder.read_samples(base.record.cell_id, "repeat")
+        floor = computed_floor(first, again)
+        entry.floor_unknown = floor is None
+    if floor is not None:
+        for one in (entry, base):
+            one.row.update(noise_floor_flips=floor.flips, noise_floor_delta=floor.delta)
+    _enter(entry, paired_computed(first, second, entry.reader["quality_budget"], floor))
+    if entry.row["quality_delta"] is None:
+        return
+    if entry.floor_unknown and entry.row["verdict"] == "outside":
+        entry.row.update(verdict="cannot-tell", verdict_note="no noise floor in this metric")
+    _same_plan(entry, base)
+    _beside(entry, first.rows, second.rows)
+
+
+def is_in_looks(entry: Entry) -> bool:
+    """Whether the entry's stored score is that of examples chosen by another metric's verdict."""
+    computed = isinstance(entry.quality, Computed)
+    return computed and is_sequential(entry.record.cell) and not is_reference(entry)
 
 
 def _enter(entry: Entry, found: dict[str, Any]) -> None:
@@ -139,6 +169,15 @@ def _noise_floor(reference: Entry) -> NoiseFloor | None:
 # -- next-token distributions -----------------------------------------------------------------
 
 
+def _next_tokens(group: list[Entry]) -> None:
+    """KL columns of language models, whether or not there is a score of their quality."""
+    references = [e for e in group if is_reference(e)]
+    for entry in group:
+        base = reference_of(entry, references)
+        if base is not None and KINDS[entry.record.cell.task.kind].head == "causal-lm":
+            _divergence(entry, base)
+
+
 def _divergence(entry: Entry, base: Entry) -> None:
     """KL columns of a language model's row, or the reason why they are empty. Of the reference's
     own row it is the floor, which all others are shown beside theirs."""
@@ -180,13 +219,18 @@ def _why_none(entry: Entry, base: Entry) -> str:
 def _positions(entry: Entry, base: Entry) -> Divergence | None:
     """The summary of the entry's positions where they were held against `base`."""
     taken = entry.record.measurements.positions
-    if taken is None or taken.reference != base.record.cell_id or entry.quality is None:
+    if taken is None or taken.reference != base.record.cell_id:
         return None
     rows = entry.folder.read_samples(entry.record.cell_id, "position")
     if not rows["id"]:
         return None
-    columns = entry.quality.columns
-    groups = columns.get("group") or [None] * len(entry.quality)
+    quality = entry.quality
+    columns = (
+        quality.columns
+        if quality is not None
+        else entry.folder.read_samples(entry.record.cell_id, "example")
+    )
+    groups = columns.get("group") or [None] * len(columns["id"])
     # An example without a group is one by itself.
     named = {
         name: ("group", str(group)) if group is not None else ("id", name)

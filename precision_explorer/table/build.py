@@ -26,7 +26,12 @@ from precision_explorer.errors import StoreError, UsageError
 from precision_explorer.records import Caution, CellRecord, Roof
 from precision_explorer.stats import Divergence, Ratio, assess, percentile
 from precision_explorer.store import RunFolder, read_run
-from precision_explorer.table.against import against_reference, comparisons, over_tasks
+from precision_explorer.table.against import (
+    against_reference,
+    comparisons,
+    is_in_looks,
+    over_tasks,
+)
 from precision_explorer.table.computed import Computed, computed_columns
 from precision_explorer.table.context import Run, make_context
 from precision_explorer.table.data import COLUMNS, Table
@@ -75,6 +80,8 @@ class Entry:
     divergence: Divergence | None = None
     floor: Divergence | None = None
     """Of a reference: its KL to itself."""
+    floor_unknown: bool = False
+    """The reference was scored again, but its metric was not computed of that."""
 
 
 def build(
@@ -277,11 +284,15 @@ def _across_rows(entries: list[Entry]) -> dict[str, str]:
             [e.latencies for e in ok],
             group[0].record.cell.seed,
             [_placed(e) for e in ok],
+            # Scores of early examples are no measure beside those of all.
+            not any(is_in_looks(e) for e in ok),
         )
         if used:
             words[", ".join(key)] = in_words(used)
     over_tasks(entries)
     for entry in entries:
+        if entry.floor_unknown and entry.row["different"] == "yes":
+            entry.row["different"] = None
         own = [*entry.record.cautions, *entry.cautions]
         entry.row["cautions"] = ";".join(dict.fromkeys(c.id for c in own))
     return words

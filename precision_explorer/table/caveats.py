@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
+from precision_explorer.table.against import is_in_looks
 from precision_explorer.units import share
 
 if TYPE_CHECKING:
@@ -91,6 +92,7 @@ def _without_difference(entries: list[Entry]) -> list[str]:
         if e.quality is not None
         and e.row["quality_delta"] is None
         and e.row["format"] != e.reader["reference"]
+        and not is_in_looks(e)
     )
     return list(dict.fromkeys(found))
 

@@ -12,11 +12,15 @@ import numpy as np
 
 from precision_explorer.records import AddedScore, metric_info
 from precision_explorer.stats import (
+    NoiseFloor,
+    cluster_labels,
     draws_interval,
     draws_p_value,
+    effective_clusters,
     flips,
     verdict_for_bootstrap,
 )
+from precision_explorer.table.quality import Quality, above_noise
 
 Columns = Mapping[str, Sequence[Any]]
 
@@ -42,6 +46,11 @@ class Computed:
         info = metric_info(self.metric)
         return info.is_share if info else False
 
+    @property
+    def rows(self) -> Quality:
+        """The example rows themselves, for what is told of them whatever the metric is."""
+        return Quality.of(self.metric, self.columns, self.higher_is_better)
+
     def __len__(self) -> int:
         return len(self.columns["id"])
 
@@ -60,15 +69,29 @@ def computed_columns(quality: Computed) -> dict[str, Any]:
     }
 
 
-def paired_computed(reference: Computed, other: Computed, budget: float) -> dict[str, Any]:
+def computed_floor(reference: Computed, again: Columns) -> NoiseFloor | None:
+    """What the reference differs from itself, `again` being the rows of its second pass; None
+    where no score of that is stored."""
+    value, second = reference.score.value, reference.score.again
+    if value is None or second is None or list(again["id"]) != list(reference.columns["id"]):
+        return None
+    repeated = Computed(reference.metric, again, reference.score)
+    return NoiseFloor(_flips(reference, repeated).get("flips"), second - value)
+
+
+def paired_computed(
+    reference: Computed, other: Computed, budget: float, noise: NoiseFloor | None = None
+) -> dict[str, Any]:
     """Difference to the reference with interval, p value and verdict from draws of the same
-    resamples. Empty when the examples are not the same; the difference alone without draws."""
+    resamples; `outside` only beyond the `noise` floor. Empty when the examples are not the same;
+    the difference alone without draws."""
     if list(reference.columns["id"]) != list(other.columns["id"]):
         return {}
     first, second = reference.score, other.score
     if first.value is None or second.value is None:
         return {}
-    found = {"quality_delta": second.value - first.value} | _flips(reference, other)
+    found: dict[str, Any] = {"quality_delta": second.value - first.value}
+    found |= _flips(reference, other)
     same = (first.seed, first.draws_of) == (second.seed, second.draws_of)
     count = min(len(first.draws), len(second.draws)) if same else 0
     if not count:
@@ -86,8 +109,10 @@ def paired_computed(reference: Computed, other: Computed, budget: float) -> dict
         return found
     moved = deltas if share else deltas / np.abs(base)
     oriented = moved if reference.higher_is_better else -moved
-    verdict = verdict_for_bootstrap(oriented, budget, len(other))
-    return found | {"verdict": verdict.verdict, "needed_n": verdict.needed_n}
+    effective = effective_clusters(cluster_labels(reference.columns.get("group")), len(other))
+    verdict = verdict_for_bootstrap(oriented, budget, len(other), effective=effective)
+    found |= {"verdict": verdict.verdict, "needed_n": verdict.needed_n}
+    return found | above_noise(found, noise)
 
 
 def _flips(reference: Computed, other: Computed) -> dict[str, Any]:

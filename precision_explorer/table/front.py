@@ -50,15 +50,18 @@ def mark_front(
     latencies: list[np.ndarray],
     seed: int,
     placed: list[tuple[float, np.ndarray] | None],
+    with_quality: bool = True,
 ) -> list[str]:
     """Fill `pareto` and `pareto_probability` of `rows` (all ok); returns the objectives used.
 
     `placed`: value and (DRAWS,) draws of the quality of a row whose own is that of fewer examples
-    than the others'; None for all others.
+    than the others'; None for all others. `with_quality`: False where the rows' quality can't be
+    compared.
     """
     higher = qualities[0].higher_is_better if qualities and qualities[0] else True
     # A metric without a better end is no objective.
-    names = [name for name in objectives(rows) if name != "quality" or higher is not None]
+    known = higher is not None and with_quality
+    names = [name for name in objectives(rows) if name != "quality" or known]
     if not rows or not names:
         return []
     maximise = [name == "quality" and bool(higher) for name in names]

@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from precision_explorer.errors import UsageError, unknown_name
-from precision_explorer.records import AddedScores, CellRecord
+from precision_explorer.records import AddedScores, CellRecord, metric_info
 from precision_explorer.store import RunFolder
 from precision_explorer.table.computed import Computed
 from precision_explorer.table.quality import Quality
-from precision_explorer.tasks import KINDS, external_label, is_external
+from precision_explorer.tasks import KINDS, external_label, is_external, is_harness_metric
 
 Columns = Mapping[str, Sequence[Any]]
 
@@ -28,14 +28,20 @@ def headline(sweep: dict[str, Any], record: CellRecord, wanted: str | None) -> s
     """The metric of a row's quality; None for the one that the record was measured by. `wanted`, a
     reader's, counts where it fits the task's kind."""
     task = record.cell.task
-    if wanted is not None and (is_external(wanted) or wanted in _fitting(task.kind)):
+    if wanted is not None and (is_external(wanted) or wanted in _fitting(record)):
         return wanted
     named = [t["metric"] for t in sweep["tasks"] if t["name"] == task.name]
     return named[0] if named and is_external(named[0]) else None
 
 
-def _fitting(kind: str) -> tuple[str, ...]:
-    return KINDS[kind].metrics if kind in KINDS else ()
+def _fitting(record: CellRecord) -> tuple[str, ...]:
+    """The metrics of the record's kind; of a task of lm-evaluation-harness, which declares its own,
+    those scored whose better end is known."""
+    kind, measured = record.cell.task.kind, record.measurements.quality
+    known = KINDS[kind].metrics if kind in KINDS else ()
+    scored = [m for m in measured.scores if is_harness_metric(m)] if measured else []
+    own = measured.metric if measured else None
+    return (*known, *(m for m in scored if m == own or metric_info(m) is not None))
 
 
 def check_metric(wanted: str | None, cells: list[tuple[RunFolder, CellRecord]]) -> None:
@@ -51,7 +57,7 @@ def check_metric(wanted: str | None, cells: list[tuple[RunFolder, CellRecord]]) 
             )
         return
     kinds = dict.fromkeys(record.cell.task.kind for _, record in cells)
-    known = [metric for kind in kinds for metric in _fitting(kind)]
+    known = list(dict.fromkeys(metric for _, record in cells for metric in _fitting(record)))
     if wanted not in known:
         raise UsageError(unknown_name(f"metric of {', '.join(kinds)}", wanted, known))
 

@@ -12,6 +12,7 @@ import numpy as np
 from precision_explorer.records import metric_info
 from precision_explorer.stats import (
     NoiseFloor,
+    cluster_labels,
     cluster_signs,
     draws_of,
     effective_clusters,
@@ -71,10 +72,7 @@ class Quality:
 
 def _groups(quality: Quality) -> np.ndarray | None:
     """Cluster labels where the task declares any (examples that share a passage)."""
-    groups = quality.columns.get("group")
-    if groups is None or all(g is None for g in groups):
-        return None
-    return np.asarray([str(g) for g in groups])
+    return cluster_labels(quality.columns.get("group"))
 
 
 def own_columns(quality: Quality, value: float, seed: int) -> dict[str, Any]:
