@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import log_ndtr, logsumexp
 
+from precision_explorer.stats.intervals import root
 from precision_explorer.stats.paired import Verdict, VerdictWord
 
 # The one-sided 5 % of the fixed verdict, shared between all looks on the way and the one fixed-n
@@ -195,14 +196,6 @@ def p_value_of(above: np.ndarray, below: np.ndarray) -> float:
 
 
 def _edge(excess: Callable[[float], float], outer: float, inner: float) -> float:
-    """Where `excess` turns from positive (at `outer`) to negative (at `inner`), by bisection; the
-    outer end where it is nowhere positive."""
-    if excess(outer) <= 0:
-        return math.copysign(1.0, outer)
-    for _ in range(40):
-        middle = (outer + inner) / 2
-        if excess(middle) > 0:
-            outer = middle
-        else:
-            inner = middle
-    return (outer + inner) / 2
+    """Where `excess` turns from positive (at `outer`) to negative (at `inner`); the outer end where
+    it is nowhere positive."""
+    return root(excess, outer, inner) if excess(outer) > 0 else math.copysign(1.0, outer)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,15 +16,22 @@ from precision_explorer.records import Cell
 from precision_explorer.stats import (
     SequentialVerdict,
     Verdict,
-    draws_of,
     flips,
     looks,
-    resample_counts,
     sequential,
     verdict_for_bootstrap,
     verdict_for_share,
 )
-from precision_explorer.table.quality import DRAWS, Quality, _flips, _statistics, quality_draws
+from precision_explorer.table.quality import (
+    Quality,
+    above_noise,
+    both_terms,
+    common,
+    flips_of,
+    noise_floor,
+    oriented_draws,
+    quality_draws,
+)
 from precision_explorer.tasks import zero_one_column
 
 RULE = "until_decided"
@@ -45,17 +51,6 @@ def is_sequential(cell: Cell) -> bool:
     return RULE in cell.rules
 
 
-def common(reference: Quality, other: Quality) -> tuple[Quality, Quality] | None:
-    """Both on the examples that both were asked, the first of one order; None where they are
-    not."""
-    n = min(len(reference), len(other))
-    # Stored samples have a column more than those that a worker has just sent.
-    names = [name for name in reference.columns if name in other.columns]
-    both = [replace(q, columns={k: q.columns[k][:n] for k in names}) for q in (reference, other)]
-    same = list(both[0].columns["id"]) == list(both[1].columns["id"])
-    return (both[0], both[1]) if same else None
-
-
 def decide(
     reference: Quality, other: Quality, budget: float, planned: int, seed: int
 ) -> SequentialVerdict:
@@ -73,6 +68,27 @@ def decide(
     return sequential.decide(made, within, outside, planned, at_the_end)
 
 
+def is_settled(
+    reference: Quality,
+    other: Quality,
+    again: Quality | None,
+    budget: float,
+    planned: int,
+    seed: int,
+) -> bool:
+    """Whether the scoring may end: the verdict is clear and, where it is `outside`, the loss on the
+    same examples is beyond the noise floor. `again`: the reference's second pass, if there is one.
+    """
+    verdict = decide(reference, other, budget, planned, seed).verdict
+    floor = noise_floor(reference.first(len(other)), again) if again is not None else None
+    if verdict != "outside" or floor is None:
+        return verdict != "cannot-tell"
+    a, b, finish = both_terms(reference, other)
+    delta = float(finish(b.sum(0)) - finish(a.sum(0)))
+    found = {"verdict": verdict, "quality_delta": delta} | flips_of(reference, other)
+    return not above_noise(found, floor)
+
+
 def sequential_columns(
     reference: Quality, other: Quality, budget: float, planned: int, seed: int
 ) -> dict[str, Any]:
@@ -84,7 +100,7 @@ def sequential_columns(
     base, other = both
     made = _looks(len(other), planned)
     found = decide(base, other, budget, planned, seed)
-    (a, finish), (b, _) = _statistics(base, other)
+    a, b, finish = both_terms(base, other)
     low, high = _interval(base, a, b, finish)
     return {
         "quality_delta": float(finish(b.sum(0)) - finish(a.sum(0))),
@@ -94,7 +110,7 @@ def sequential_columns(
         "verdict": found.verdict,
         "looks": found.look,
         "verdict_note": _note(found, planned),
-    } | _flips(base, other)
+    } | flips_of(base, other)
 
 
 def placed(
@@ -150,7 +166,7 @@ def _wealth(
     reference: Quality, other: Quality, budget: float, made: Sequence[int]
 ) -> tuple[np.ndarray, np.ndarray]:
     """Log wealth at the looks against "outside the budget" and against "within it"."""
-    (a, finish), (b, _) = _statistics(reference, other)
+    a, b, _ = both_terms(reference, other)
     index = np.array(made) - 1
     sign = 1.0 if reference.higher_is_better else -1.0
     bounded = _bounded(reference, a, b)
@@ -161,15 +177,24 @@ def _wealth(
         pair = sequential.wealth_of_values(_LEFT[reference.metric](a, b, budget), budget)
         return pair[0][index], pair[1][index]
 
+    # What an example does to the metric depends on the others, so each look has its own values.
+    ends = [
+        sequential.wealth_of_values(_influence(reference.first(n), other.first(n), budget), budget)
+        for n in made
+    ]
+    return np.array([e[0][-1] for e in ends]), np.array([e[1][-1] for e in ends])
+
+
+def _influence(reference: Quality, other: Quality, budget: float) -> np.ndarray:
+    """(n,) what each example leaves of the budget, of a metric that is no sum over examples; 0
+    where the metric is not a number yet, which decides nothing."""
+    a, b, finish = both_terms(reference, other)
+    sign = 1.0 if reference.higher_is_better else -1.0
+
     def left(sums: np.ndarray) -> np.ndarray:
         return sign * _difference(sums, finish, not reference.is_share) + budget
 
-    # What an example does to the metric depends on the others, so each look has its own values.
-    both = np.hstack([a, b])
-    # Early on it may not be a number yet, which decides nothing.
-    values = [np.nan_to_num(_linear(both[:n], left)) for n in made]
-    ends = [sequential.wealth_of_values(v, budget) for v in values]
-    return np.array([e[0][-1] for e in ends]), np.array([e[1][-1] for e in ends])
+    return np.nan_to_num(_linear(np.hstack([a, b]), left))
 
 
 def _difference(sums: np.ndarray, finish: Callable, relative: bool) -> np.ndarray:
@@ -177,7 +202,11 @@ def _difference(sums: np.ndarray, finish: Callable, relative: bool) -> np.ndarra
     left, right = np.split(np.asarray(sums), 2, axis=-1)
     first_value, second_value = finish(left), finish(right)
     change = second_value - first_value
-    return change / np.abs(first_value) if relative else change
+    if not relative:
+        return change
+    # Nothing is a share of a score of 0.
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.asarray(change / np.abs(first_value))
 
 
 def _linear(terms: np.ndarray, of: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
@@ -199,10 +228,7 @@ def _fixed(
     if column:
         b, c = flips(reference.columns[column], other.columns[column])
         return verdict_for_share(b, c, n, budget, confidence)
-    (first_terms, finish), (second_terms, _) = _statistics(reference, other)
-    counts = resample_counts(n, DRAWS, seed)
-    drawn = draws_of(first_terms, finish, counts)
-    deltas = draws_of(second_terms, finish, counts) - drawn
-    deltas = deltas if reference.is_share else deltas / np.abs(drawn)
-    oriented = deltas if reference.higher_is_better else -deltas
+    oriented = oriented_draws(reference, both_terms(reference, other), seed)
+    if oriented is None:
+        return Verdict("cannot-tell")
     return verdict_for_bootstrap(oriented, budget, n, confidence)
