@@ -21,12 +21,11 @@ from precision_explorer.runner.local import Executor
 from precision_explorer.runner.session import Session
 from precision_explorer.runner.sweep import prepare_sweep, run_sweep
 from precision_explorer.runner.until_decided import Looks
-from precision_explorer.stats import looks, tango, verdict_for_share
+from precision_explorer.stats import influence, looks, tango, verdict_for_share
 from precision_explorer.store import RunFolder
 from precision_explorer.table import against, build
 from precision_explorer.table.quality import Quality
 from precision_explorer.table.sequential import (
-    _linear,
     _wealth,
     decide,
     placed,
@@ -365,10 +364,10 @@ def test_the_influence_values_of_a_ratio_are_those_of_the_textbook():
     below = generator.lognormal(3, 1, 50)
     terms = np.stack([below * generator.normal(2, 0.1, 50), below], axis=1)
     ratio = terms[:, 0].sum() / terms[:, 1].sum()
-    found = _linear(terms, lambda sums: sums[..., 0] / sums[..., 1])
+    found = influence(terms, lambda sums: sums[..., 0] / sums[..., 1])
     expected = ratio + (terms[:, 0] - ratio * terms[:, 1]) / terms[:, 1].mean()
     assert np.allclose(found, expected, rtol=1e-4)
-    assert np.isnan(_linear(terms, lambda sums: sums[..., 0] * np.nan)).all()
+    assert np.isnan(influence(terms, lambda sums: sums[..., 0] * np.nan)).all()
 
 
 def test_a_metric_that_is_not_a_number_yet_decides_nothing_and_has_no_interval():

@@ -5,13 +5,16 @@ from precision_explorer.stats.bootstrap import (
     draws_of,
     draws_p_value,
     group_sums,
+    influence,
     interval,
     paired_interval,
     paired_p_value,
     resample_counts,
 )
 from precision_explorer.stats.clusters import (
+    FEW,
     cluster_signs,
+    clusters_with,
     effective_clusters,
     few_clusters,
     share_interval,
@@ -20,6 +23,7 @@ from precision_explorer.stats.divergence import Divergence, divergence
 from precision_explorer.stats.intervals import tango, wilson
 from precision_explorer.stats.noise import NoiseFloor, is_different
 from precision_explorer.stats.paired import (
+    Few,
     Verdict,
     flips,
     holm,
@@ -34,8 +38,10 @@ from precision_explorer.stats.sqnr import SQNR_STATES, relative_error, sqnr
 from precision_explorer.stats.steady import SteadyState, assess
 
 __all__ = [
+    "FEW",
     "SQNR_STATES",
     "Divergence",
+    "Few",
     "NoiseFloor",
     "Ratio",
     "SequentialVerdict",
@@ -43,6 +49,7 @@ __all__ = [
     "Verdict",
     "assess",
     "cluster_signs",
+    "clusters_with",
     "divergence",
     "draws_interval",
     "draws_of",
@@ -53,6 +60,7 @@ __all__ = [
     "flips",
     "group_sums",
     "holm",
+    "influence",
     "interval",
     "is_different",
     "looks",

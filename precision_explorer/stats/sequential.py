@@ -161,6 +161,14 @@ def wealth_of_values(values: np.ndarray, budget: float) -> tuple[np.ndarray, np.
     return above, log_wealth_asymptotic(-values)
 
 
+def wealth_of_few(values: np.ndarray, budget: float, weight: float) -> np.ndarray:
+    """(n,) log wealth against "mean <= 0" where too few examples differ to show a spread
+    (`clusters.FEW`), by betting: `weight` is by how much one example moves the mean at most, so
+    that no value is below `budget` - `weight`."""
+    least = weight - budget
+    return log_wealth_betting(np.maximum(values, -least), least)
+
+
 def interval_of_shares(differences: np.ndarray, confidence: float = 0.95) -> tuple[float, float]:
     """(low, high) of the confidence sequence for the mean of `differences` in [-1, 1] at its last
     value: every mean against which neither side's wealth reached 2 / (1 - confidence)."""

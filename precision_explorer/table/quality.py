@@ -11,15 +11,19 @@ import numpy as np
 
 from precision_explorer.records import metric_info
 from precision_explorer.stats import (
+    FEW,
+    Few,
     NoiseFloor,
     Verdict,
     cluster_signs,
+    clusters_with,
     draws_of,
     effective_clusters,
     error_ratio,
     few_clusters,
     flips,
     group_sums,
+    influence,
     interval,
     mcnemar_exact,
     paired_interval,
@@ -202,7 +206,8 @@ def _bootstrap_columns(
     verdict = Verdict("cannot-tell")
     if oriented is not None:
         effective = effective_clusters(groups, len(a))
-        verdict = verdict_for_bootstrap(oriented, budget, len(a), effective=effective)
+        few = few_differing(reference, terms, groups)
+        verdict = verdict_for_bootstrap(oriented, budget, len(a), effective=effective, few=few)
     return {
         "quality_delta": float(finish(b.sum(0)) - finish(a.sum(0))),
         "quality_delta_ci_low": low,
@@ -216,6 +221,28 @@ def _bootstrap_columns(
 def both_terms(reference: Quality, other: Quality) -> Terms:
     """Sufficient statistics of both with the same columns and one `finish`."""
     return sufficient_of_two(reference.metric, reference.columns, other.columns)
+
+
+def few_differing(reference: Quality, terms: Terms, groups: np.ndarray | None = None) -> Few | None:
+    """The examples (clusters of `groups`, at their effective number) that differ, where they are
+    some but too few to show how the metric's difference spreads; else None."""
+    a, b, finish = terms
+    if not 0 < clusters_with((a != b).any(axis=1), groups) < FEW:
+        return None
+    units_a, units_b = group_sums(a, groups), group_sums(b, groups)
+    moved = influence(units_b, finish) - influence(units_a, finish)
+    moved = moved[(units_a != units_b).any(axis=1)] * (1 if reference.higher_is_better else -1)
+    scale = effective_clusters(groups, len(a)) / len(units_a)
+    lost = int((moved < 0).sum())
+    return Few(lost * scale, (len(moved) - lost) * scale, weight_of(reference, units_a, finish))
+
+
+def weight_of(reference: Quality, a: np.ndarray, finish: Callable) -> float:
+    """By how much one row of the reference's terms moves the mean of the metric at most, as the
+    budget counts it: the range of its influence values, but at least 1, which is a share's."""
+    size = 1.0 if reference.is_share else abs(float(finish(a.sum(0))))
+    reach = float(np.ptp(influence(a, finish))) / size if size else 1.0
+    return max(1.0, reach) if math.isfinite(reach) else 1.0
 
 
 def oriented_draws(

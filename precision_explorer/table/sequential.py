@@ -17,6 +17,7 @@ from precision_explorer.stats import (
     SequentialVerdict,
     Verdict,
     flips,
+    influence,
     looks,
     sequential,
     verdict_for_bootstrap,
@@ -27,10 +28,12 @@ from precision_explorer.table.quality import (
     above_noise,
     both_terms,
     common,
+    few_differing,
     flips_of,
     noise_floor,
     oriented_draws,
     quality_draws,
+    weight_of,
 )
 from precision_explorer.tasks import zero_one_column
 
@@ -42,8 +45,6 @@ _LEFT: dict[str, Callable[[np.ndarray, np.ndarray, float], np.ndarray]] = {
     "word_perplexity": lambda ref, other, b: ref[:, 0] + math.log1p(b) * ref[:, 1] - other[:, 0],
     "token_perplexity": lambda ref, other, b: ref[:, 0] + math.log1p(b) * ref[:, 1] - other[:, 0],
 }
-# Weight by which an example is moved to see what it does to a metric that is no sum.
-_STEP = 0.01
 
 
 def is_sequential(cell: Cell) -> bool:
@@ -157,7 +158,7 @@ def _interval(
     bounded = _bounded(reference, a, b)
     if bounded is not None:
         return sequential.interval_of_shares(bounded)
-    values = _linear(np.hstack([a, b]), lambda sums: _difference(sums, finish, False))
+    values = influence(np.hstack([a, b]), lambda sums: _difference(sums, finish, False))
     known = np.isfinite(values).all() and np.ptp(values) > 0
     return sequential.interval_of_values(values) if known else (None, None)
 
@@ -178,23 +179,25 @@ def _wealth(
         return pair[0][index], pair[1][index]
 
     # What an example does to the metric depends on the others, so each look has its own values.
-    ends = [
-        sequential.wealth_of_values(_influence(reference.first(n), other.first(n), budget), budget)
-        for n in made
-    ]
-    return np.array([e[0][-1] for e in ends]), np.array([e[1][-1] for e in ends])
+    ends = [_at_look(reference.first(n), other.first(n), budget) for n in made]
+    return np.array([e[0] for e in ends]), np.array([e[1] for e in ends])
 
 
-def _influence(reference: Quality, other: Quality, budget: float) -> np.ndarray:
-    """(n,) what each example leaves of the budget, of a metric that is no sum over examples; 0
-    where the metric is not a number yet, which decides nothing."""
-    a, b, finish = both_terms(reference, other)
+def _at_look(reference: Quality, other: Quality, budget: float) -> tuple[float, float]:
+    """The same at the last example, of a metric that is no sum over examples."""
+    terms = a, b, finish = both_terms(reference, other)
     sign = 1.0 if reference.higher_is_better else -1.0
 
     def left(sums: np.ndarray) -> np.ndarray:
         return sign * _difference(sums, finish, not reference.is_share) + budget
 
-    return np.nan_to_num(_linear(np.hstack([a, b]), left))
+    # Early on it may not be a number yet, which decides nothing.
+    values = np.nan_to_num(influence(np.hstack([a, b]), left))
+    above, below = (float(side[-1]) for side in sequential.wealth_of_values(values, budget))
+    if few_differing(reference, terms) is not None:
+        few = sequential.wealth_of_few(values, budget, weight_of(reference, a, finish))
+        above = min(above, float(few[-1]))
+    return above, below
 
 
 def _difference(sums: np.ndarray, finish: Callable, relative: bool) -> np.ndarray:
@@ -209,16 +212,6 @@ def _difference(sums: np.ndarray, finish: Callable, relative: bool) -> np.ndarra
         return np.asarray(change / np.abs(first_value))
 
 
-def _linear(terms: np.ndarray, of: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
-    """(n,) values whose mean is `of` the sums of `terms` (n, k), and whose spread is that by which
-    it moves from sample to sample: the infinitesimal jackknife (Jaeckel 1972; Efron & Tibshirani
-    1993, chapter 21), its derivative by central differences. All NaN where it is not finite."""
-    total = terms.sum(0)
-    up, down = of(total + _STEP * terms), of(total - _STEP * terms)
-    values = len(terms) * (up - down) / (2 * _STEP) + of(total)
-    return values if np.isfinite(values).all() else np.full(len(terms), np.nan)
-
-
 def _fixed(
     reference: Quality, other: Quality, budget: float, confidence: float, seed: int
 ) -> Verdict:
@@ -228,7 +221,9 @@ def _fixed(
     if column:
         b, c = flips(reference.columns[column], other.columns[column])
         return verdict_for_share(b, c, n, budget, confidence)
-    oriented = oriented_draws(reference, both_terms(reference, other), seed)
+    terms = both_terms(reference, other)
+    oriented = oriented_draws(reference, terms, seed)
     if oriented is None:
         return Verdict("cannot-tell")
-    return verdict_for_bootstrap(oriented, budget, n, confidence)
+    few = few_differing(reference, terms)
+    return verdict_for_bootstrap(oriented, budget, n, confidence, few=few)
