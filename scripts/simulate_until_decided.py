@@ -22,6 +22,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 
@@ -33,6 +34,8 @@ from precision_explorer.stats import (
     verdict_for_share,
 )
 from precision_explorer.stats.sequential import SequentialVerdict
+from precision_explorer.table.quality import Quality
+from precision_explorer.table.sequential import decide
 
 BUDGET = 0.01
 MOST_WRONG = 0.05
@@ -123,7 +126,64 @@ class Losses:
     naive = None
 
 
-SCENARIOS: tuple[Flips | Losses, ...] = (
+@dataclass(frozen=True)
+class Classes:
+    """Macro F1 over three classes of 60, 30 and 10 %, nine tenths of which the reference finds: a
+    metric that is no sum over examples, decided by its influence values. In the format as many
+    predictions are replaced by any class as makes it lose `loss` points."""
+
+    name: str
+    loss: float
+    clear: bool = False
+    n: int = 1000
+
+    def draw(self, generator: np.random.Generator) -> tuple[Quality, Quality]:
+        """The reference's rows and the format's."""
+        target = generator.choice(3, p=_SHARES, size=self.n)
+        wrong = (target + generator.integers(1, 3, self.n)) % 3
+        reference = np.where(generator.random(self.n) < _FOUND, target, wrong)
+        moved = generator.random(self.n) < _moved(self.loss)
+        other = np.where(moved, generator.integers(0, 3, self.n), reference)
+        ids, targets = list(range(self.n)), target.astype(str).tolist()
+        pair = [
+            {"id": ids, "target": targets, "prediction": p.astype(str).tolist()}
+            for p in (reference, other)
+        ]
+        return Quality.of("macro_f1", pair[0]), Quality.of("macro_f1", pair[1])
+
+    def decide(self, drawn: tuple[Quality, Quality]) -> SequentialVerdict:
+        """As a sweep decides."""
+        return decide(*drawn, BUDGET, self.n, 0)
+
+    naive = None
+
+
+_SHARES = np.array([0.6, 0.3, 0.1])
+_FOUND = 0.9
+
+
+def _macro_f1(moved: float) -> float:
+    """Of all examples there could be, where `moved` of the predictions are any class."""
+    found = np.where(np.eye(3) > 0, _FOUND, (1 - _FOUND) / 2) * _SHARES[:, None]
+    joint = (1 - moved) * found + moved * _SHARES[:, None] / 3
+    return float((2 * np.diag(joint) / (joint.sum(0) + _SHARES)).mean())
+
+
+@lru_cache(maxsize=8)
+def _moved(loss: float) -> float:
+    """The share of replaced predictions that loses `loss`, by bisection."""
+    low, high = 0.0, 1.0
+    for _ in range(60):
+        middle = (low + high) / 2
+        if _macro_f1(0) - _macro_f1(middle) < loss:
+            low = middle
+        else:
+            high = middle
+    return low
+
+
+Scenario = Flips | Losses | Classes
+SCENARIOS: tuple[Scenario, ...] = (
     Flips("no flip", 0.0, 0.0, clear=True),
     Flips("0.1 % flip, none lost", 0.0005, 0.0005, clear=True),
     Flips("0.4 % flip, none lost", 0.002, 0.002),
@@ -144,6 +204,9 @@ SCENARIOS: tuple[Flips | Losses, ...] = (
     Losses("losses on the margin, 2,000 documents", 0.01, 0.01, n=2000),
     Losses("losses 2 % higher", 0.02, 0.005, clear=True),
     Losses("losses 5 % higher, noisy", 0.05, 0.03, clear=True),
+    Classes("macro F1 on the margin", 0.01),
+    Classes("macro F1 on the margin, 300 examples", 0.01, n=300),
+    Classes("macro F1 loses 10 points", 0.1, clear=True),
 )
 
 
@@ -157,10 +220,10 @@ class Result:
 
 
 def simulate(
-    scenario: Flips | Losses,
+    scenario: Scenario,
     runs: int,
     seed: int,
-    rule: Callable[[np.ndarray], SequentialVerdict] | None = None,
+    rule: Callable[[Any], SequentialVerdict] | None = None,
 ) -> Result:
     """`runs` runs of `scenario`, decided by `rule` (the sweep's)."""
     generator = np.random.default_rng(seed)

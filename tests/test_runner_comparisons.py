@@ -159,6 +159,19 @@ def test_a_format_that_is_added_uses_what_the_reference_kept(resumed, given):
     assert 0 < row["kl_mean"] < 1e-2
 
 
+class Failing:
+    """A worker that runs out of memory."""
+
+    process = SimpleNamespace(is_alive=lambda: True)
+    killed = False
+
+    def ask(self, request: dict[str, Any], deadline: float) -> Any:
+        raise WorkerError({"message": "out of memory", "kind": "X"})
+
+    def kill(self) -> None:
+        self.killed = True
+
+
 def test_a_comparison_that_fails_costs_itself_alone_and_is_not_tried_again(
     tmp_path, given, resumed
 ):
@@ -173,16 +186,6 @@ def test_a_comparison_that_fails_costs_itself_alone_and_is_not_tried_again(
         found.spec, found.plan, found.facts, found.environment, folder, notes.append
     )
     assert [ask.part for ask in executor.comparisons.lacking(planned)] == ["noise"]
-
-    class Failing:
-        process = SimpleNamespace(is_alive=lambda: True)
-        killed = False
-
-        def ask(self, request: dict[str, Any], deadline: float) -> Any:
-            raise WorkerError({"message": "out of memory", "kind": "X"})
-
-        def kill(self) -> None:
-            self.killed = True
 
     worker: Any = Failing()
     executor._compare(worker, planned, compiled=True)
@@ -200,6 +203,28 @@ def test_a_comparison_that_fails_costs_itself_alone_and_is_not_tried_again(
     part.write_bytes(stored)
     executor.comparisons.join(planned)
     assert folder.read_record(cell_id).measurements.noise is not None
+
+
+def test_a_format_whose_divergence_fails_keeps_its_row(given, resumed):
+    found = prepared(given)
+    planned = next(c for c in found.plan.cells if c.cell.format == "bf16")
+    folder, name = resumed.folder, f"positions-{resumed.cells['fp32']}"
+    stored = folder.read_part(planned.cell_id, name)
+    folder.part_path(planned.cell_id, name).with_suffix(".json").unlink()
+    worker: Any = Failing()
+    executor = Executor(
+        found.spec, found.plan, found.facts, found.environment, folder, lambda event: None
+    )
+    executor._compare(worker, planned, compiled=True)
+    row = next(r for r in build([folder.path]).rows if r["format"] == "bf16")
+    assert (row["kl_mean"], row["kl_note"]) == (None, "out of memory")
+    assert row["quality_delta"] == pytest.approx(
+        row["quality"] - build([folder.path]).rows[0]["quality"]
+    )
+    assert row["verdict"] is not None
+    folder.write_part(planned.cell_id, name, *stored)
+    executor.comparisons.join(planned)
+    assert build([folder.path]).rows[1]["kl_mean"] > 0
 
 
 def test_what_was_held_against_another_reference_is_taken_again(given, resumed):

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from scipy.stats import binomtest
 
 from precision_explorer.stats import (
+    Few,
     Verdict,
     flips,
     mcnemar_exact,
@@ -101,3 +102,19 @@ def test_bootstrap_without_any_difference_is_no_certainty():
 def test_bootstrap_refuses_nan():
     with pytest.raises(ValueError, match="not finite"):
         verdict_for_bootstrap(np.array([0.1, np.nan]), 0.01, 10)
+
+
+def test_few_differing_examples_tell_within_only_where_tango_does():
+    """Draws of a metric that one example of 300 moved, to better: the bootstrap alone is sure."""
+    deltas = np.random.default_rng(0).poisson(1.0, 1000) / 300
+
+    def verdict(n, few=None):
+        return verdict_for_bootstrap(deltas, 0.01, n, 0.98, few=few)
+
+    assert verdict(300).verdict == "within"
+    assert verdict(300, Few(0, 1, 1.0)) == Verdict("cannot-tell", 3000)
+    assert verdict_for_share(0, 1, 300, 0.01, 0.98).verdict == "cannot-tell"
+    assert verdict(600, Few(0, 1, 1.0)).verdict == "within"
+    assert verdict_for_share(0, 1, 600, 0.01, 0.98).verdict == "within"
+    # Where one example is worth three of a share's.
+    assert verdict(600, Few(0, 1, 3.0)).verdict == "cannot-tell"

@@ -94,6 +94,17 @@ def test_values_that_never_differ_are_taken_as_shares_that_never_flip():
         assert max(w.max() for w in sequential.wealth_of_values(against, 0.01)) == 0
 
 
+def test_few_differing_examples_tell_no_more_than_shares_that_differ_by_as_much():
+    differences = np.zeros(400)
+    differences[100] = 1
+    values, bar = differences + 0.01, -math.log(0.03)
+    assert sequential.wealth_of_values(values, 0.01)[0].max() > bar
+    few = sequential.wealth_of_few(values, 0.01, 1.0)
+    assert np.allclose(few, sequential.wealth_of_shares(differences, -0.01)[0])
+    assert few.max() < bar
+    assert sequential.wealth_of_few(values, 0.01, 3.0)[-1] < few[-1]
+
+
 def at_looks(differences, made, planned, at_the_end):
     index = np.array(made) - 1
     within, outside = (w[index] for w in sequential.wealth_of_shares(differences, -0.01))
@@ -158,6 +169,16 @@ def test_wrong_verdicts_are_rare(script, name):
     scenario = next(s for s in script.SCENARIOS if s.name == name)
     # 5 % of 200, and two standard errors of it.
     assert script.simulate(scenario, 200, 1).wrong <= 0.05 + 2 * math.sqrt(0.05 * 0.95 / 200)
+
+
+def test_wrong_verdicts_of_a_metric_that_is_no_sum_are_rare(script):
+    scenario = next(s for s in script.SCENARIOS if s.name == "macro F1 on the margin, 300 examples")
+    assert math.isclose(script._macro_f1(0) - script._macro_f1(script._moved(0.01)), 0.01)
+    assert script.simulate(scenario, 60, 1).wrong <= 0.05 + 2 * math.sqrt(0.05 * 0.95 / 60)
+    clear = next(s for s in script.SCENARIOS if s.name == "macro F1 loses 10 points")
+    found = script.simulate(clear, 20, 1)
+    assert (found.wrong, found.decided) == (0, 1)
+    assert clear.n / found.examples >= 3
 
 
 def test_fixed_n_tests_at_every_look_would_not_be(script):

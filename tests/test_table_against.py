@@ -269,6 +269,17 @@ def test_without_the_reference_s_distributions_kl_is_empty_with_a_reason(tmp_pat
     assert row["kl_note"] == "the reference kept no next-token distributions"
 
 
+def test_a_format_that_was_not_held_against_the_reference_s_distributions_has_a_row(tmp_path):
+    """The reference's samples then have columns that the format's have not."""
+    cells = language_cells()
+    other = ok("bf16", modelled(1.01), metric="token_perplexity", cell={"task": LANGUAGE})
+    cells[1] = with_more(other, {}, not_compared={"positions": "out of memory"})
+    row = build_rows(tmp_path / "r", cells)["bf16"]
+    assert row["quality_delta"] > 0
+    assert row["verdict"] == "outside"
+    assert (row["kl_mean"], row["kl_note"]) == (None, "out of memory")
+
+
 def test_kl_to_another_reference_is_not_shown(tmp_path):
     row = build_rows(tmp_path / "r", language_cells(reference="another"))["bf16"]
     assert row["kl_mean"] is None

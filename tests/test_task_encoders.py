@@ -239,6 +239,27 @@ def test_spearman_of_many_rows_keeps_their_ranks() -> None:
     assert finish(terms[0] * 7) == 0.0
 
 
+def test_the_difference_of_two_spearmans_is_that_of_their_values() -> None:
+    """Of more rows than are ranked anew, each format's are ranked by themselves."""
+    from scipy.stats import spearmanr
+
+    from precision_explorer.table.quality import Quality, noise_floor
+
+    rng = np.random.default_rng(6)
+    n = EXACT_ROWS // 2 + 50
+    target = rng.normal(0, 1, n)
+    # The second's cosines lie elsewhere, and closer together.
+    cosines = target + rng.normal(0, 0.5, n), 3 + 0.1 * target + rng.normal(0, 0.1, n)
+    both = [
+        Quality.of("spearman", {"id": list(range(n)), "target": target, "cosine": list(c)})
+        for c in cosines
+    ]
+    values = [spearmanr(c, target).statistic for c in cosines]
+    found = noise_floor(*both)
+    assert found is not None
+    assert found.delta == pytest.approx(values[1] - values[0], abs=1e-9)
+
+
 def test_three_pairs_have_intervals_though_some_resamples_have_no_order() -> None:
     import warnings
 

@@ -21,14 +21,20 @@ from precision_explorer.runner.local import Executor
 from precision_explorer.runner.session import Session
 from precision_explorer.runner.sweep import prepare_sweep, run_sweep
 from precision_explorer.runner.until_decided import Looks
-from precision_explorer.stats import looks, tango, verdict_for_share
+from precision_explorer.stats import influence, looks, tango, verdict_for_share
 from precision_explorer.store import RunFolder
 from precision_explorer.table import against, build
 from precision_explorer.table.quality import Quality
-from precision_explorer.table.sequential import _linear, decide, placed, sequential_columns
+from precision_explorer.table.sequential import (
+    _wealth,
+    decide,
+    placed,
+    sequential_columns,
+)
 from tests.test_records import CELL, make_cell
 from tests.test_store import arrow
-from tests.test_table import classified, modelled
+from tests.test_table import classified, make_run, modelled, ok
+from tests.test_table_against import scored_again, with_more
 
 PLANNED = 2063
 STOP = {"quality_budget": 0.01, "reference": "fp32"}
@@ -197,6 +203,27 @@ def test_a_format_is_asked_no_more_than_its_reference_was(folder):
     assert sum(worker.asked) == 128 == steps.ends[-1]
 
 
+def test_a_loss_within_the_noise_floor_ends_no_scoring(folder):
+    """The reference in other batches loses 40 examples of its own: 32 flips are not beyond that on
+    the first 32 examples, 64 are on the first 64."""
+    rows = {"example": arrow(classified(set(), PLANNED))}
+    folder.write_samples("ref", rows)
+    reference = SimpleNamespace(cell_id="ref")
+    plain, _ = Looks(folder, planned("plain"), reference).score(Worker(set(range(64))), later())
+    assert plain["quality"]["examples"] == 32
+    folder.write_samples("ref", rows | {"repeat": arrow(classified(set(range(40)), PLANNED))})
+    answer, _ = Looks(folder, planned(), reference).score(Worker(set(range(64))), later())
+    assert answer["quality"]["examples"] == 64
+    # A format that is within its budget stops as before.
+    answer, _ = Looks(folder, planned("same"), reference).score(Worker(), later())
+    assert answer["quality"]["examples"] == 480
+
+
+def test_the_batches_of_each_look_are_recorded(folder):
+    answer, _ = Looks(folder, planned(n=100), None).score(Worker(), later())
+    assert answer["quality"]["look_batch_plans"] == ["0", "32", "64", "96"]
+
+
 def test_shapes_to_compile_are_those_of_each_look_s_own_batches():
     lengths = [5 + 7 * k % 40 for k in range(100)]
     items = [Item(k, (1,) * n) for k, n in enumerate(lengths)]
@@ -337,10 +364,10 @@ def test_the_influence_values_of_a_ratio_are_those_of_the_textbook():
     below = generator.lognormal(3, 1, 50)
     terms = np.stack([below * generator.normal(2, 0.1, 50), below], axis=1)
     ratio = terms[:, 0].sum() / terms[:, 1].sum()
-    found = _linear(terms, lambda sums: sums[..., 0] / sums[..., 1])
+    found = influence(terms, lambda sums: sums[..., 0] / sums[..., 1])
     expected = ratio + (terms[:, 0] - ratio * terms[:, 1]) / terms[:, 1].mean()
     assert np.allclose(found, expected, rtol=1e-4)
-    assert np.isnan(_linear(terms, lambda sums: sums[..., 0] * np.nan)).all()
+    assert np.isnan(influence(terms, lambda sums: sums[..., 0] * np.nan)).all()
 
 
 def test_a_metric_that_is_not_a_number_yet_decides_nothing_and_has_no_interval():
@@ -355,6 +382,138 @@ def test_a_metric_that_is_not_a_number_yet_decides_nothing_and_has_no_interval()
 def test_the_report_says_at_how_many_examples():
     row = {"verdict": "within", "verdict_note": "decided at 480 of 2,063 examples"}
     assert verdict_cell(None, row).text == "within: decided at 480 of 2,063 examples"
+
+
+def decided(fmt, rows, plans=None, planned=400, metric="accuracy", again=None):
+    """A finished cell that was scored in looks, and the rows of its second pass, if any."""
+    task = CELL["task"] | {"n": planned}
+    rules = CELL["rules"] | {"until_decided": UNTIL_DECIDED}
+    cell = ok(
+        fmt, rows, metric=metric, cell={"task": task, "rules": rules, "until_decided": STOP}
+    )  # fmt: skip
+    document = cell[0].measurements.quality.model_dump() | {"look_batch_plans": plans}
+    # Of other looks in all, so of another hash of them.
+    document["batch_plan_hash"] = f"{len(rows):016}"
+    cell = with_more(cell, {}, quality=document)
+    return cell if again is None else scored_again(cell, again)
+
+
+def formats(path, cells, metric="accuracy"):
+    return {row["format"]: row for row in build([make_run(path, cells, metric=metric)]).rows}
+
+
+def test_the_noise_floor_is_that_of_the_examples_that_were_asked(tmp_path):
+    """All 40 flips of the reference's own lie behind the format's 64 examples."""
+    again = classified(set(range(100, 140)), 400)
+    reference = decided("fp32", classified(set(), 400), again=again)
+    cells = [reference, decided("bf16", classified(set(range(32)), 64))]
+    rows = formats(tmp_path / "r", cells)
+    assert (rows["fp32"]["noise_floor_flips"], rows["bf16"]["noise_floor_flips"]) == (40, 0)
+    assert rows["bf16"]["noise_floor_delta"] == 0
+    assert (rows["bf16"]["flips"], rows["bf16"]["quality_delta"]) == (32, -0.5)
+    assert (rows["bf16"]["verdict"], rows["bf16"]["different"]) == ("outside", "yes")
+
+
+def test_a_loss_within_the_noise_floor_of_the_same_examples_is_not_told(tmp_path):
+    reference = decided("fp32", classified(set(), 400), again=classified(set(range(32)), 400))
+    row = formats(tmp_path / "r", [reference, decided("bf16", classified(set(range(32)), 64))])
+    assert row["bf16"]["noise_floor_flips"] == 32
+    assert (row["bf16"]["verdict"], row["bf16"]["different"]) == ("cannot-tell", "no")
+    assert row["bf16"]["verdict_note"] == "not beyond the noise floor"
+
+
+def test_a_reference_that_ran_out_of_time_has_a_noise_floor(tmp_path):
+    """Its second pass scores every example, whatever the first one came to."""
+    reference = decided("fp32", classified(set(), 96), again=classified({5, 6, 200}, 400))
+    rows = formats(tmp_path / "r", [reference, decided("bf16", classified(set(), 32))])
+    assert (rows["fp32"]["noise_floor_flips"], rows["bf16"]["noise_floor_flips"]) == (2, 2)
+
+
+@pytest.mark.parametrize(
+    ("reference", "own", "verdict"),
+    [
+        (["a", "b", "c"], ["a", "b"], "outside"),
+        (["a", "b", "c"], ["a", "x"], None),
+        (None, ["a", "x"], "outside"),
+    ],
+)
+def test_looks_of_other_batches_than_the_reference_s_have_no_verdict(
+    tmp_path, reference, own, verdict
+):
+    base = decided("fp32", classified(set(), 400), reference)
+    rows = formats(tmp_path / "r", [base, decided("bf16", classified(set(range(32)), 64), own)])
+    row = rows["bf16"]
+    assert row["verdict"] == verdict
+    assert (row["cautions"] == "other-batch-plan") == (verdict is None)
+    if verdict is None:
+        assert row["verdict_note"] == "scored in other batches than the reference"
+        assert row["different"] is None
+
+
+def translated(n, hit):
+    """Example rows of BLEU: answers of ten words, all of whose n-grams match where `hit` says."""
+    right = [[10, 10, 10, 9, 8, 7, 10, 9, 8, 7] if hit(i) else
+             [10, 10, 2, 0, 0, 0, 10, 9, 8, 7] for i in range(n)]  # fmt: skip
+    return [
+        {"id": f"e{i}", "group": None, "score": None, "bleu_counts": r} for i, r in enumerate(right)
+    ]
+
+
+def test_a_metric_of_generated_text_is_decided_in_looks(tmp_path):
+    reference = translated(400, lambda i: i % 4)
+    cells = [
+        decided("fp32", reference, metric="bleu", again=reference),
+        decided("bf16", reference[:96], metric="bleu"),
+        decided("fp16", translated(96, lambda i: i % 2), metric="bleu"),
+    ]
+    rows = formats(tmp_path / "r", cells, "bleu")
+    assert rows["bf16"]["quality_delta"] == 0
+    assert rows["fp16"]["quality_delta"] < -10
+    assert (rows["bf16"]["verdict"], rows["fp16"]["verdict"]) == ("cannot-tell", "outside")
+    assert rows["bf16"]["verdict_note"].startswith("not decided at 96 of 400 examples")
+    assert rows["fp16"]["verdict_note"] == "decided at 32 of 400 examples"
+    assert rows["fp16"]["quality_delta_ci_high"] < 0
+    assert rows["fp16"]["different"] == "yes"
+
+
+@pytest.mark.parametrize("hits", [0, 1])
+def test_nothing_is_told_against_a_reference_score_of_0(tmp_path, hits):
+    """With one hit its score is 0 in some resamples: nothing is a share of that."""
+
+    def none(n):
+        return translated(n, lambda i: False)
+
+    blank = {"bleu_counts": [10, 10, 0, 0, 0, 0, 10, 9, 8, 7]}
+    reference = [row | (blank if i >= hits else {}) for i, row in enumerate(none(40))]
+    # The last look is at all planned examples, where the fixed verdict is asked.
+    cells = [
+        decided("fp32", reference, planned=40, metric="bleu"),
+        decided("bf16", [row | blank for row in none(40)], planned=40, metric="bleu"),
+    ]
+    row = formats(tmp_path / "r", cells, "bleu")["bf16"]
+    assert (row["verdict"], row["verdict_note"]) == (
+        "cannot-tell",
+        "not decided at 40 of 40 examples",
+    )
+
+
+def test_what_a_look_said_does_not_change_with_later_examples(monkeypatch):
+    """Beyond some number of rows a rank correlation's terms hold the ranks among all rows."""
+    monkeypatch.setattr("precision_explorer.tasks.correlation.EXACT_ROWS", 10)
+    generator = np.random.default_rng(4)
+    target = generator.normal(0, 1, 200)
+    pair = []
+    for spread in (0.5, 0.6):
+        cosine = target + generator.normal(0, spread, 200)
+        rows = [
+            {"id": f"e{i}", "target": t, "cosine": c}
+            for i, (t, c) in enumerate(zip(target.tolist(), cosine.tolist(), strict=True))
+        ]
+        pair.append(quality(rows, "spearman"))
+    early = _wealth(*(q.first(64) for q in pair), 0.01, [32, 64])
+    late = _wealth(*pair, 0.01, [32, 64, 200])
+    assert np.any(np.abs(early) > 0.1)
+    assert np.allclose([side[:2] for side in late], early)
 
 
 def test_on_the_front_a_row_stands_by_its_difference_not_by_its_own_examples():

@@ -120,6 +120,8 @@ class Quality(_Data):
     tokens: int
     batches: int
     batch_plan_hash: str
+    look_batch_plans: list[str] | None = None
+    """The hash of each look's batches, where examples were scored until the verdict was clear."""
     cut_examples: int = 0
     """How many inputs were longer than `max_length` and were cut."""
     unparsed: int | None = None

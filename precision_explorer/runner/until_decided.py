@@ -16,8 +16,8 @@ from precision_explorer.plan import PlannedCell
 from precision_explorer.records import CellRecord, canonical_hash
 from precision_explorer.stats import looks
 from precision_explorer.store import RunFolder
-from precision_explorer.table.quality import Quality
-from precision_explorer.table.sequential import common, decide
+from precision_explorer.table.quality import Quality, common
+from precision_explorer.table.sequential import is_settled
 from precision_explorer.tasks import scores
 
 Answer = tuple[dict[str, Any], bytes]
@@ -38,10 +38,11 @@ class Looks:
         self.folder, self.planned, self.resumed = folder, planned, False
         self.ends = looks(len(planned.task.examples))
         self._base: Quality | None = None
+        self._again: Quality | None = None
         if reference is not None:
-            columns = folder.read_samples(reference.cell_id, "example")
-            card = planned.task.card
-            self._base = Quality.of(card.metrics[0], columns, card.higher_is_better)
+            self._base = self._read(reference, "example")
+            again = self._read(reference, "repeat")
+            self._again = again if len(again) else None
             # There is nothing to compare later examples with.
             self.ends = [end for end in self.ends if end <= len(self._base)]
 
@@ -56,6 +57,11 @@ class Looks:
             if time.monotonic() > until or self._is_decided(parts):
                 break
         return self._joined(parts)
+
+    def _read(self, reference: CellRecord, kind: str) -> Quality:
+        columns = self.folder.read_samples(reference.cell_id, kind)
+        card = self.planned.task.card
+        return Quality.of(card.metrics[0], columns, card.higher_is_better)
 
     def _part(
         self, ask: Callable[[dict[str, Any]], Answer], number: int, start: int, end: int
@@ -81,8 +87,7 @@ class Looks:
         if both is None:
             return False
         planned, seed = len(self.planned.task.examples), self.planned.cell.seed
-        found = decide(*both, stop["quality_budget"], planned, seed)
-        return found.verdict != "cannot-tell"
+        return is_settled(*both, self._again, stop["quality_budget"], planned, seed)
 
     def _joined(self, parts: list[Answer]) -> Answer:
         """One answer as of one pass: what counts is added, peaks are the highest."""
@@ -93,6 +98,7 @@ class Looks:
         quality |= {
             "scores": scores(card.kind, card.own_metrics, table.to_pylist()),
             "batch_plan_hash": canonical_hash([q["batch_plan_hash"] for q in each]),
+            "look_batch_plans": [q["batch_plan_hash"] for q in each],
             "unparsed": _sum([q.get("unparsed") for q in each]),
         }
         joined: dict[str, Any] = {"quality": quality}

@@ -5,14 +5,17 @@ from precision_explorer.stats.bootstrap import (
     draws_of,
     draws_p_value,
     group_sums,
+    influence,
     interval,
     paired_interval,
     paired_p_value,
     resample_counts,
 )
 from precision_explorer.stats.clusters import (
+    FEW,
     cluster_labels,
     cluster_signs,
+    clusters_with,
     effective_clusters,
     few_clusters,
     share_interval,
@@ -21,6 +24,7 @@ from precision_explorer.stats.divergence import Divergence, divergence
 from precision_explorer.stats.intervals import tango, wilson
 from precision_explorer.stats.noise import NoiseFloor, is_different
 from precision_explorer.stats.paired import (
+    Few,
     Verdict,
     flips,
     holm,
@@ -35,8 +39,10 @@ from precision_explorer.stats.sqnr import SQNR_STATES, relative_error, sqnr
 from precision_explorer.stats.steady import SteadyState, assess
 
 __all__ = [
+    "FEW",
     "SQNR_STATES",
     "Divergence",
+    "Few",
     "NoiseFloor",
     "Ratio",
     "SequentialVerdict",
@@ -45,6 +51,7 @@ __all__ = [
     "assess",
     "cluster_labels",
     "cluster_signs",
+    "clusters_with",
     "divergence",
     "draws_interval",
     "draws_of",
@@ -55,6 +62,7 @@ __all__ = [
     "flips",
     "group_sums",
     "holm",
+    "influence",
     "interval",
     "is_different",
     "looks",

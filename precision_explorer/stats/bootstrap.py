@@ -16,6 +16,8 @@ Groups = Sequence[object] | np.ndarray | None
 
 # Draws are made in blocks of about this many counts, 16 MB at 8 bytes each.
 _BLOCK = 2_000_000
+# Weight by which an example is moved to see what it does to a metric that is no sum.
+_STEP = 0.01
 
 
 def _blocks(n: int, draws: int, seed: int) -> Iterator[np.ndarray]:
@@ -178,3 +180,13 @@ def _percentiles(values: np.ndarray, confidence: float) -> tuple[float, float]:
         raise ValueError("a resample's metric is not finite; check the examples' statistics")
     low, high = np.quantile(values, [(1 - confidence) / 2, (1 + confidence) / 2])
     return float(low), float(high)
+
+
+def influence(terms: np.ndarray, of: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    """(n,) values whose mean is `of` the sums of `terms` (n, k), and whose spread is that by which
+    it moves from sample to sample: the infinitesimal jackknife (Jaeckel 1972; Efron & Tibshirani
+    1993, chapter 21), its derivative by central differences. All NaN where it is not finite."""
+    total = terms.sum(0)
+    up, down = of(total + _STEP * terms), of(total - _STEP * terms)
+    values = len(terms) * (up - down) / (2 * _STEP) + of(total)
+    return values if np.isfinite(values).all() else np.full(len(terms), np.nan)

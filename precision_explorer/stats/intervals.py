@@ -71,13 +71,13 @@ def tango(b: float, c: float, n: float, confidence: float = 0.95) -> tuple[float
     beside = 1e-12
     low, high = -1.0, 1.0
     if b < n:
-        low = _root(excess, -1.0, estimate - beside)
+        low = root(excess, -1.0, estimate - beside)
     if c < n:
-        high = _root(excess, 1.0, estimate + beside)
+        high = root(excess, 1.0, estimate + beside)
     return low, high
 
 
-def _root(function: Callable[[float], float], above: float, below: float) -> float:
+def root(function: Callable[[float], float], above: float, below: float) -> float:
     """Where `function` turns from positive (at `above`) to negative (at `below`), by bisection.
 
     Written out because importing scipy.optimize takes longer than all else in this room.

@@ -10,6 +10,7 @@ from typing import Literal
 import numpy as np
 from scipy.special import bdtr, ndtri
 
+from precision_explorer.stats.clusters import FEW
 from precision_explorer.stats.intervals import check_pairs, score_variance
 
 VerdictWord = Literal["within", "outside", "cannot-tell"]
@@ -25,6 +26,16 @@ class Verdict:
 
     verdict: VerdictWord
     needed_n: int | None = None
+
+
+@dataclass(frozen=True)
+class Few:
+    """Fewer than `clusters.FEW` examples (or clusters) differ, but some: how many to worse and to
+    better. `weight`: by how much one moves the metric's mean at most; 1 for a share."""
+
+    lost: float
+    gained: float
+    weight: float
 
 
 def flips(
@@ -95,6 +106,7 @@ def verdict_for_bootstrap(
     n: int,
     confidence: float = 0.95,
     effective: float | None = None,
+    few: Few | None = None,
 ) -> Verdict:
     """The same verdict for any metric, from bootstrap draws of its difference to the reference.
 
@@ -105,19 +117,27 @@ def verdict_for_bootstrap(
     When no draw differs from any other, the examples hold no difference to resample: then `within`
     only from n = z^2 (1 - budget) / budget, where Tango 1998 would tell without a single flip.
     `effective`: how many independent examples the `n` count for there (clusters), by default all.
+    `few`: those that differ where they are too few to show the spread; `within` then takes that
+    Tango's test says so too.
     """
     values = np.asarray(deltas, dtype=float)
     if not values.size or not np.isfinite(values).all():
         raise ValueError("bootstrap differences are empty or not finite; check the statistics")
     z = float(ndtri(confidence))
     distance = float(values.mean()) + budget
+    counted = n if effective is None else effective
     if np.ptp(values) == 0 and distance > _SAME and budget > 0:
         silent = math.ceil(z * z * (1 - budget) / budget)
-        counted = n if effective is None else effective
         needed = math.ceil(silent * n / counted)
         return Verdict("within") if counted >= silent else Verdict("cannot-tell", needed)
     low, high = np.quantile(values, [1 - confidence, confidence])
     if low > -budget:
+        if few is not None:
+            pairs = few.lost, few.gained / few.weight
+            told = verdict_for_share(*pairs, counted, budget / few.weight, confidence)
+            if told.verdict != "within":
+                # As many as would show the spread.
+                return Verdict("cannot-tell", math.ceil(n * FEW / (few.lost + few.gained)))
         return Verdict("within")
     if high < -budget:
         return Verdict("outside")

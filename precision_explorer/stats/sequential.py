@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import log_ndtr, logsumexp
 
+from precision_explorer.stats.intervals import root
 from precision_explorer.stats.paired import Verdict, VerdictWord
 
 # The one-sided 5 % of the fixed verdict, shared between all looks on the way and the one fixed-n
@@ -160,6 +161,14 @@ def wealth_of_values(values: np.ndarray, budget: float) -> tuple[np.ndarray, np.
     return above, log_wealth_asymptotic(-values)
 
 
+def wealth_of_few(values: np.ndarray, budget: float, weight: float) -> np.ndarray:
+    """(n,) log wealth against "mean <= 0" where too few examples differ to show a spread
+    (`clusters.FEW`), by betting: `weight` is by how much one example moves the mean at most, so
+    that no value is below `budget` - `weight`."""
+    least = weight - budget
+    return log_wealth_betting(np.maximum(values, -least), least)
+
+
 def interval_of_shares(differences: np.ndarray, confidence: float = 0.95) -> tuple[float, float]:
     """(low, high) of the confidence sequence for the mean of `differences` in [-1, 1] at its last
     value: every mean against which neither side's wealth reached 2 / (1 - confidence)."""
@@ -195,14 +204,6 @@ def p_value_of(above: np.ndarray, below: np.ndarray) -> float:
 
 
 def _edge(excess: Callable[[float], float], outer: float, inner: float) -> float:
-    """Where `excess` turns from positive (at `outer`) to negative (at `inner`), by bisection; the
-    outer end where it is nowhere positive."""
-    if excess(outer) <= 0:
-        return math.copysign(1.0, outer)
-    for _ in range(40):
-        middle = (outer + inner) / 2
-        if excess(middle) > 0:
-            outer = middle
-        else:
-            inner = middle
-    return (outer + inner) / 2
+    """Where `excess` turns from positive (at `outer`) to negative (at `inner`); the outer end where
+    it is nowhere positive."""
+    return root(excess, outer, inner) if excess(outer) > 0 else math.copysign(1.0, outer)

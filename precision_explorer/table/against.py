@@ -12,11 +12,12 @@ from precision_explorer.table.data import ROW_KEY, Comparison
 from precision_explorer.table.quality import (
     Quality,
     above_noise,
+    common,
     flips_and_ratios,
     noise_floor,
     paired_columns,
 )
-from precision_explorer.table.sequential import common, is_sequential, sequential_columns
+from precision_explorer.table.sequential import is_sequential, sequential_columns
 from precision_explorer.table.unparsed import unparsed_caution
 from precision_explorer.tasks import KINDS
 from precision_explorer.units import significant
@@ -28,12 +29,12 @@ if TYPE_CHECKING:
 def against_reference(group: list[Entry]) -> None:
     """Fill the paired columns of `group`, whose rows may be compared and are all ok."""
     references = [e for e in group if is_reference(e) and e.quality]
-    floors = {id(r): _noise_floor(r) for r in references}
+    repeats = {id(r): _scored_again(r) for r in references}
     for entry in group:
         base = reference_of(entry, references)
         if base is None or entry.quality is None:
             continue
-        noise = floors[id(base)]
+        noise = _noise_floor(entry, base, repeats[id(base)])
         if noise is not None:
             entry.row.update(noise_floor_flips=noise.flips, noise_floor_delta=noise.delta)
         if not is_reference(entry):
@@ -111,6 +112,7 @@ def _sequential(entry: Entry, base: Entry, noise: NoiseFloor | None) -> None:
         found |= {"verdict": "cannot-tell", "verdict_note": "not beyond the noise floor"}
     entry.row.update(found)
     entry.base = base
+    _same_plan(entry, base)
     _beside(entry, *both)
 
 
@@ -131,8 +133,7 @@ def _beside(entry: Entry, reference: Quality, own: Quality) -> None:
 
 def _same_plan(entry: Entry, base: Entry) -> None:
     """No verdict on scores from other batches than the reference's: shapes move scores."""
-    plans = [e.record.measurements.quality for e in (entry, base)]
-    if len({p.batch_plan_hash for p in plans if p}) == 1:
+    if _same_batches(entry, base):
         return
     text = (
         "scored in other batches than the reference, and scores move with the shape of a batch: "
@@ -140,6 +141,18 @@ def _same_plan(entry: Entry, base: Entry) -> None:
     )
     entry.cautions.append(Caution(id="other-batch-plan", message=text))
     entry.row.update(verdict=None, verdict_note="scored in other batches than the reference")
+
+
+def _same_batches(entry: Entry, base: Entry) -> bool:
+    """Of scores in looks, whether the looks that both had were of the same batches; taken for
+    granted in records that don't say."""
+    own, reference = entry.record.measurements.quality, base.record.measurements.quality
+    if own is None or reference is None:
+        return True
+    if is_sequential(entry.record.cell):
+        looks = zip(own.look_batch_plans or (), reference.look_batch_plans or (), strict=False)
+        return all(one == other for one, other in looks)
+    return own.batch_plan_hash == reference.batch_plan_hash
 
 
 def is_reference(entry: Entry) -> bool:
@@ -157,13 +170,19 @@ def reference_of(entry: Entry, references: list[Entry]) -> Entry | None:
     return next(iter([*own, *same]), None)
 
 
-def _noise_floor(reference: Entry) -> NoiseFloor | None:
-    """None where the reference was scored once only."""
+def _scored_again(reference: Entry) -> Quality | None:
+    """The reference's second pass; None where it was scored once only."""
     if reference.record.measurements.noise is None or not isinstance(reference.quality, Quality):
         return None
     rows = reference.folder.read_samples(reference.record.cell_id, "repeat")
-    again = Quality.of(reference.quality.metric, rows, reference.quality.higher_is_better)
-    return noise_floor(reference.quality, again) if len(again) else None
+    return Quality.of(reference.quality.metric, rows, reference.quality.higher_is_better)
+
+
+def _noise_floor(entry: Entry, base: Entry, again: Quality | None) -> NoiseFloor | None:
+    """On the examples that the entry was asked: floors of more of them are larger."""
+    if again is None or not isinstance(base.quality, Quality) or entry.quality is None:
+        return None
+    return noise_floor(base.quality.first(len(entry.quality)), again)
 
 
 # -- next-token distributions -----------------------------------------------------------------

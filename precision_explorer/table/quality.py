@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from precision_explorer.records import metric_info
 from precision_explorer.stats import (
+    FEW,
+    Few,
     NoiseFloor,
+    Verdict,
     cluster_labels,
     cluster_signs,
+    clusters_with,
     draws_of,
     effective_clusters,
     error_ratio,
     few_clusters,
     flips,
     group_sums,
+    influence,
     interval,
     mcnemar_exact,
     paired_interval,
@@ -31,12 +36,14 @@ from precision_explorer.stats import (
     verdict_for_bootstrap,
     verdict_for_share,
 )
-from precision_explorer.tasks import sufficient, zero_one_column
+from precision_explorer.tasks import sufficient, sufficient_of_two, zero_one_column
 
 DRAWS = 1000
 # What the losses are divided by; bits per byte have no perplexity of their own, so it is a token's.
 _UNITS = {"token_perplexity": "tokens", "word_perplexity": "words", "bits_per_byte": "tokens"}
 Columns = Mapping[str, Sequence[Any]]
+# (n, k) terms of the reference and of the other, and what makes the metric of the sums of either.
+Terms = tuple[np.ndarray, np.ndarray, Callable[[np.ndarray], np.ndarray]]
 
 
 @dataclass(frozen=True)
@@ -66,8 +73,21 @@ class Quality:
         terms, finish = sufficient(self.metric, self.columns)
         return float(finish(terms.sum(0)))
 
+    def first(self, n: int) -> Quality:
+        """The same of the first `n` examples."""
+        return replace(self, columns={name: rows[:n] for name, rows in self.columns.items()})
+
     def __len__(self) -> int:
         return len(self.columns["id"])
+
+
+def common(reference: Quality, other: Quality) -> tuple[Quality, Quality] | None:
+    """Both on the examples that both were asked, the first of one order; None where they are
+    not."""
+    n = min(len(reference), len(other))
+    first, second = reference.first(n), other.first(n)
+    same = list(first.columns["id"]) == list(second.columns["id"])
+    return (first, second) if same else None
 
 
 def _groups(quality: Quality) -> np.ndarray | None:
@@ -120,7 +140,7 @@ def paired_columns(
             found = _share_columns(first, second, groups, budget)
     if found is None:
         found = _bootstrap_columns(reference, other, groups, budget, seed)
-        found |= _flips(reference, other)
+        found |= flips_of(reference, other)
     return found | above_noise(found, noise)
 
 
@@ -153,7 +173,7 @@ def _share_columns(
     }
 
 
-def _flips(reference: Quality, other: Quality) -> dict[str, Any]:
+def flips_of(reference: Quality, other: Quality) -> dict[str, Any]:
     """Flips where each example is right or wrong, whatever the headline metric is."""
     scores = _both_scores(reference, other)
     if scores is None:
@@ -177,43 +197,81 @@ def _both_scores(reference: Quality, other: Quality) -> tuple[np.ndarray, np.nda
 def _bootstrap_columns(
     reference: Quality, other: Quality, groups: np.ndarray | None, budget: float, seed: int
 ) -> dict[str, Any]:
-    first, second = _statistics(reference, other)
-    (a, finish), (b, _) = first, second
-    common: dict[str, Any] = {"draws": DRAWS, "seed": seed, "groups": groups}
-    low, high = paired_interval(a, b, finish, **common)
-    value = float(finish(b.sum(0)) - finish(a.sum(0)))
-    units_a, units_b = group_sums(a, groups), group_sums(b, groups)
-    counts = resample_counts(len(units_a), DRAWS, seed)
-    drawn_a, drawn_b = draws_of(units_a, finish, counts), draws_of(units_b, finish, counts)
-    deltas = drawn_b - drawn_a
-    if not reference.is_share:
-        if not drawn_a.all():
-            # Nothing is a share of a score of 0.
-            return {
-                "quality_delta": value, "quality_delta_ci_low": low, "quality_delta_ci_high": high,
-                "p_value": paired_p_value(a, b, finish, **common), "verdict": "cannot-tell",
-            }  # fmt: skip
-        deltas = deltas / np.abs(drawn_a)
-    oriented = deltas if reference.higher_is_better else -deltas
-    effective = effective_clusters(groups, len(a))
-    verdict = verdict_for_bootstrap(oriented, budget, len(a), effective=effective)
+    terms = a, b, finish = both_terms(reference, other)
+    drawn: dict[str, Any] = {"draws": DRAWS, "seed": seed, "groups": groups}
+    low, high = paired_interval(a, b, finish, **drawn)
+    oriented = oriented_draws(reference, terms, seed, groups)
+    verdict = Verdict("cannot-tell")
+    if oriented is not None:
+        effective = effective_clusters(groups, len(a))
+        few = few_differing(reference, terms, groups)
+        verdict = verdict_for_bootstrap(oriented, budget, len(a), effective=effective, few=few)
     return {
-        "quality_delta": value,
+        "quality_delta": float(finish(b.sum(0)) - finish(a.sum(0))),
         "quality_delta_ci_low": low,
         "quality_delta_ci_high": high,
-        "p_value": paired_p_value(a, b, finish, **common),
+        "p_value": paired_p_value(a, b, finish, **drawn),
         "verdict": verdict.verdict,
         "needed_n": verdict.needed_n,
     }
 
 
-def noise_floor(reference: Quality, again: Quality) -> NoiseFloor | None:
-    """What the reference differs from itself, `again` being its second pass in other batches."""
-    if list(reference.columns["id"]) != list(again.columns["id"]):
+def both_terms(reference: Quality, other: Quality) -> Terms:
+    """Sufficient statistics of both with the same columns and one `finish`."""
+    return sufficient_of_two(reference.metric, reference.columns, other.columns)
+
+
+def few_differing(reference: Quality, terms: Terms, groups: np.ndarray | None = None) -> Few | None:
+    """The examples (clusters of `groups`, at their effective number) that differ, where they are
+    some but too few to show how the metric's difference spreads; else None."""
+    a, b, finish = terms
+    if not 0 < clusters_with((a != b).any(axis=1), groups) < FEW:
         return None
-    (a, finish), (b, _) = _statistics(reference, again)
+    units_a, units_b = group_sums(a, groups), group_sums(b, groups)
+    moved = influence(units_b, finish) - influence(units_a, finish)
+    moved = moved[(units_a != units_b).any(axis=1)] * (1 if reference.higher_is_better else -1)
+    scale = effective_clusters(groups, len(a)) / len(units_a)
+    lost = int((moved < 0).sum())
+    return Few(lost * scale, (len(moved) - lost) * scale, weight_of(reference, units_a, finish))
+
+
+def weight_of(reference: Quality, a: np.ndarray, finish: Callable) -> float:
+    """By how much one row of the reference's terms moves the mean of the metric at most, as the
+    budget counts it: the range of its influence values, but at least 1, which is a share's."""
+    size = 1.0 if reference.is_share else abs(float(finish(a.sum(0))))
+    reach = float(np.ptp(influence(a, finish))) / size if size else 1.0
+    return max(1.0, reach) if math.isfinite(reach) else 1.0
+
+
+def oriented_draws(
+    reference: Quality, terms: Terms, seed: int, groups: np.ndarray | None = None
+) -> np.ndarray | None:
+    """(draws,) differences to the reference on resampled examples (whole clusters of `groups`), as
+    the budget counts them: positive is better, relative unless the metric is a share. None where
+    one is no number: nothing is a share of a score of 0."""
+    a, b, finish = terms
+    units_a, units_b = group_sums(a, groups), group_sums(b, groups)
+    counts = resample_counts(len(units_a), DRAWS, seed)
+    drawn = draws_of(units_a, finish, counts)
+    deltas = draws_of(units_b, finish, counts) - drawn
+    if not reference.is_share:
+        if not drawn.all():
+            return None
+        deltas = deltas / np.abs(drawn)
+    if not np.isfinite(deltas).all():
+        return None
+    return deltas if reference.higher_is_better else -deltas
+
+
+def noise_floor(reference: Quality, again: Quality) -> NoiseFloor | None:
+    """What the reference differs from itself, `again` being its second pass in other batches, on
+    the first examples that both hold; None where these are not the same."""
+    both = common(reference, again)
+    if both is None or not len(both[0]):
+        return None
+    a, b, finish = both_terms(*both)
     delta = float(finish(b.sum(0)) - finish(a.sum(0)))
-    return NoiseFloor(_flips(reference, again).get("flips"), delta)
+    return NoiseFloor(flips_of(*both).get("flips"), delta)
 
 
 def flips_and_ratios(reference: Quality, other: Quality) -> dict[str, Any]:
@@ -233,15 +291,6 @@ def flips_and_ratios(reference: Quality, other: Quality) -> dict[str, Any]:
         "errors": error_ratio(*scores, groups) if scores else None,
         "perplexity": perplexity,
     }
-
-
-def _statistics(reference: Quality, other: Quality) -> Any:
-    """Sufficient statistics of both with the same columns: macro F1's depend on the classes seen,
-    so both are built from the joined rows and cut apart again."""
-    joined = {name: [*reference.columns[name], *other.columns[name]] for name in reference.columns}
-    statistics, finish = sufficient(reference.metric, joined)
-    n = len(reference)
-    return (statistics[:n], finish), (statistics[n:], finish)
 
 
 def quality_draws(quality: Quality, seed: int, draws: int) -> np.ndarray:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,15 +16,25 @@ from precision_explorer.records import Cell
 from precision_explorer.stats import (
     SequentialVerdict,
     Verdict,
-    draws_of,
     flips,
+    influence,
     looks,
-    resample_counts,
     sequential,
     verdict_for_bootstrap,
     verdict_for_share,
 )
-from precision_explorer.table.quality import DRAWS, Quality, _flips, _statistics, quality_draws
+from precision_explorer.table.quality import (
+    Quality,
+    above_noise,
+    both_terms,
+    common,
+    few_differing,
+    flips_of,
+    noise_floor,
+    oriented_draws,
+    quality_draws,
+    weight_of,
+)
 from precision_explorer.tasks import zero_one_column
 
 RULE = "until_decided"
@@ -36,24 +45,11 @@ _LEFT: dict[str, Callable[[np.ndarray, np.ndarray, float], np.ndarray]] = {
     "word_perplexity": lambda ref, other, b: ref[:, 0] + math.log1p(b) * ref[:, 1] - other[:, 0],
     "token_perplexity": lambda ref, other, b: ref[:, 0] + math.log1p(b) * ref[:, 1] - other[:, 0],
 }
-# Weight by which an example is moved to see what it does to a metric that is no sum.
-_STEP = 0.01
 
 
 def is_sequential(cell: Cell) -> bool:
     """Whether the cell was to be scored until its verdict is clear."""
     return RULE in cell.rules
-
-
-def common(reference: Quality, other: Quality) -> tuple[Quality, Quality] | None:
-    """Both on the examples that both were asked, the first of one order; None where they are
-    not."""
-    n = min(len(reference), len(other))
-    # Stored samples have a column more than those that a worker has just sent.
-    names = [name for name in reference.columns if name in other.columns]
-    both = [replace(q, columns={k: q.columns[k][:n] for k in names}) for q in (reference, other)]
-    same = list(both[0].columns["id"]) == list(both[1].columns["id"])
-    return (both[0], both[1]) if same else None
 
 
 def decide(
@@ -73,6 +69,27 @@ def decide(
     return sequential.decide(made, within, outside, planned, at_the_end)
 
 
+def is_settled(
+    reference: Quality,
+    other: Quality,
+    again: Quality | None,
+    budget: float,
+    planned: int,
+    seed: int,
+) -> bool:
+    """Whether the scoring may end: the verdict is clear and, where it is `outside`, the loss on the
+    same examples is beyond the noise floor. `again`: the reference's second pass, if there is one.
+    """
+    verdict = decide(reference, other, budget, planned, seed).verdict
+    floor = noise_floor(reference.first(len(other)), again) if again is not None else None
+    if verdict != "outside" or floor is None:
+        return verdict != "cannot-tell"
+    a, b, finish = both_terms(reference, other)
+    delta = float(finish(b.sum(0)) - finish(a.sum(0)))
+    found = {"verdict": verdict, "quality_delta": delta} | flips_of(reference, other)
+    return not above_noise(found, floor)
+
+
 def sequential_columns(
     reference: Quality, other: Quality, budget: float, planned: int, seed: int
 ) -> dict[str, Any]:
@@ -84,7 +101,7 @@ def sequential_columns(
     base, other = both
     made = _looks(len(other), planned)
     found = decide(base, other, budget, planned, seed)
-    (a, finish), (b, _) = _statistics(base, other)
+    a, b, finish = both_terms(base, other)
     low, high = _interval(base, a, b, finish)
     return {
         "quality_delta": float(finish(b.sum(0)) - finish(a.sum(0))),
@@ -94,7 +111,7 @@ def sequential_columns(
         "verdict": found.verdict,
         "looks": found.look,
         "verdict_note": _note(found, planned),
-    } | _flips(base, other)
+    } | flips_of(base, other)
 
 
 def placed(
@@ -141,7 +158,7 @@ def _interval(
     bounded = _bounded(reference, a, b)
     if bounded is not None:
         return sequential.interval_of_shares(bounded)
-    values = _linear(np.hstack([a, b]), lambda sums: _difference(sums, finish, False))
+    values = influence(np.hstack([a, b]), lambda sums: _difference(sums, finish, False))
     known = np.isfinite(values).all() and np.ptp(values) > 0
     return sequential.interval_of_values(values) if known else (None, None)
 
@@ -150,7 +167,7 @@ def _wealth(
     reference: Quality, other: Quality, budget: float, made: Sequence[int]
 ) -> tuple[np.ndarray, np.ndarray]:
     """Log wealth at the looks against "outside the budget" and against "within it"."""
-    (a, finish), (b, _) = _statistics(reference, other)
+    a, b, _ = both_terms(reference, other)
     index = np.array(made) - 1
     sign = 1.0 if reference.higher_is_better else -1.0
     bounded = _bounded(reference, a, b)
@@ -161,15 +178,26 @@ def _wealth(
         pair = sequential.wealth_of_values(_LEFT[reference.metric](a, b, budget), budget)
         return pair[0][index], pair[1][index]
 
+    # What an example does to the metric depends on the others, so each look has its own values.
+    ends = [_at_look(reference.first(n), other.first(n), budget) for n in made]
+    return np.array([e[0] for e in ends]), np.array([e[1] for e in ends])
+
+
+def _at_look(reference: Quality, other: Quality, budget: float) -> tuple[float, float]:
+    """The same at the last example, of a metric that is no sum over examples."""
+    terms = a, b, finish = both_terms(reference, other)
+    sign = 1.0 if reference.higher_is_better else -1.0
+
     def left(sums: np.ndarray) -> np.ndarray:
         return sign * _difference(sums, finish, not reference.is_share) + budget
 
-    # What an example does to the metric depends on the others, so each look has its own values.
-    both = np.hstack([a, b])
     # Early on it may not be a number yet, which decides nothing.
-    values = [np.nan_to_num(_linear(both[:n], left)) for n in made]
-    ends = [sequential.wealth_of_values(v, budget) for v in values]
-    return np.array([e[0][-1] for e in ends]), np.array([e[1][-1] for e in ends])
+    values = np.nan_to_num(influence(np.hstack([a, b]), left))
+    above, below = (float(side[-1]) for side in sequential.wealth_of_values(values, budget))
+    if few_differing(reference, terms) is not None:
+        few = sequential.wealth_of_few(values, budget, weight_of(reference, a, finish))
+        above = min(above, float(few[-1]))
+    return above, below
 
 
 def _difference(sums: np.ndarray, finish: Callable, relative: bool) -> np.ndarray:
@@ -177,17 +205,11 @@ def _difference(sums: np.ndarray, finish: Callable, relative: bool) -> np.ndarra
     left, right = np.split(np.asarray(sums), 2, axis=-1)
     first_value, second_value = finish(left), finish(right)
     change = second_value - first_value
-    return change / np.abs(first_value) if relative else change
-
-
-def _linear(terms: np.ndarray, of: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
-    """(n,) values whose mean is `of` the sums of `terms` (n, k), and whose spread is that by which
-    it moves from sample to sample: the infinitesimal jackknife (Jaeckel 1972; Efron & Tibshirani
-    1993, chapter 21), its derivative by central differences. All NaN where it is not finite."""
-    total = terms.sum(0)
-    up, down = of(total + _STEP * terms), of(total - _STEP * terms)
-    values = len(terms) * (up - down) / (2 * _STEP) + of(total)
-    return values if np.isfinite(values).all() else np.full(len(terms), np.nan)
+    if not relative:
+        return change
+    # Nothing is a share of a score of 0.
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.asarray(change / np.abs(first_value))
 
 
 def _fixed(
@@ -199,10 +221,9 @@ def _fixed(
     if column:
         b, c = flips(reference.columns[column], other.columns[column])
         return verdict_for_share(b, c, n, budget, confidence)
-    (first_terms, finish), (second_terms, _) = _statistics(reference, other)
-    counts = resample_counts(n, DRAWS, seed)
-    drawn = draws_of(first_terms, finish, counts)
-    deltas = draws_of(second_terms, finish, counts) - drawn
-    deltas = deltas if reference.is_share else deltas / np.abs(drawn)
-    oriented = deltas if reference.higher_is_better else -deltas
-    return verdict_for_bootstrap(oriented, budget, n, confidence)
+    terms = both_terms(reference, other)
+    oriented = oriented_draws(reference, terms, seed)
+    if oriented is None:
+        return Verdict("cannot-tell")
+    few = few_differing(reference, terms)
+    return verdict_for_bootstrap(oriented, budget, n, confidence, few=few)

@@ -34,6 +34,7 @@ from precision_explorer.tasks.metrics import (
     example_words,
     scores,
     sufficient,
+    sufficient_of_two,
     unparsed,
     zero_one_column,
 )
@@ -78,6 +79,7 @@ __all__ = [
     "scores",
     "signatures",
     "sufficient",
+    "sufficient_of_two",
     "unparsed",
     "without_calibration",
     "zero_one_column",

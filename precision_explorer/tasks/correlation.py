@@ -34,14 +34,16 @@ def _pearson(x: np.ndarray, y: np.ndarray, weights: np.ndarray) -> float:
     return float(weights @ (x * y) / np.sqrt(spread)) if spread > 0 else float("nan")
 
 
-def spearman_terms(first: Sequence[float], second: Sequence[float]) -> tuple[np.ndarray, Finish]:
+def spearman_terms(
+    first: Sequence[float], second: Sequence[float], parts: int = 1
+) -> tuple[np.ndarray, Finish]:
     """Terms (n, k) and finish, as `metrics.sufficient` gives them.
 
     Ranks are no sums over examples. Up to `EXACT_ROWS` rows the terms are the unit matrix, so that
     the sums say how often each row was drawn, and each resample is ranked anew: exact. Beyond,
     the ranks of all rows are kept and the terms are their moments. That leaves out that ranks move
-    with the resample, so intervals are approximate; and where two formats' rows are taken together,
-    both are ranked in the joined list.
+    with the resample, so intervals are approximate. `parts`: how many lists of one length stand one
+    after the other (the rows of two formats); each is ranked by itself.
 
     A resample with one value only on a side shows no association, and counts 0.
     """
@@ -51,7 +53,7 @@ def spearman_terms(first: Sequence[float], second: Sequence[float]) -> tuple[np.
     x, y = (np.asarray(side, dtype=float) for side in (first, second))
     if len(x) <= EXACT_ROWS:
         return np.eye(len(x)), _ranked_anew(x, y)
-    x, y = rankdata(x), rankdata(y)
+    x, y = (np.concatenate([rankdata(p) for p in np.split(side, parts)]) for side in (x, y))
     # Centred, which changes no correlation and keeps the sums small.
     x, y = (x - x.mean()) / len(x), (y - y.mean()) / len(y)
     return np.stack([np.ones_like(x), x, y, x * x, y * y, x * y], axis=-1), _of_moments

@@ -131,6 +131,24 @@ def sufficient(metric: str, columns: Mapping[str, Sequence[Any]]) -> tuple[np.nd
     return TERMS[metric](metric, columns)
 
 
+def sufficient_of_two(
+    metric: str, first: Mapping[str, Sequence[Any]], second: Mapping[str, Sequence[Any]]
+) -> tuple[np.ndarray, np.ndarray, Finish]:
+    """Terms of `first`, terms of `second` and one ``finish`` for both, as `sufficient` gives them;
+    both hold as many rows.
+
+    Made of the joined rows, in the columns that both have, and cut apart again: macro F1's terms
+    depend on the classes that occur. Only ranks are each one's own.
+    """
+    joined = {name: [*first[name], *second[name]] for name in first if name in second}
+    if metric == "spearman":
+        terms, finish = _spearman_terms(metric, joined, parts=2)
+    else:
+        terms, finish = sufficient(metric, joined)
+    n = len(terms) // 2
+    return terms[:n], terms[n:], finish
+
+
 def unparsed(rows: Sequence[Row]) -> int | None:
     """In how many rows the card's extraction rule found no answer; None where there is no rule."""
     found = [row["unparsed"] for row in rows if row.get("unparsed") is not None]
@@ -204,9 +222,9 @@ def entities_of(*below: str) -> Terms:
     return terms
 
 
-def _spearman_terms(metric: str, columns: Columns) -> tuple[np.ndarray, Finish]:
+def _spearman_terms(metric: str, columns: Columns, parts: int = 1) -> tuple[np.ndarray, Finish]:
     first, second = (_column(columns, name, metric) for name in ("cosine", "target"))
-    return spearman_terms(first, second)
+    return spearman_terms(first, second, parts)
 
 
 def _exp(mean: np.ndarray) -> np.ndarray:
