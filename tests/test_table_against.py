@@ -257,7 +257,7 @@ def test_a_kl_of_the_order_of_the_reference_s_own_is_said_to_be_too_small(tmp_pa
 
 def test_rounded_log_probabilities_are_said(tmp_path):
     row = build_rows(tmp_path / "r", language_cells(method="log-probabilities"))["bf16"]
-    assert "rounded to 16 bits, as it is capped" in row["kl_note"]
+    assert "positions, rounded to 16 bits, as it is capped" in row["kl_note"]
     assert row["kl_mean"] is not None
 
 

@@ -221,7 +221,9 @@ def _divergence(entry: Entry, base: Entry) -> None:
             f"{significant(floor.mean, 2)}"
         )
     if kept is not None and kept.method != "states":
-        notes.append(f"from log-probabilities rounded to 16 bits, as {kept.why}")
+        notes.append(
+            f"from log-probabilities of {kept.positions:,} positions, rounded to 16 bits, as {kept.why}"
+        )
     entry.row["kl_note"] = "; ".join(notes) or None
 
 
