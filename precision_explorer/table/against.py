@@ -222,7 +222,8 @@ def _divergence(entry: Entry, base: Entry) -> None:
         )
     if kept is not None and kept.method != "states":
         notes.append(
-            f"from log-probabilities of {kept.positions:,} positions, rounded to 16 bits, as {kept.why}"
+            f"from log-probabilities of {kept.positions:,} positions, rounded to 16 bits, as "
+            f"{kept.why}"
         )
     entry.row["kl_note"] = "; ".join(notes) or None
 
