@@ -110,7 +110,11 @@ def test_converted_layers_by_hand(format_id, kernel, number_type):
     assert found.executed_share == pytest.approx(BODY / (BODY + LLAMA_HEAD))
     assert {e.number_type for e in found.executed if e.converted} == {number_type}
     assert [e.flops for e in found.executed if not e.converted] == [2 * TOKENS * LLAMA_HEAD]
-    assert verdict.execution == ("native" if number_type == "int8" else "dequantized")
+    # Without integer units torch adds these products in a loop of its own.
+    software = any(e.unit == "software" for e in found.executed if e.converted)
+    assert software == (kernel in ("int-mm", "torchao") and "avx512_vnni" not in FLAGS)
+    native = "emulated" if software else "native"
+    assert verdict.execution == (native if number_type == "int8" else "dequantized")
     assert verdict.cautions == []
 
 
@@ -170,6 +174,8 @@ def test_a_layer_that_never_ran_is_named():
 )
 def test_compiled_code_is_watched_too(format_id, kernel, number_type):
     """FLOPs by hand, as eager; and no hook of an eager pass may tell of the compiled one."""
+    if kernel == "torchao" and "avx512_vnni" not in FLAGS:
+        pytest.skip("without integer units no library prints what multiplied in compiled code")
     model = small()
     recipe = _default_recipe(format_id, "cpu") | ({"kernel": kernel} if kernel else {})
     outcome = apply_format(model.eval(), format_id, recipe, "native", "a test")

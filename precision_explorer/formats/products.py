@@ -259,6 +259,9 @@ def _silent(call: Call) -> Product:
     if call.input_type in ("bfloat16", "float16") and call.operators & _PLAIN_PRODUCTS:
         # With units for the type torch would have called oneDNN (ATen, native/LinearAlgebra.cpp).
         return Product("ATen's own loop", call.input_type, SOFTWARE)
+    if "aten::_int_mm" in call.operators:
+        # Where oneDNN can't or prints nothing, torch adds integers itself (ATen, native/Blas.cpp).
+        return Product("ATen's own loop", "int8", SOFTWARE)
     names = ", ".join(sorted(op for op in call.operators if "mm" in op or "linear" in op)[:2])
     return Product(names or "nothing seen", UNKNOWN, UNKNOWN)
 
