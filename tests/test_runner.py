@@ -34,6 +34,7 @@ from precision_explorer.models.reference import DEMO
 from precision_explorer.plan import PlannedCell
 from precision_explorer.plan.spec import make_spec
 from precision_explorer.records import Attempt, Caution, Environment
+from precision_explorer.records.record import Quality
 from precision_explorer.runner import guard, local, manager, protocol, sweep
 from precision_explorer.runner import probe as probe_module
 from precision_explorer.runner.join import (
@@ -209,8 +210,8 @@ LOAD: dict[str, Any] = {
     "threads": 1,
 }
 QUALITY: dict[str, Any] = {
-    "quality": FULL["measurements"]["quality"]
-    | {"cut_examples": 0, "unparsed": None, "signatures": {}, "higher_is_better": None},
+    # With every field, as a worker sends it.
+    "quality": Quality.model_validate(FULL["measurements"]["quality"]).model_dump(),
     "peak_bytes": 500,
 }
 BLOCK: dict[str, Any] = {
