@@ -178,12 +178,12 @@ def test_layers_are_given_back_as_they_were(format_id):
 
 
 def test_a_layer_that_a_format_leaves_is_known():
-    if "avx512f" not in device_facts("cpu").cpu_flags:
-        pytest.skip("it is bitsandbytes' kernel for AVX-512 that leaves these sizes")
+    # It is bitsandbytes' kernel for AVX-512 that can't take these sizes.
+    left = "avx512f" in device_facts("cpu").cpu_flags
     model = llama(True).eval()
     made = {"nf4": _default_recipe("nf4", "cpu")}
     with held_in(model, layout(model), {"nf4": UP}, made):
-        assert not is_held(model, UP[0], "nf4")
+        assert is_held(model, UP[0], "nf4") == (not left)
 
 
 def test_layers_are_given_back_after_an_error():
