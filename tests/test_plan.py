@@ -19,7 +19,8 @@ from precision_explorer.formats import CATALOG, DEFAULT_FORMATS, Support
 from precision_explorer.hardware import DeviceFacts
 from precision_explorer.models import ModelRef
 from precision_explorer.plan import Plan, SweepSpec, expand, load_spec
-from precision_explorer.plan.expand import batch_plan, relevant_libraries
+from precision_explorer.plan.batches import batch_plan
+from precision_explorer.plan.expand import relevant_libraries
 from precision_explorer.plan.spec import READER_FIELDS, make_spec
 from precision_explorer.records import Caution, ModelIdentity, TaskIdentity
 from precision_explorer.tasks import Calibration, PreparedTask, TaskCard
