@@ -13,6 +13,7 @@ from typing import Literal
 
 import numpy as np
 
+from precision_explorer.stats.queueing import lindley
 from precision_explorer.workload.service_times import LEVELS, ServiceTimes
 
 Dispatch = Literal["round-robin", "random", "shared"]
@@ -47,20 +48,6 @@ class Served:
 
     def _arrays(self) -> tuple[np.ndarray, ...]:
         return self.arrivals_s, self.starts_s, self.ends_s, self.batch
-
-
-def lindley(arrivals_s: np.ndarray, services_s: np.ndarray) -> np.ndarray:
-    """(n,) waits in a queue with one server, first come first served.
-
-    Lindley 1952, w[k+1] = max(0, w[k] + s[k] - (a[k+1] - a[k])), in closed form: with the work
-    C[k] = s[0] + ... + s[k-1] that came before request k, and slack x[k] = a[k] - C[k], the wait is
-    max(x[0..k]) - x[k], which is never below 0 and exactly 0 for a request that finds the server
-    idle. ValueError for arrays of different lengths.
-    """
-    arrivals, services = _pair(arrivals_s, services_s)
-    slack = arrivals.copy()
-    slack[1:] -= np.cumsum(services[:-1])
-    return np.maximum.accumulate(slack) - slack
 
 
 def fcfs(arrivals_s: np.ndarray, services_s: np.ndarray, servers: int = 1) -> np.ndarray:
