@@ -99,7 +99,7 @@ def md1_wait_quantile(q: float, rate_per_s: float, service_s: float) -> float:
 
 
 def _between(at_most: np.ndarray, whole: int, share: float) -> float:
-    """P(W <= (`whole` + u) D) with `share` = load x u, from `at_most` (P(N <= k) for k = 0, ...)."""
+    """P(W <= (`whole` + u) D) with `share` = load x u, from `at_most` = P(N <= k), k = 0, 1, ..."""
     total, term = 0.0, 1.0
     for j in range(whole + 1):
         total += term * float(at_most[whole - j])

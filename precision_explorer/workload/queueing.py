@@ -105,7 +105,7 @@ def serve(
         return _one_queue(arrivals, service, rng, max_batch, max_wait_s, replicas)
     machine = assign(len(arrivals), replicas, dispatch, rng)
     starts, ends = np.empty(len(arrivals)), np.empty(len(arrivals))
-    batch = np.empty(len(arrivals), dtype=int)
+    batch: np.ndarray = np.empty(len(arrivals), dtype=int)
     for one in range(replicas):
         mine = machine == one
         part = _one_queue(arrivals[mine], service, rng, max_batch, max_wait_s, 1)

@@ -15,11 +15,11 @@ the second largest of them."""
 class ServiceTimes:
     """Seconds of whole batches for some batch sizes, in the order in which they were measured.
 
-    `by_batch`: size to one time (always taken) or a series (drawn from). A size between two measured
-    ones takes, at every quantile, what lies on the line between them; one below the smallest takes
-    the smallest one's time, since a part of a batch takes no longer than the batch. Nothing is known
-    above the largest. ValueError without a size, for a size below 1, and for times that are not
-    finite and above 0.
+    `by_batch`: size to one time (always taken) or a series (drawn from). A size between two that
+    were measured takes, at every quantile, what lies on the line between them; one below the
+    smallest takes the smallest one's time, since a part of a batch takes no longer than the batch.
+    Nothing is known above the largest. ValueError without a size, for a size below 1, and for times
+    that are not finite and above 0.
     """
 
     def __init__(self, by_batch: Mapping[int, float | Sequence[float] | np.ndarray]) -> None:
@@ -31,7 +31,9 @@ class ServiceTimes:
             raise ValueError("service times need a batch size of at least 1; give one")
         for size, times in series.items():
             if times.size == 0 or not np.isfinite(times).all() or times.min() <= 0:
-                raise ValueError(f"a service time at batch {size} is not above 0; check the samples")
+                raise ValueError(
+                    f"a service time at batch {size} is not above 0; check the samples"
+                )
         self._series = series
 
     @property
