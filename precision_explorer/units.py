@@ -148,10 +148,11 @@ def parse_rate(text: str) -> float:
     """Things per second from ``200/s``, ``12000/min``, ``5e5/h``, ``1e7/d`` or a bare number, which
     is per second."""
     amount, slash, per = (part.strip() for part in text.partition("/"))
-    value, unit = _split(amount, "rate", "200/s or 12000/min")
-    if unit or (slash and per not in _PER):
+    match = _NUMBER.match(amount)
+    known = per in _PER if slash else True
+    if not match or match.group(2) or not known or math.isinf(float(match.group(1))):
         raise ValueError(f"'{text}' is no rate; write it as 200/s or 12000/min")
-    return value / _PER[per or "s"]
+    return float(match.group(1)) / _PER[per or "s"]
 
 
 def parse_energy(text: str) -> float:

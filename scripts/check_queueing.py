@@ -9,8 +9,8 @@ services: the waits must be the same, and its speed stands beside ours.
     python scripts/check_queueing.py --requests 16000000 --seed 1
 
 A simulation starts idle, so its first tenth is left out: 0.8 million requests, where the slowest of
-these queues forgets its start after some thousand. With several servers fewer requests wait, so four
-such runs are taken. `error` is the standard error of the simulated mean over theory, from the means
+these queues forgets its start after some thousand. With several servers fewer wait, so four such
+runs are taken. `error` is the standard error of the simulated mean over theory, from the means
 of 50 parts of a run: a simulator that is right is off by one or two of them.
 """
 

@@ -145,7 +145,10 @@ def _notes(rows: list[CapacityRow], demand: Demand) -> list[str]:
 
 
 def _named(row: CapacityRow) -> str:
-    return row.format if row.runtime == "eager" else f"{row.format} ({row.runtime})"
+    """The format, with its runtime unless eager, and marked where slow software computes it."""
+    marks = [row.runtime] if row.runtime != "eager" else []
+    marks += ["emulated"] if row.execution == "emulated" else []
+    return f"{row.format} ({', '.join(marks)})" if marks else row.format
 
 
 def _objective(demand: Demand) -> str:

@@ -62,7 +62,7 @@ def latency_growth(times_s: np.ndarray, latencies_s: np.ndarray) -> Growth | Non
     if len(times) < _LEAST:
         return None
     parts = min(_PARTS, len(times) // 2) if len(times) >= 2 * _LEAST else _LEAST
-    cuts = [c for c in np.array_split(np.arange(len(times)), parts)]
+    cuts = list(np.array_split(np.arange(len(times)), parts))
     when = np.array([times[c].mean() for c in cuts])
     level = np.array([np.median(latencies[c]) for c in cuts])
     first, second = np.triu_indices(parts, 1)

@@ -35,6 +35,7 @@ class CapacityRow:
     format: str
     runtime: str
     device: str
+    execution: str | None
     verdict: str | None
     capacity: Capacity
     price_per_hour_usd: float | None
@@ -151,6 +152,7 @@ def _row(row: dict[str, Any], service: ServiceTimes, demand: Demand, reference: 
         format=row["format"],
         runtime=row["runtime"],
         device=row["device"],
+        execution=row["execution"],
         verdict="reference" if row["format"] == reference else row["verdict"],
         capacity=capacity,
         price_per_hour_usd=row["price_per_hour_usd"],
