@@ -96,6 +96,33 @@ def test_a_fleet_s_share_of_the_arrivals_is_what_one_machine_of_it_gets():
         assert one == pytest.approx(np.quantile(whole.latencies_s, 0.9), rel=0.1)
 
 
+def test_arrivals_of_any_kind_are_shared_out_as_gamma_ones_are():
+    def poisson(rate, count, rng):
+        return np.cumsum(rng.exponential(1 / rate, count))
+
+    for dispatch in ("round-robin", "random", "shared"):
+        known, own = demand(dispatch=dispatch), demand(dispatch=dispatch, arrivals=poisson)
+        pair = [Simulation(FIXED, asked, 1, (0,)).latency_s(4, 320) for asked in (known, own)]
+        assert pair[0] == pytest.approx(pair[1], rel=0.1), dispatch
+
+
+def test_bursts_that_last_take_more_machines():
+    """Requests come ten at a time."""
+
+    def tens(rate, count, rng):
+        return np.repeat(np.cumsum(rng.exponential(10 / rate, count // 10 + 1)), 10)[:count]
+
+    assert machines(arrivals=tens)[0] > machines()[1]
+
+
+def test_too_many_machines_for_one_queue_is_one_clear_line():
+    with pytest.raises(UsageError, match="use --dispatch round-robin"):
+        plan_capacity(FIXED, demand(rate=1e9, dispatch="shared"))
+    assert machines(rate=1e9)[0] > 1e7
+    with pytest.raises(UsageError, match="with these arrivals more than"):
+        machines(rate=1e9, arrivals=lambda rate, count, rng: np.arange(count) / rate)
+
+
 # -- properties ----------------------------------------------------------------------------------
 
 
@@ -229,6 +256,15 @@ def test_service_times_are_the_measured_requests_and_batches(run):
     # Neither the cold request nor the warm-up, which take 8 and 9 s.
     assert times.mean_s(1) == pytest.approx(LATENCIES.mean())
     assert times.mean_s(8) == pytest.approx(0.08)
+
+
+def test_requests_that_waited_in_a_queue_are_no_service_times(tmp_path):
+    from precision_explorer.store import read_run
+
+    rows = [*served(LATENCIES), *served(10 * LATENCIES, scheduled_s=1.0)]
+    folder, sweep = read_run(make_run(tmp_path / "r", [ok("fp32", classified(REF_WRONG), rows)]))
+    times = service_times(folder, folder.read_record(sweep["plan"]["cells"][0]["cell_id"]))
+    assert (times.count(1), times.mean_s(1)) == (len(LATENCIES), pytest.approx(LATENCIES.mean()))
 
 
 @pytest.fixture(scope="module")

@@ -93,6 +93,7 @@ def _json(table: Any) -> str:
     from dataclasses import asdict
 
     document = {"schema_version": 1, **asdict(table)}
+    document["demand"].pop("arrivals")
     document["demand"] |= {
         "slo": {"percentile": table.demand.slo.name, "limit_s": table.demand.slo.limit_s},
         "peak_per_s": table.demand.peak_per_s,

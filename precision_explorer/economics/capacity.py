@@ -12,7 +12,7 @@ import numpy as np
 from precision_explorer.economics.slo import Slo
 from precision_explorer.errors import UsageError, unknown_name
 from precision_explorer.stats.queueing import latency_growth
-from precision_explorer.workload.queueing import DISPATCHES, Dispatch, Served, serve
+from precision_explorer.workload.queueing import DISPATCHES, Dispatch, Served, assign, serve
 from precision_explorer.workload.service_times import ServiceTimes
 
 HOURS_PER_MONTH = 730
@@ -27,15 +27,22 @@ _LEAST_BUSY = 0.01
 """A fleet less busy than this is no answer: whatever fails there, further machines don't mend."""
 
 
+ArrivalTimes = Callable[[float, int, np.random.Generator], np.ndarray]
+"""(n,) ascending seconds at which requests come at a mean rate per second: (rate, n, generator)."""
+_MOST_ARRIVALS = 20_000_000
+_MOST_SHARED = 100_000
+
+
 @dataclass(frozen=True)
 class Demand:
     """What a fleet must do.
 
     `rate_per_s` requests per second within `slo`, and within it still at `head_room` times that
     rate. `cv`: coefficient of variation of the times between arrivals (gamma distributed); 1 is
-    Poisson, above 1 is bursty. `max_batch` None: each format's best of its measured batch sizes.
-    `draws`: how often all is simulated, each time with other arrivals and service times resampled.
-    UsageError for values that can't be.
+    Poisson, above 1 is bursty. `arrivals`, where given, says instead when the fleet's requests come
+    (bursts that last, a day, a trace). `max_batch` None: each format's best of its measured batch
+    sizes. `draws`: how often all is simulated, each time with other arrivals and with service times
+    resampled. UsageError for values that can't be.
     """
 
     rate_per_s: float
@@ -47,6 +54,7 @@ class Demand:
     max_wait_s: float = 0.0
     draws: int = 8
     seed: int = 0
+    arrivals: ArrivalTimes | None = None
 
     def __post_init__(self) -> None:
         above = "must be a number above 0; write it as"
@@ -191,24 +199,21 @@ class Simulation:
         most = math.ceil(self.utilisation(1, rate_per_s) / _LEAST_BUSY)
         if self.idle_s() > self._demand.slo.limit_s:
             return None
+        if self._demand.dispatch == "shared" and least > _MOST_SHARED:
+            raise UsageError(
+                f"more than {_MOST_SHARED:,} machines behind one queue are not simulated; use "
+                "--dispatch round-robin"
+            )
         return _least(lambda n: self.meets(n, rate_per_s), max(guess, least), least, most)
 
     def _serve(self, machines: int, rate_per_s: float) -> Served:
-        """A window after its warm-up: the first tenth, and ten requests for each machine.
-
-        Where each machine has a queue of its own one of them is simulated, for all are alike: under
-        round-robin its gaps are sums of `machines` of the fleet's, under random dispatch of a
-        geometric number of them.
-        """
+        """A window after its warm-up: the first tenth, and ten requests for each machine. Where
+        each machine has a queue of its own one of them is simulated, for all are alike."""
         demand, rng = self._demand, np.random.default_rng(self._seed)
         shared = demand.dispatch == "shared"
         warm = max(demand.requests // 10, 10 * machines if shared else 0)
-        count = demand.requests + warm
-        shape = 1 / demand.cv**2
-        gaps: int | np.ndarray = 1 if shared else machines
-        if demand.dispatch == "random":
-            gaps = rng.geometric(1 / machines, count)
-        arrivals = np.cumsum(rng.standard_gamma(gaps * shape, count)) / (shape * rate_per_s)
+        times = self._share_of_process if demand.arrivals else self._renewal
+        arrivals = times(1 if shared else machines, rate_per_s, demand.requests + warm, rng)
         return serve(
             arrivals,
             self._service,
@@ -217,6 +222,30 @@ class Simulation:
             max_wait_s=demand.max_wait_s,
             replicas=machines if shared else 1,
         ).after(warm)
+
+    def _renewal(
+        self, queues: int, rate_per_s: float, count: int, rng: np.random.Generator
+    ) -> np.ndarray:
+        """(`count`,) arrivals at one of `queues` that share gamma gaps: under round-robin its gaps
+        are sums of as many of the fleet's, under random dispatch of a geometric number of them."""
+        shape = 1 / self._demand.cv**2
+        gaps: int | np.ndarray = queues
+        if self._demand.dispatch == "random":
+            gaps = rng.geometric(1 / queues, count)
+        return np.cumsum(rng.standard_gamma(gaps * shape, count)) / (shape * rate_per_s)
+
+    def _share_of_process(
+        self, queues: int, rate_per_s: float, count: int, rng: np.random.Generator
+    ) -> np.ndarray:
+        """One of `queues`' share of `Demand.arrivals`: about `count` requests."""
+        assert self._demand.arrivals is not None
+        if count * queues > _MOST_ARRIVALS:
+            raise UsageError(
+                f"with these arrivals more than {_MOST_ARRIVALS // count:,} machines are not "
+                "simulated; lower the rate, or use --arrivals poisson"
+            )
+        whole = self._demand.arrivals(rate_per_s, count * queues, rng)
+        return whole[assign(len(whole), queues, self._demand.dispatch, rng) == 0]
 
 
 def plan_capacity(service: ServiceTimes, demand: Demand) -> Capacity:

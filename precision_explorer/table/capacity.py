@@ -125,8 +125,14 @@ def service_times(folder: RunFolder, record: CellRecord) -> ServiceTimes | None:
         series = {int(size): done.batch_s for size, done in found if done.batch_s}
     if latency is not None:
         rows = folder.read_samples(record.cell_id, "request")
-        pairs = zip(rows["latency_s"], rows["window"], strict=True)
-        series[1] = [value for value, window in pairs if window == "measure"] or series.get(1, [])
+        # Requests that came by a clock of their own waited in a queue: theirs is no service time.
+        clocked = rows.get("scheduled_s") or [None] * len(rows["window"])
+        alone = [
+            value
+            for value, window, when in zip(rows["latency_s"], rows["window"], clocked, strict=True)
+            if window == "measure" and when is None
+        ]
+        series[1] = alone or series.get(1, [])
     measured = {size: times for size, times in series.items() if times}
     return ServiceTimes(measured) if measured else None
 
