@@ -27,7 +27,7 @@ class SoakWindow(_Data):
     """
 
     start_s: float
-    seconds: float
+    seconds: float = Field(gt=0)
     requests: int = 0
     memory_bytes: int | None = None
     temperature_c: float | None = None
@@ -38,7 +38,7 @@ class SoakWindow(_Data):
     other_work_share: float | None = None
     other_gpu_share: float | None = None
     disturbed: bool = False
-    repeats: int | None = None
+    repeats: int | None = Field(default=None, ge=0)
 
     @property
     def is_flagged(self) -> bool:
@@ -56,7 +56,8 @@ class Soak(_Data):
 
     def skipped(self) -> list[int]:
         """Windows that a repeat stands in for."""
-        return sorted({w.repeats for w in self.windows if w.repeats is not None})
+        named = {w.repeats for w in self.windows if w.repeats is not None}
+        return sorted(k for k in named if k < len(self.windows))
 
 
 def windows_owed(windows: Sequence[SoakWindow], planned: int) -> int:
