@@ -163,7 +163,7 @@ def assess(values: np.ndarray, budget_exhausted: bool) -> SteadyState:
     their rank sums differ at `ALPHA`; or Sen's slope makes more than that of the whole series and
     Mann-Kendall's test says so at `ALPHA` (both on at most 200 means of neighbours). Both tests
     allow for values that depend on those before them, as in a queue (`time_beside_drift`): of M/M/1
-    queues at utilisation 0.7 with 300 requests and more @RATE@ are called drifting (simulated,
+    queues at utilisation 0.7 with 300 requests and more 1 to 5 % are called drifting (simulated,
     `scripts/simulate_tails.py`), where tests for independent values would call half of them so.
     `bimodal`: `two_modes`. Neither:
     `budget-exhausted` when the time ran out before the stop rules were met, else `steady`; None

@@ -13,12 +13,12 @@ from precision_explorer.stats.correlation import correlation_time, surely_correl
 from precision_explorer.stats.percentiles import needed_n, order_interval, percentile, supports
 
 TAILS = (0.5, 0.9, 0.99, 0.999)
-_LEVELS = (0.5, 0.9, 0.99)
+_LEVELS = (0.99, 0.9, 0.5)
 _TRUSTED = 10
 """Independent exceedances from which an indicator's own correlation is believed. Fewer come in too
-few clusters: of M/M/1 queues at utilisation 0.7 with 2,000 requests 17 % had a p99 to print by its
-own indicator alone, with an interval that held in 19 % of them, since those were the ones that had
-not met a long queue yet; with the levels below asked too none had one (300 queues, simulated)."""
+few clusters: of 300 M/M/1 queues at utilisation 0.7 with 2,000 requests 75 had a p99 to show by its
+own indicator alone, and of their 46 intervals 9 held, since these were the queues that had not
+been long yet; with the levels below asked too 1 had one, without an interval (simulated)."""
 
 
 @dataclass(frozen=True)
@@ -64,8 +64,11 @@ class _Series:
         if n < 2:
             return float(n)
         time, above = self.own(q)
-        if q > 0.5 and above / time < _TRUSTED:
-            time = max(time, *(self.own(level)[0] for level in _LEVELS if level < q))
+        for level in (level for level in _LEVELS if level < q):
+            if above / time >= _TRUSTED:
+                break
+            lower, above = self.own(level)
+            time = max(time, lower)
         return n / time
 
 
@@ -77,8 +80,8 @@ def effective_n(values: np.ndarray, q: float) -> float:
     of Multivariate Analysis 2; Heidelberger & Lewis 1984, Operations Research 32), as in the
     quantiles' effective sample sizes of Vehtari, Gelman, Simpson, Carpenter & Buerkner 2021
     (Bayesian Analysis 16, section 4.3). Correlation that may be chance counts as none. With fewer
-    than `_TRUSTED` independent exceedances the levels p50, p90 and p99 below are asked too, and the
-    smallest size counts.
+    than `_TRUSTED` independent exceedances the next level below is asked too (p99, p90, p50, until
+    one has them), and the smallest size counts.
     """
     return _Series(values).effective_n(q)
 
@@ -104,7 +107,8 @@ def _tail(series: _Series, q: float, confidence: float) -> Tail:
     value = percentile(series.ordered, q, n_eff)
     needed = None
     if not supports(n_eff, q):
-        needed = math.ceil(needed_n(q) * max(n, 1) / max(n_eff, 1.0))
+        least = needed_n(q) if q > 0.5 else 1
+        needed = math.ceil(least * max(n, 1) / max(n_eff, 1.0))
     ends = order_interval(series.ordered, q, confidence, n_eff) if value is not None else None
     low, high = ends or (None, None)
     return Tail(q, value, low, high, n, n_eff, needed)
