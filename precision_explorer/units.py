@@ -98,6 +98,18 @@ def watts(value: float | None) -> str:
     return MISSING if value is None else f"{significant(value)} W"
 
 
+def hertz(value: float | None) -> str:
+    """A frequency: ``1.98 GHz``."""
+    if value is None:
+        return MISSING
+    return _scaled(value, [(1e9, "GHz"), (1e6, "MHz"), (1.0, "Hz")])
+
+
+def celsius(value: float | None) -> str:
+    """A temperature: ``71 °C``."""
+    return MISSING if value is None else f"{value:.0f} °C"
+
+
 def share(value: float | None, digits: int = 1) -> str:
     """A share as percent: ``97.9 %``."""
     return MISSING if value is None else f"{100 * value:.{digits}f} %"
