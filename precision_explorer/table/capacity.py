@@ -178,7 +178,7 @@ def _assumptions(demand: Demand, context: Context) -> tuple[str, ...]:
     """What the answers rest on."""
     how = "Requests come as a Poisson process"
     if demand.arrivals is not None:
-        how = "Requests come as the workload declares"
+        how = f"Requests come as those of the workload {demand.workload}"
     elif demand.cv != 1:
         how = (
             "Times between requests are gamma distributed with a coefficient of variation of "
@@ -193,9 +193,9 @@ def _assumptions(demand: Demand, context: Context) -> tuple[str, ...]:
         "idle.",
         f"One machine is the device that was measured: {'; '.join(context.devices)}.",
         f"A batch begins {wait}, with what is queued then; {_DISPATCH_WORDS[demand.dispatch]}.",
-        "Service times are those measured alone, one request or batch after the other, drawn "
-        "independently; sizes between two measured ones are interpolated. Network, balancer, "
-        "failures and the starting of machines are not in it.",
+        "Service times are those of the run's own requests, measured alone, one request or batch "
+        "after the other, and drawn independently; sizes between two measured ones are "
+        "interpolated. Network, balancer, failures and the starting of machines are not in it.",
         f"Simulated, not measured: {demand.draws} draws of resampled service times and arrivals "
         f"of {demand.requests:,} requests each; where they disagree, the range is shown.",
     )
