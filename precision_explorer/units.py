@@ -153,6 +153,20 @@ def parse_size(text: str) -> int:
     return int(size)
 
 
+_PER = {"s": 1.0, "sec": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
+
+
+def parse_rate(text: str) -> float:
+    """Things per second from ``200/s``, ``12000/min``, ``5e5/h``, ``1e7/d`` or a bare number, which
+    is per second."""
+    amount, slash, per = (part.strip() for part in text.partition("/"))
+    match = _NUMBER.match(amount)
+    known = per in _PER if slash else True
+    if not match or match.group(2) or not known or math.isinf(float(match.group(1))):
+        raise ValueError(f"'{text}' is no rate; write it as 200/s or 12000/min")
+    return float(match.group(1)) / _PER[per or "s"]
+
+
 def parse_energy(text: str) -> float:
     """Joules from ``2J``, ``500mJ``, ``1.2kJ``; ValueError without a known unit."""
     value, unit = _split(text, "energy", "2J or 500mJ")
