@@ -400,12 +400,14 @@ def test_operators_outside_of_inductor_s_graphs_are_told_from_those_inside():
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("runtime", "texts"), [(DYNAMIC, TEXTS[:2]), (FIXED, TEXTS[1:])], ids=["compile", "fixed"]
+    ("runtime", "layers", "texts"),
+    [(DYNAMIC, 2, TEXTS[:2]), (FIXED, 1, TEXTS[1:])],
+    ids=["compile", "compile-fixed"],
 )
-def test_compiled_scores_and_answers_are_the_eager_model_s(runtime, texts, compiler):
+def test_compiled_scores_and_answers_are_the_eager_model_s(runtime, layers, texts, compiler):
     """Ragged lengths, all in code that the warm-up compiled, with nothing left to Python. Of few
     shapes, as each is compiled for seconds; more of them are padded above."""
-    adapter = documents(llama(layers=1), texts)
+    adapter = documents(llama(layers=layers), texts)
     exact = everything(adapter, [0])
     model = fixed(adapter, runtime)
     items = adapter.items()
@@ -416,7 +418,8 @@ def test_compiled_scores_and_answers_are_the_eager_model_s(runtime, texts, compi
     made = compilation(model, runtime, "cpu")
     assert (made.graph_breaks, graph_breaks()) == (0, {})
     assert made.compiled_share is not None
-    # Of the dynamic graph's operators 0.867 were seen inside, though nothing broke it.
+    # Of the dynamic graph's operators 0.867 were seen inside, of a model of two layers, though
+    # nothing broke it.
     assert made.compiled_share > (0.8 if runtime is DYNAMIC else 0.9)
     compiled_answers = everything(adapter, [0])
     torch.testing.assert_close(compiled_answers[0], exact[0], rtol=0, atol=1e-3)
