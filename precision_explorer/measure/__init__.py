@@ -7,6 +7,7 @@ from precision_explorer.measure.memory import CudaPeakMemory, PeakMemory
 from precision_explorer.measure.others import OtherWork
 from precision_explorer.measure.phases import NullPhases, Phases
 from precision_explorer.measure.quiet import set_aside_imports
+from precision_explorer.measure.soak import SoakMonitor
 from precision_explorer.measure.throughput import offline
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "OtherWork",
     "PeakMemory",
     "Phases",
+    "SoakMonitor",
     "idle_power",
     "measure",
     "offline",
