@@ -36,6 +36,7 @@ from precision_explorer.measure import (
     Phases,
     idle_power,
     offline,
+    set_aside_imports,
     single_stream,
 )
 from precision_explorer.models.adapter import Adapter, Item, plan_batches
@@ -86,6 +87,7 @@ class Session:
         limit_memory(request["memory_limit"])
         self.memory = self._memory()
         self.memory.baseline()
+        set_aside_imports()
         self.memory.begin()
         self._check_fit()
         self.load_answer = self._load(import_s)
