@@ -23,7 +23,8 @@ class Workload(BaseModel):
     whole from the first, cold request. `energy_seconds` is the least window where a meter's counter
     is read over it. Offline: `offline_seconds` and `offline_min_batches` per batch size,
     `offline_budget_seconds` for all sizes of a cell. For language models a request is a document's
-    first `prompt_tokens` tokens and `output_tokens` greedy ones.
+    first `prompt_tokens` tokens and `output_tokens` greedy ones. All of it is divided over `rounds`
+    (`one_round`), between which the other formats are measured.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -41,6 +42,7 @@ class Workload(BaseModel):
     offline_budget_seconds: float = Field(default=20.0, gt=0)
     prompt_tokens: int = Field(default=128, ge=1)
     output_tokens: int = Field(default=16, ge=1)
+    rounds: int = Field(default=3, ge=1, le=100)
 
     @field_validator("*", mode="before")
     @classmethod
@@ -60,6 +62,19 @@ class Workload(BaseModel):
     def rules(self) -> dict[str, Any]:
         """All fields as JSON-able values: part of a cell's method, and enough to make it again."""
         return self.model_dump(mode="json")
+
+    def one_round(self, first: bool) -> Workload:
+        """The rules of one of `rounds`: least numbers (rounded up), seconds and budgets divided by
+        them. The warm-up is whole in the `first` round of a process and divided in later ones.
+        `energy_seconds` holds in each, since a meter's counter needs its window."""
+        n = self.rounds
+        counts = ["min_requests", "offline_min_batches"]
+        seconds = ["min_seconds", "budget_seconds", "offline_seconds", "offline_budget_seconds"]
+        if not first:
+            counts.append("warmup_requests")
+            seconds.append("warmup_seconds")
+        shares: dict[str, Any] = {name: -(-getattr(self, name) // n) for name in counts}
+        return self.model_copy(update=shares | {s: getattr(self, s) / n for s in seconds})
 
 
 PRESETS: dict[str, Workload] = {"single-stream": Workload()}

@@ -1,0 +1,68 @@
+"""What a worker is asked for a cell: plain dicts, which are pickled. No torch here."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from precision_explorer.formats.catalog import spec_of
+from precision_explorer.hardware import DeviceFacts
+from precision_explorer.plan import PlannedCell, SweepSpec
+from precision_explorer.store import RunFolder
+
+_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+
+
+def load_bytes(planned: PlannedCell) -> int:
+    """Bytes that the weights take while they are loaded."""
+    recipe = planned.cell.recipe
+    return planned.ref.load_bytes(_BYTES[recipe["compute_dtype"]], recipe.get("widened", False))
+
+
+def load_request(
+    planned: PlannedCell, spec: SweepSpec, facts: DeviceFacts, folder: RunFolder
+) -> dict[str, Any]:
+    """Load the cell's model in its format; the same for all cells of a session."""
+    cell = planned.cell
+    return {
+        "op": "load",
+        "path": str(planned.ref.path),
+        "kind": planned.task.card.kind,
+        "format": cell.format,
+        "runtime": cell.runtime,
+        "recipe": cell.recipe,
+        "calibration": _calibration(planned, folder),
+        "execution": planned.support.execution,
+        "reason": planned.support.reason,
+        "device": cell.device,
+        "facts": facts.model_dump(mode="json"),
+        "threads": cell.threads,
+        "seed": cell.seed,
+        "trust_remote_code": cell.trust_remote_code,
+        "load_bytes": load_bytes(planned),
+        "memory_limit": spec.memory_limit if facts.kind == "cpu" else None,
+        "log": str(folder.log_path(planned.cell_id).resolve()),
+    }
+
+
+def _calibration(planned: PlannedCell, folder: RunFolder) -> dict[str, Any] | None:
+    """The task with its calibration examples for test examples; None for other formats."""
+    found = planned.task.calibration
+    if found is None or not spec_of(planned.cell.format).calibrates:
+        return None
+    # The corpus is test data.
+    return task_request(planned, folder) | {"examples": found.examples, "corpus": []}
+
+
+def task_request(planned: PlannedCell, folder: RunFolder) -> dict[str, Any]:
+    """The cell's task and rules, to which the operation (``op``) is added."""
+    cell, card = planned.cell, planned.task.card
+    return {
+        "card": card.asked(),
+        "examples": planned.task.examples,
+        "corpus": planned.task.corpus,
+        "label_ids": planned.label_ids,
+        "workload": cell.workload,
+        "batch_plan": cell.batch_plan,
+        "batch_sizes": list(cell.batch_sizes),
+        "log": str(folder.log_path(planned.cell_id).resolve()),
+    }
