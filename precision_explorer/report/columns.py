@@ -187,9 +187,16 @@ def _other_scores(group: Group, row: Row) -> str:
     return ", ".join(shown) or MISSING
 
 
+def _rounds(group: Group, row: Row) -> str:
+    """How many, and how far their median latencies lie apart."""
+    spread = row["latency_p50_round_spread"]
+    return _word(row["rounds"]) + ("" if spread is None else f" ({share(spread)})")
+
+
 def _detail_columns(group: Group) -> list[_Column]:
     scored = any(_other_scores(group, row) != MISSING for row in group.ok)
     others = [_Column("Other scores", _other_scores, numeric=False)]
+    rounds = [_Column("Rounds (spread of p50)", _rounds)]
     return [
         *(others if scored else []),
         _Column("Converted", _plain("converted_share", lambda v: share(v, 2))),
@@ -200,6 +207,7 @@ def _detail_columns(group: Group) -> list[_Column]:
         _Column("Flips", _plain("flips", _word)),
         _Column("p value", _plain("p_value", lambda v: significant(v, 2))),
         _Column("Requests timed", _plain("latency_n", _word)),
+        *(rounds if any(row["rounds"] for row in group.ok) else []),
         _Column("p90", _plain("latency_p90_s", seconds)),
         _Column("p99.9", _plain("latency_p999_s", seconds)),
         _Column("First call", _plain("cold_first_s", seconds)),

@@ -30,7 +30,7 @@ def sessions(cells: Sequence[PlannedCell]) -> list[Session]:
 
 
 def groups(cells: Sequence[PlannedCell]) -> list[list[Session]]:
-    """The sessions of each model under one head; the cells of one task in them are timed in turn."""
+    """The sessions of each model under one head: the cells of a task in them are timed in turn."""
     found: dict[tuple[str, ...], list[Session]] = {}
     for session in sessions(cells):
         found.setdefault(_model(session[0]), []).append(session)

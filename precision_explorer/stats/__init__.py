@@ -34,9 +34,10 @@ from precision_explorer.stats.paired import (
 )
 from precision_explorer.stats.percentiles import needed_n, order_interval, percentile, supports
 from precision_explorer.stats.ratios import Ratio, error_ratio, perplexity_ratio
+from precision_explorer.stats.rounds import round_draws, round_spread
 from precision_explorer.stats.sequential import SequentialVerdict, looks
 from precision_explorer.stats.sqnr import SQNR_STATES, relative_error, sqnr
-from precision_explorer.stats.steady import SteadyState, assess
+from precision_explorer.stats.steady import SteadyState, assess, rank_sum_p
 
 __all__ = [
     "FEW",
@@ -73,8 +74,11 @@ __all__ = [
     "paired_p_value",
     "percentile",
     "perplexity_ratio",
+    "rank_sum_p",
     "relative_error",
     "resample_counts",
+    "round_draws",
+    "round_spread",
     "share_interval",
     "sqnr",
     "supports",

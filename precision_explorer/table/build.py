@@ -24,7 +24,7 @@ from precision_explorer.economics import (
 )
 from precision_explorer.errors import StoreError, UsageError
 from precision_explorer.records import Caution, CellRecord, Roof
-from precision_explorer.stats import Divergence, Ratio, assess, percentile
+from precision_explorer.stats import Divergence, Ratio, assess, percentile, round_spread
 from precision_explorer.store import RunFolder, read_run
 from precision_explorer.table.against import (
     against_reference,
@@ -44,6 +44,7 @@ from precision_explorer.table.headline import (
     scores_text,
 )
 from precision_explorer.table.quality import Quality, own_columns
+from precision_explorer.table.rounds import by_round, mark_drift
 from precision_explorer.table.sequential import placed
 from precision_explorer.table.why import diagnoses
 from precision_explorer.tasks import has_terms, is_harness_metric
@@ -69,7 +70,8 @@ class Entry:
     quality: Quality | Computed | None = None
     base: Entry | None = None
     """The reference of a row that was scored until its verdict was clear."""
-    latencies: np.ndarray = field(default_factory=lambda: np.array([]))
+    latencies: list[np.ndarray] = field(default_factory=list)
+    """Seconds of the measured requests, an array per round."""
     output_tokens: list[int | None] = field(default_factory=list)
     price: Price | None = None
     slo: Slo | None = None
@@ -189,12 +191,17 @@ def _latency(entry: Entry) -> None:
     rows = entry.folder.read_samples(entry.record.cell_id, "request")
     kept = [i for i, window in enumerate(rows["window"]) if window == "measure"]
     values = np.array([rows["latency_s"][i] for i in kept])
-    entry.latencies = values
+    labels = [rows["round"][i] for i in kept] if latency.rounds else [0] * len(kept)
+    entry.latencies = by_round(values, labels)
     made = rows.get("output_tokens") or []
     entry.output_tokens = [made[i] for i in kept] if made else []
     row = entry.row
     row.update({name: percentile(values, q) for name, q in _PERCENTILES})
     row.update(latency_n=len(values), cold_first_s=latency.cold_first_s)
+    if latency.rounds:
+        row["rounds"] = len(latency.rounds)
+        medians = [float(np.median(values)) for values in entry.latencies]
+        row["latency_p50_round_spread"] = round_spread(medians)
     row["steady"] = assess(values, latency.stopped_by == "budget").label
     if latency.generates:
         ttft = np.array([rows["ttft_s"][i] for i in kept])
@@ -214,6 +221,7 @@ def _throughput(entry: Entry) -> None:
         batch_size=throughput.best_batch_size,
         throughput_per_s=best.requests_per_s,
         output_tokens_per_s=best.output_tokens_per_s,
+        throughput_round_spread=round_spread([r.requests_per_s for r in best.rounds or []]),
     )
 
 
@@ -289,6 +297,7 @@ def _across_rows(entries: list[Entry]) -> dict[str, str]:
         )
         if used:
             words[", ".join(key)] = in_words(used)
+        mark_drift(ok)
     over_tasks(entries)
     for entry in entries:
         if entry.floor_unknown and entry.row["different"] == "yes":

@@ -32,6 +32,7 @@ EXTRA_COLUMNS: tuple[str, ...] = (
     "noise_floor_flips", "noise_floor_delta", "noise_floor_kl",
     "flips_to_wrong", "flips_to_right", "error_ratio", "p_value_holm", "different",
     "perplexity_ratio", "kl_mean", "kl_p99", "same_top", "kl_note",
+    "rounds", "latency_p50_round_spread", "throughput_round_spread",
 )  # fmt: skip
 COLUMNS = CONTRACT_COLUMNS + EXTRA_COLUMNS
 # What tells a row from all others of a table.
