@@ -35,6 +35,11 @@ class Holder:
         worker = self.worker
         return worker is not None and self.load is not None and worker.process.is_alive()
 
+    @property
+    def pid(self) -> int:
+        """The worker's process number; 0 without one."""
+        return (self.worker.process.pid or 0) if self.worker is not None else 0
+
     def start(self, worker: WorkerHandle) -> Json:
         """Take over a new worker; returns what its load request needs beside the cell's."""
         self.worker = worker

@@ -140,23 +140,16 @@ class Executor:
 
     def _fits(self, holder: Holder, holders: list[Holder], parking: Parking) -> bool:
         """Whether the holder may load its model beside those of the others."""
-        workers = [h.worker for h in holders if h is not holder and h.is_loaded]
-        if holder.is_loaded or not workers:
-            return True
+        beside = [h.pid for h in holders if h is not holder and h.is_loaded]
         need = max(load_bytes(holder.cells[0]), *(h.peak_bytes for h in holders))
-        pids = [w.process.pid for w in workers if w is not None and w.process.pid is not None]
-        return parking.fits(need, pids)
+        return holder.is_loaded or not beside or parking.fits(need, beside)
 
     def _put_apart(self, holder: Holder) -> None:
         """Have a session wait until the others are measured."""
         holder.apart = True
         self._close(holder)
-        cell = holder.cells[0].cell
-        text = (
-            f"{cell.format}: measured apart from the other formats, as memory does not hold its "
-            "model beside theirs"
-        )
-        self._ledger.note(text)
+        name = holder.cells[0].cell.format
+        self._ledger.note(f"{name}: measured apart, as memory does not hold it beside the others")
 
     def _decides(self, planned: PlannedCell) -> bool:
         """Whether it is the reference by whose scores and noise floor others stop being scored."""
@@ -172,12 +165,11 @@ class Executor:
             return
         try:
             self._score(run)
+            schedule.add(run, self.comparisons.reference(planned) is planned)
+            if self._decides(planned):
+                self._ahead(run, schedule)
         except LOST as error:
             self._lost(run, error, schedule)
-            return
-        schedule.add(run, self.comparisons.reference(planned) is planned)
-        if self._decides(planned):
-            self._ahead(run, schedule)
 
     def _loaded(self, run: CellRun, schedule: Schedule) -> bool:
         """Load the model of a cell. False where that failed, which all cells of the session share,
@@ -204,9 +196,10 @@ class Executor:
             self._context = start_context()
         deadline = time.monotonic() + limit_s
         worker = WorkerHandle(self._context, self.on_event)
+        own = holder.start(worker)
         self._ledger.tally.ready_s.append(worker.ready_s)
         request = load_request(planned, self.spec, self.facts, self.folder)
-        holder.load, _ = worker.ask(request | holder.start(worker), deadline)
+        holder.load, _ = worker.ask(request | own, deadline)
         holder.saw(holder.load)
 
     def _score(self, run: CellRun) -> None:
@@ -290,9 +283,7 @@ class Executor:
         self.comparisons.join(planned)
         self._ledger.done(planned, reused=False)
 
-    def _certificate(
-        self, worker: WorkerHandle, request: dict[str, Any], deadline: float
-    ) -> dict[str, Any]:
+    def _certificate(self, worker: WorkerHandle, request: Json, deadline: float) -> Json:
         """The worker's answer; that nothing is proved where the pass could not be watched. A label
         that was seen to be untrue is raised on, and fails the cell."""
         try:
@@ -303,9 +294,7 @@ class Executor:
             worker.kill()
             return unproved(without_paths(str(error)))
 
-    def _profile(
-        self, worker: WorkerHandle, request: dict[str, Any], deadline: float
-    ) -> dict[str, Any] | None:
+    def _profile(self, worker: WorkerHandle, request: Json, deadline: float) -> Json | None:
         """The worker's answer, or None where it gave none: what the cell is measured for is there
         already, and is not lost for want of an explanation."""
         if not worker.process.is_alive():
@@ -315,8 +304,8 @@ class Executor:
             return worker.ask(request | {"op": "profile", "roof": roof}, deadline)[0]
         except (WorkerError, WorkerGone) as error:
             worker.kill()
-            text = f"no profile, so no diagnosis of this cell: {without_paths(str(error))}"
-            self._ledger.note(text)
+            why = without_paths(str(error))
+            self._ledger.note(f"no profile, so no diagnosis of this cell: {why}")
             return None
 
     def _scored_reference(self, planned: PlannedCell) -> PlannedCell | None:
@@ -366,17 +355,18 @@ class Executor:
         self._close(holder)
 
     def _compare_one(self, holder: Holder, planned: PlannedCell) -> None:
-        lacking = self.comparisons.lacking(planned)
-        try:
-            if lacking and not holder.is_loaded:
+        """All that the cell lacks, by another worker where one ends in it."""
+        while lacking := self.comparisons.lacking(planned):
+            try:
+                if not holder.is_loaded:
+                    self._close(holder)
+                    self._load(holder, planned, self.spec.cell_timeout)
+            except LOST as error:
+                for ask in lacking:
+                    self._not_compared(planned, ask.part, error)
                 self._close(holder)
-                self._ledger.event("compare", planned)
-                self._load(holder, planned, self.spec.cell_timeout)
-        except LOST as error:
-            for ask in lacking:
-                self._not_compared(planned, ask.part, error)
-            self._close(holder)
-        if lacking and holder.worker is not None:
+                break
+            assert holder.worker is not None
             self._compare(holder.worker, planned, planned.cell_id in holder.compiled)
         self.comparisons.join(planned)
 
@@ -406,6 +396,5 @@ class Executor:
         """Store why, so that it is not tried at each run again."""
         why = without_paths(str(error) or "the worker did not start")
         self.folder.write_part(planned.cell_id, part, {"why": why}, b"")
-        name = part.partition("-")[0]
-        text = f"{planned.cell.format}: no comparison with the reference ({name}): {why}"
-        self._ledger.note(text)
+        which = f"no comparison with the reference ({part.partition('-')[0]})"
+        self._ledger.note(f"{planned.cell.format}: {which}: {why}")
