@@ -19,7 +19,8 @@ from precision_explorer.formats import CATALOG, DEFAULT_FORMATS, Support
 from precision_explorer.hardware import DeviceFacts
 from precision_explorer.models import ModelRef
 from precision_explorer.plan import Plan, SweepSpec, expand, load_spec
-from precision_explorer.plan.expand import batch_plan, relevant_libraries
+from precision_explorer.plan.batches import batch_plan
+from precision_explorer.plan.expand import relevant_libraries
 from precision_explorer.plan.spec import READER_FIELDS, make_spec
 from precision_explorer.records import Caution, ModelIdentity, TaskIdentity
 from precision_explorer.tasks import Calibration, PreparedTask, TaskCard
@@ -141,6 +142,11 @@ def test_what_is_named_twice_is_taken_once():
         ({"memory_limit": "1e999"}, ["memory-limit", "8GB"]),
         ({"memory_limit": 0}, ["memory-limit"]),
         ({"threads": 0}, ["threads"]),
+        ({"tails": "p98"}, ["unknown tails 'p98'", "p99"]),
+        ({"duration": "30"}, ["duration", "unit of time"]),
+        ({"duration": "long"}, ["duration", "'long'"]),
+        ({"duration": 0}, ["duration", "greater than 0"]),
+        ({"duration": "1h"}, ["duration 3600 s", "cell-timeout of 3600 s", "--cell-timeout"]),
         ({"seed": -1}, ["seed"]),
         ({"seed": 2**63}, ["seed"]),
         ({"limits": 3}, ["unknown option 'limits'", "limit"]),
@@ -158,6 +164,8 @@ def test_quantities_are_read():
     spec = make_spec({"quality_budget": "2%", "memory_limit": "8GB", "slo": "p99=200ms"})
     assert (spec.quality_budget, spec.memory_limit) == (0.02, 8_000_000_000)
     assert spec.slo == "p99=200ms"
+    durations = [make_spec({"duration": text}).duration for text in ("30s", "5m", "0.5h", 20)]
+    assert durations == [30, 300, 1800, 20]
 
 
 # -- the command line's options and the fields -------------------------------------------------
@@ -283,7 +291,7 @@ def test_a_spec_file_that_is_not_there_is_refused(tmp_path):
 
 def test_the_same_measurements_have_the_same_hash():
     plain = make_spec({}).measuring_hash()
-    assert len(plain) == 6
+    assert plain == "5a8816"  # The name of a run from before, say, `tails` was an option.
     assert make_spec({"formats": ",".join(DEFAULT_FORMATS), "seed": 0}).measuring_hash() == plain
 
 
@@ -292,10 +300,11 @@ READ_LATER = {
     "out": "somewhere", "cell_timeout": 5.0, "allow_metric": "f1",
 }  # fmt: skip
 MEASURED = {
+    "batch_tokens": 300,
     "model": "other", "task": "sentiment", "formats": "fp32", "device": "cpu", "batch_size": "1",
     "limit": 10, "workload": "other.yaml", "seed": 1, "revision": "v2", "trust_remote_code": True,
     "threads": 1, "memory_limit": "1GB", "calibration": "texts.jsonl", "runtime": "compile",
-    "until_decided": True,
+    "until_decided": True, "tails": "p99", "duration": 60.0,
 }  # fmt: skip
 # Fields with one known value in this release.
 FIXED = {"executor"}
@@ -591,6 +600,17 @@ def test_a_task_without_calibration_skips_the_calibrated_format_alone():
 def test_the_batch_plan_is_fixed_by_the_kind_of_device():
     assert batch_plan("cpu") != batch_plan("cuda")
     assert set(batch_plan("cpu")) == {"rule", "max_tokens", "max_items", "call_tokens"}
+
+
+def test_a_budget_that_is_declared_or_probed_is_part_of_a_cell():
+    usual = planned().cells[0]
+    declared = planned({"batch_tokens": 300}).cells[0]
+    assert declared.cell.batch_plan["max_tokens"] == 300
+    assert len({usual.cell_id, declared.cell_id}) == 2
+    assert refusal(batch_tokens=0).startswith("batch-tokens 0")
+    # A run that declares none keeps the name that it had before one could.
+    assert make_spec({}).measuring_hash() == make_spec({"batch_tokens": None}).measuring_hash()
+    assert make_spec({}).measuring_hash() != make_spec({"batch_tokens": 300}).measuring_hash()
 
 
 def test_labels_are_mapped_and_cautions_of_the_model_go_along():

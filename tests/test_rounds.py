@@ -21,6 +21,7 @@ from precision_explorer.runner.rounds import joined_block
 from precision_explorer.runner.schedule import Schedule
 from precision_explorer.runner.sweep import prepare_sweep, run_sweep
 from precision_explorer.workload import Workload
+from precision_explorer.workload.load import changed
 from tests.test_runner import BLOCK, CERTIFICATE, LOAD, QUALITY
 from tests.test_store import arrow
 from tests.test_table import classified
@@ -84,6 +85,10 @@ def test_numbers_and_budgets_are_divided_over_the_rounds_and_the_meter_s_window_
     assert later.warmup_seconds == pytest.approx(0.5 / 3)
     alone = Workload(rounds=1)
     assert alone.one_round(first=True) == alone
+    server = Workload(scenario="server", arrivals={"kind": "poisson", "load": 0.5})
+    assert server.one_round(first=True) is server
+    assert "rounds" not in server.rules()
+    assert changed(whole, 600.0, None).rounds == 1
 
 
 # -- memory -----------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from precision_explorer.report import to_markdown
 from precision_explorer.report.ranking import COST, LATENCY, MEMORY, rank
 from precision_explorer.stats import round_draws, round_spread
 from precision_explorer.table import build
+from precision_explorer.table.rounds import end_to_end
 from tests.test_report import row, table
 from tests.test_table import LATENCIES, REF_WRONG, classified, make_run, measured, ok, rows_of
 
@@ -125,6 +126,13 @@ def test_a_run_of_one_block_is_read_without_rounds(tmp_path):
     assert "differences from run to run" in text
     assert "interleaved" not in text
     assert "Rounds (spread" not in text
+
+
+def test_rounds_follow_one_another_on_one_clock():
+    """Each counts from its own first request; what others were timed between them is no gap."""
+    ends = np.array([10.5, 11.0, 3.25, 4.0])
+    joined = end_to_end(ends, np.array([0.5, 0.5, 0.25, 0.5]), [0, 0, 1, 1])
+    assert list(joined) == [0.5, 1.0, 1.25, 2.0]
 
 
 def test_the_front_is_less_sure_where_rounds_differ(tmp_path):
@@ -259,8 +267,8 @@ def test_nothing_is_waited_for_without_need_or_reading(now, target):
 
 
 def test_nvml_tells_temperature_and_free_memory_by_the_bus_id():
-    gpu = FakeGpu(bus_id="00:1", free=123, temperature=41)
-    nvml = FakeNvml([FakeGpu(bus_id="00:0"), gpu])
+    gpu = FakeGpu(bus_id="00:1", free=123, celsius=41)
+    nvml = FakeNvml([FakeGpu(bus_id="00:0", celsius=None), gpu])
     assert temperature_c("00:1", nvml) == 41.0
     assert free_device_bytes("00:1", nvml) == 123
     assert temperature_c("00:0", nvml) is free_device_bytes("00:0", nvml) is None

@@ -35,6 +35,11 @@ _OPTIONS: list[Callable[..., Any]] = [
         help="Offline batch sizes to try (1,8); the row shows the best, the record all.",
     ),
     click.option(
+        "--batch-tokens", type=int, metavar="N",
+        help="Padded tokens of a batch of the quality pass; by default a short probe of the "
+        "reference fixes them once per task.",
+    ),
+    click.option(
         "--limit", type=int, metavar="N",
         help="Only the first N examples of one seeded order, the same for every format.",
     ),
@@ -46,7 +51,17 @@ _OPTIONS: list[Callable[..., Any]] = [
         "--calibration", metavar="FILE",
         help="Texts for formats with calibrated scales, in place of those that the cards name.",
     ),
-    click.option("--workload", metavar="NAME|FILE", help="How requests come (single-stream)."),
+    click.option(
+        "--workload", metavar="NAME|FILE",
+        help="How requests come (single-stream); a preset, or a .yaml file.",
+    ),
+    click.option(
+        "--tails", metavar="p99|p999",
+        help="Measure until this percentile of the latency can be printed, or the budget ends.",
+    ),
+    click.option(
+        "--duration", metavar="TIME", help="Length of the measured window, as in 30s, 5m or 1h."
+    ),
     click.option(
         "--spec", type=click.Path(path_type=Path), metavar="FILE.yaml",
         help="A file that holds these options; those given on the command line win.",

@@ -18,6 +18,13 @@ from precision_explorer.hardware.device_profiles import (
 from precision_explorer.hardware.libraries import library_versions, relevant_variables
 from precision_explorer.hardware.nvml import free_device_bytes, temperature_c
 from precision_explorer.hardware.profile import DeviceFacts, device_facts, resolve_device
+from precision_explorer.hardware.readings import (
+    CpuReadings,
+    NvmlReadings,
+    Reading,
+    Readings,
+    open_readings,
+)
 from precision_explorer.hardware.sensors import (
     CpuTimeSensor,
     EnergySensor,
@@ -34,12 +41,16 @@ __all__ = [
     "NEEDS",
     "PROFILES",
     "Cooling",
+    "CpuReadings",
     "CpuTimeSensor",
     "DeviceFacts",
     "DeviceProfile",
     "EnergySensor",
+    "NvmlReadings",
     "NvmlSensor",
     "RaplSensor",
+    "Reading",
+    "Readings",
     "UnavailableSensor",
     "bf16_native",
     "compiler",
@@ -53,6 +64,7 @@ __all__ = [
     "microscaling_native",
     "named_profile",
     "nvml_process_bytes",
+    "open_readings",
     "open_sensor",
     "profile_for",
     "relevant_variables",

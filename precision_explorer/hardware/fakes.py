@@ -76,8 +76,14 @@ class FakeGpu:
     energy_mj: int | None = 1_000
     processes: dict[int, int | None] = field(default_factory=dict)
     free: int | None = None
-    temperature: int | None = None
-    """None of these two: it does not tell."""
+    """None: it does not tell."""
+    celsius: int | None = 45
+    sm_mhz: int = 1_500
+    power_mw: int = 300_000
+    event_reasons: int = 0
+    """NVML's bits."""
+    sm_percent: dict[int, int] = field(default_factory=dict)
+    """By process."""
 
 
 @dataclass
@@ -87,6 +93,8 @@ class _Fields:
     free: int | None = None
     busId: str = ""
     pid: int = 0
+    timeStamp: int = 0
+    smUtil: int = 0
     usedGpuMemory: int | None = None
 
 
@@ -112,12 +120,18 @@ class FakeNvml:
             "nvmlDeviceGetUUID": lambda g: g.uuid,
             "nvmlDeviceGetCudaComputeCapability": lambda g: g.capability,
             "nvmlDeviceGetMemoryInfo": lambda g: _Fields(total=g.memory, free=g.free),
-            "nvmlDeviceGetTemperature": self._temperature,
             "nvmlDeviceGetPciInfo": lambda g: _Fields(busId=g.bus_id),
             "nvmlSystemGetDriverVersion": lambda: "580.0",
             "nvmlDeviceGetTotalEnergyConsumption": self._energy,
             "nvmlDeviceGetComputeRunningProcesses": lambda g: [
                 _Fields(pid=p, usedGpuMemory=b) for p, b in g.processes.items()
+            ],
+            "nvmlDeviceGetTemperature": lambda g, kind: self._there(g.celsius),
+            "nvmlDeviceGetClockInfo": lambda g, kind: g.sm_mhz,
+            "nvmlDeviceGetPowerUsage": lambda g: g.power_mw,
+            "nvmlDeviceGetCurrentClocksEventReasons": lambda g: g.event_reasons,
+            "nvmlDeviceGetProcessUtilization": lambda g, since_us: [
+                _Fields(pid=p, timeStamp=since_us + 1, smUtil=u) for p, u in g.sm_percent.items()
             ],
         }
         if name not in answers:
@@ -130,10 +144,10 @@ class FakeNvml:
                 return gpu
         raise self.NVMLError(value)
 
-    def _temperature(self, gpu: FakeGpu, sensor: int) -> int:
-        if gpu.temperature is None or sensor != self.NVML_TEMPERATURE_GPU:
+    def _there(self, value: int | None) -> int:
+        if value is None:
             raise self.NVMLError("not supported")
-        return gpu.temperature
+        return value
 
     def _energy(self, gpu: FakeGpu) -> int:
         if gpu.energy_mj is None:

@@ -35,7 +35,8 @@ class CellRun:
         self.rounds: int = planned.cell.workload.get("rounds", 1)
         self.answers: dict[str, Json] = {}
         self.streams: dict[str, bytes] = {}
-        self.request = task_request(planned, folder)
+        log = str(folder.log_path(planned.cell_id).resolve())
+        self.request = task_request(planned, log)
         self.over = False
         """Recorded, failed or put off: nothing more is asked for it."""
         self.served = self.compared = False

@@ -61,6 +61,10 @@ class Ledger:
         record = self.folder.read_record(planned.cell_id)
         return record is not None and record.status == "ok"
 
+    def is_scored(self, planned: PlannedCell) -> bool:
+        """Whether the cell's examples were scored, in this run or an earlier one."""
+        return self.folder.has_part(planned.cell_id, "quality") or self.is_measured(planned)
+
     def done(self, planned: PlannedCell, reused: bool) -> None:
         """Count and tell of a cell that is ok, once."""
         if planned.cell_id in self._told:

@@ -155,8 +155,6 @@ class Executor:
         """Whether it is the reference by whose scores and noise floor others stop being scored."""
         return planned.in_looks and self.comparisons.reference(planned) is planned
 
-    # -- one cell ------------------------------------------------------------------------------
-
     def _begin(self, run: CellRun, schedule: Schedule) -> None:
         """Load and score a cell, and put it among those to be timed."""
         planned = run.planned
@@ -198,7 +196,7 @@ class Executor:
         worker = WorkerHandle(self._context, self.on_event)
         own = holder.start(worker)
         self._ledger.tally.ready_s.append(worker.ready_s)
-        request = load_request(planned, self.spec, self.facts, self.folder)
+        request = load_request(planned, self.spec, self.facts, self._log(planned))
         holder.load, _ = worker.ask(request | own, deadline)
         holder.saw(holder.load)
 
@@ -311,10 +309,9 @@ class Executor:
     def _scored_reference(self, planned: PlannedCell) -> PlannedCell | None:
         """The cell that `planned` is compared with, if it was scored; None for the reference."""
         other = self.comparisons.reference(planned)
-        if other is None or other is planned:
+        if other is None or other is planned or not self._ledger.is_scored(other):
             return None
-        scored = self.folder.has_part(other.cell_id, "quality") or self._ledger.is_measured(other)
-        return other if scored else None
+        return other
 
     # -- what went wrong -----------------------------------------------------------------------
 
@@ -340,8 +337,6 @@ class Executor:
         if run.holder.load is not None:
             self.folder.set_aside_parts(run.planned.cell_id)
         self._put_apart(run.holder)
-
-    # -- comparisons ---------------------------------------------------------------------------
 
     def _compare_all(self, holder: Holder) -> None:
         """Compare the cells of a session with their references, then let the worker go. After all
@@ -376,7 +371,7 @@ class Executor:
         if not worker.process.is_alive() or not self.comparisons.lacking(planned):
             return
         self._ledger.event("compare", planned)
-        request = task_request(planned, self.folder)
+        request = task_request(planned, self._log(planned))
         deadline = time.monotonic() + self.spec.cell_timeout
         while lacking := self.comparisons.lacking(planned):
             ask = lacking[0]
@@ -398,3 +393,6 @@ class Executor:
         self.folder.write_part(planned.cell_id, part, {"why": why}, b"")
         which = f"no comparison with the reference ({part.partition('-')[0]})"
         self._ledger.note(f"{planned.cell.format}: {which}: {why}")
+
+    def _log(self, planned: PlannedCell) -> str:
+        return str(self.folder.log_path(planned.cell_id).resolve())

@@ -1,4 +1,4 @@
-"""What a worker is asked for a cell: plain dicts, which are pickled. No torch here."""
+"""What a worker is asked with: a cell's model, and its task. No torch."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from typing import Any
 from precision_explorer.formats.catalog import spec_of
 from precision_explorer.hardware import DeviceFacts
 from precision_explorer.plan import PlannedCell, SweepSpec
-from precision_explorer.store import RunFolder
 
 _BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
@@ -19,9 +18,9 @@ def load_bytes(planned: PlannedCell) -> int:
 
 
 def load_request(
-    planned: PlannedCell, spec: SweepSpec, facts: DeviceFacts, folder: RunFolder
+    planned: PlannedCell, spec: SweepSpec, facts: DeviceFacts, log: str
 ) -> dict[str, Any]:
-    """Load the cell's model in its format; the same for all cells of a session."""
+    """Load the cell's model in its format. `log`: the file of the worker's output."""
     cell = planned.cell
     return {
         "op": "load",
@@ -30,7 +29,7 @@ def load_request(
         "format": cell.format,
         "runtime": cell.runtime,
         "recipe": cell.recipe,
-        "calibration": _calibration(planned, folder),
+        "calibration": _calibration(planned, log),
         "execution": planned.support.execution,
         "reason": planned.support.reason,
         "device": cell.device,
@@ -40,29 +39,29 @@ def load_request(
         "trust_remote_code": cell.trust_remote_code,
         "load_bytes": load_bytes(planned),
         "memory_limit": spec.memory_limit if facts.kind == "cpu" else None,
-        "log": str(folder.log_path(planned.cell_id).resolve()),
+        "log": log,
     }
 
 
-def _calibration(planned: PlannedCell, folder: RunFolder) -> dict[str, Any] | None:
-    """The task with its calibration examples for test examples; None for other formats."""
-    found = planned.task.calibration
-    if found is None or not spec_of(planned.cell.format).calibrates:
-        return None
-    # The corpus is test data.
-    return task_request(planned, folder) | {"examples": found.examples, "corpus": []}
-
-
-def task_request(planned: PlannedCell, folder: RunFolder) -> dict[str, Any]:
-    """The cell's task and rules, to which the operation (``op``) is added."""
-    cell, card = planned.cell, planned.task.card
+def task_request(planned: PlannedCell, log: str) -> dict[str, Any]:
+    """Make the cell's task; what it is asked to do with it stands beside."""
+    cell = planned.cell
     return {
-        "card": card.asked(),
+        "card": planned.task.card.asked(),
         "examples": planned.task.examples,
         "corpus": planned.task.corpus,
         "label_ids": planned.label_ids,
         "workload": cell.workload,
         "batch_plan": cell.batch_plan,
         "batch_sizes": list(cell.batch_sizes),
-        "log": str(folder.log_path(planned.cell_id).resolve()),
+        "log": log,
     }
+
+
+def _calibration(planned: PlannedCell, log: str) -> dict[str, Any] | None:
+    """The task with its calibration examples for test examples; None for other formats."""
+    found = planned.task.calibration
+    if found is None or not spec_of(planned.cell.format).calibrates:
+        return None
+    # The corpus is test data.
+    return task_request(planned, log) | {"examples": found.examples, "corpus": []}

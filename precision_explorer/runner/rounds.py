@@ -36,8 +36,9 @@ def joined_block(blocks: list[Json]) -> Json | None:
         return blocks[0]
     shares = [s for block in blocks if (s := block.get("other_work_share")) is not None]
     again = [n for block in blocks if (n := block.get("recompiles")) is not None]
-    return {
-        "latency": _latency(blocks),
+    # What only some scenarios have is not divided over rounds.
+    return blocks[0] | {
+        "latency": _latency(blocks) if blocks[0]["latency"] else None,
         "throughput": _throughput(blocks),
         "energy": _energy([block["energy"] for block in blocks]),
         # Rounds last about as long as each other.

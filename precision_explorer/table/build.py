@@ -24,7 +24,7 @@ from precision_explorer.economics import (
 )
 from precision_explorer.errors import StoreError, UsageError
 from precision_explorer.records import Caution, CellRecord, Roof
-from precision_explorer.stats import Divergence, Ratio, assess, percentile, round_spread
+from precision_explorer.stats import Divergence, Ratio, round_spread
 from precision_explorer.store import RunFolder, read_run
 from precision_explorer.table.against import (
     against_reference,
@@ -34,7 +34,7 @@ from precision_explorer.table.against import (
 )
 from precision_explorer.table.computed import Computed, computed_columns
 from precision_explorer.table.context import Run, make_context
-from precision_explorer.table.data import COLUMNS, Table
+from precision_explorer.table.data import COLUMNS, SoakTable, Table
 from precision_explorer.table.front import DRAWS, in_words, mark_front
 from precision_explorer.table.headline import (
     check_metric,
@@ -43,18 +43,12 @@ from precision_explorer.table.headline import (
     quality_of,
     scores_text,
 )
+from precision_explorer.table.latency import latency_columns
 from precision_explorer.table.quality import Quality, own_columns
-from precision_explorer.table.rounds import by_round, mark_drift
+from precision_explorer.table.rounds import mark_drift
 from precision_explorer.table.sequential import placed
 from precision_explorer.table.why import diagnoses
 from precision_explorer.tasks import has_terms, is_harness_metric
-
-_PERCENTILES = (
-    ("latency_p50_s", 0.5),
-    ("latency_p90_s", 0.9),
-    ("latency_p99_s", 0.99),
-    ("latency_p999_s", 0.999),
-)
 
 
 @dataclass
@@ -73,6 +67,7 @@ class Entry:
     latencies: list[np.ndarray] = field(default_factory=list)
     """Seconds of the measured requests, an array per round."""
     output_tokens: list[int | None] = field(default_factory=list)
+    soak: SoakTable | None = None
     price: Price | None = None
     slo: Slo | None = None
     cautions: list[Caution] = field(default_factory=list)
@@ -126,6 +121,7 @@ def build(
         context,
         why=diagnoses(entries, roof),
         comparisons=comparisons(entries),
+        soaks=tuple(e.soak for e in entries if e.soak is not None),
     )
 
 
@@ -178,38 +174,10 @@ def _own_row(entry: Entry) -> None:
     if measured.compilation:
         row["graph_breaks"] = measured.compilation.graph_breaks
     if record.status == "ok":
-        _latency(entry)
+        latency_columns(entry)
         _throughput(entry)
         _energy(entry)
         _quality(entry)
-
-
-def _latency(entry: Entry) -> None:
-    latency = entry.record.measurements.latency
-    if latency is None:
-        return
-    rows = entry.folder.read_samples(entry.record.cell_id, "request")
-    kept = [i for i, window in enumerate(rows["window"]) if window == "measure"]
-    values = np.array([rows["latency_s"][i] for i in kept])
-    labels = [rows["round"][i] for i in kept] if latency.rounds else [0] * len(kept)
-    entry.latencies = by_round(values, labels)
-    made = rows.get("output_tokens") or []
-    entry.output_tokens = [made[i] for i in kept] if made else []
-    row = entry.row
-    row.update({name: percentile(values, q) for name, q in _PERCENTILES})
-    row.update(latency_n=len(values), cold_first_s=latency.cold_first_s)
-    if latency.rounds:
-        row["rounds"] = len(latency.rounds)
-        medians = [float(np.median(values)) for values in entry.latencies]
-        row["latency_p50_round_spread"] = round_spread(medians)
-    row["steady"] = assess(values, latency.stopped_by == "budget").label
-    if latency.generates:
-        ttft = np.array([rows["ttft_s"][i] for i in kept])
-        tpot = [rows["tpot_s"][i] for i in kept]
-        row["ttft_s"] = float(np.median(ttft))
-        # A request of one output token has no time between tokens.
-        if None not in tpot:
-            row["tpot_s"] = float(np.median(tpot))
 
 
 def _throughput(entry: Entry) -> None:

@@ -27,6 +27,18 @@ def by_round(values: np.ndarray, labels: Sequence[int]) -> list[np.ndarray]:
     return [values[numbers == number] for number in np.unique(numbers)]
 
 
+def end_to_end(ends: np.ndarray, latencies: np.ndarray, labels: Sequence[int]) -> np.ndarray:
+    """(n,) seconds at which requests ended, on one clock: each round's has its own begin, and what
+    other formats were timed in between is left out."""
+    numbers, last = np.asarray(labels), 0.0
+    joined: np.ndarray = ends.astype(float)
+    for number in np.unique(numbers):
+        mine = numbers == number
+        joined[mine] += last - float((ends[mine] - latencies[mine]).min())
+        last = float(joined[mine].max())
+    return joined
+
+
 def batches_by_round(rate: BatchRate) -> list[np.ndarray]:
     """Seconds of the batches of each round; all in one where there were no rounds."""
     seconds_ = np.array(rate.batch_s)
