@@ -4,6 +4,7 @@ joined, and what the executor makes of workers that fail in between. Workers are
 from __future__ import annotations
 
 import itertools
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -88,7 +89,7 @@ def test_numbers_and_budgets_are_divided_over_the_rounds_and_the_meter_s_window_
     server = Workload(scenario="server", arrivals={"kind": "poisson", "load": 0.5})
     assert server.one_round(first=True) is server
     assert "rounds" not in server.rules()
-    assert changed(whole, 600.0, None).rounds == 1
+    assert changed(whole, duration_s=600.0).rounds == 1
 
 
 # -- memory -----------------------------------------------------------------------------------
@@ -469,7 +470,7 @@ def test_the_time_of_other_cells_does_not_count_against_a_cell_s_limit(tmp_path,
 
     now = [0.0]
     monkeypatch.setattr(cell_run, "time", SimpleNamespace(monotonic=lambda: now[0]))
-    monkeypatch.setattr(cell_run, "task_request", lambda planned, folder: {})
+    monkeypatch.setattr(cell_run, "task_request", lambda planned, log: {})
     deadlines = []
 
     def ask(request: dict[str, Any], deadline: float) -> Any:
@@ -478,7 +479,7 @@ def test_the_time_of_other_cells_does_not_count_against_a_cell_s_limit(tmp_path,
         return {}, b""
 
     planned: Any = SimpleNamespace(cell=SimpleNamespace(workload={"rounds": 2}), cell_id="c")
-    folder: Any = SimpleNamespace(read_part=lambda cell_id, name: None)
+    folder: Any = SimpleNamespace(read_part=lambda cell_id, name: None, log_path=Path)
     cell = CellRun(planned, SimpleNamespace(worker=SimpleNamespace(ask=ask)), folder, 100.0)
     cell.ask({})
     now[0] += 1000
