@@ -57,6 +57,17 @@ def test_the_variance_of_the_draws_is_that_of_a_two_level_sample():
     assert draws.var() == pytest.approx(expected, rel=0.1)
 
 
+def test_requests_that_are_worth_few_make_wide_draws():
+    """One round, all else equal: a hundredth of the requests, ten times the width."""
+    values = np.random.default_rng(5).normal(1, 0.1, 4000)
+    mean = lambda rounds: float(np.mean([r.mean() for r in rounds]))  # noqa: E731
+    wide, narrow = (
+        round_draws([values, values], mean, 2000, 1, 2, sizes).std()
+        for sizes in ([40, 40], [4000, 4000])
+    )
+    assert wide / narrow == pytest.approx(10, rel=0.15)
+
+
 def test_formats_share_the_rounds_that_are_drawn():
     """A shift common to all formats in a round is in no difference between them."""
     first = [np.full(4, level) for level in (1.0, 2.0, 3.0)]

@@ -34,6 +34,8 @@ def test_the_rules_of_single_stream_are_those_of_stored_results():
     for one, before in ((Workload(), "a3d603f1adb4fb1e"), (mine, "7d42be5b9d0851ed")):
         assert one.rules()["rounds"] == 3
         assert canonical_hash({k: v for k, v in one.rules().items() if k != "rounds"}) == before
+
+
 @pytest.mark.parametrize("workload", [*PRESETS.values(), Workload(name="mine", min_requests=5)])
 def test_rules_make_the_workload_again(workload):
     assert Workload.model_validate(json.loads(json.dumps(workload.rules()))) == workload

@@ -25,14 +25,20 @@ def round_spread(values: Sequence[float]) -> float | None:
 
 
 def round_draws(
-    rounds: Rounds, of: Callable[[Rounds], float], draws: int, round_seed: int, seed: int
+    rounds: Rounds,
+    of: Callable[[Rounds], float],
+    draws: int,
+    round_seed: int,
+    seed: int,
+    sizes: Sequence[int] | None = None,
 ) -> np.ndarray:
     """(draws,) values of `of`, a statistic of rounds, each a (n,) array, under resampling of both.
 
     Rounds are drawn with replacement by `round_seed`: the same rounds for all formats that share
     it, since interleaved rounds are blocks, in which what the machine did is common to all. Values
-    within a round are drawn with replacement by `seed`, anew for each time that the round is drawn.
-    ValueError without a value.
+    within a round are drawn with replacement by `seed`, anew for each time that the round is drawn:
+    `sizes` of them, as many independent ones as a round's are worth, repeated to the round's own
+    number, so that it keeps its weight; all by default. ValueError without a value.
     """
     if not rounds or min(len(values) for values in rounds) < 1:
         raise ValueError("a round without a value cannot be resampled; leave it out")
@@ -40,8 +46,11 @@ def round_draws(
     picked = np.random.default_rng(round_seed).integers(0, n, (draws, n))
     generator = np.random.default_rng(seed)
 
-    def resampled(values: np.ndarray) -> np.ndarray:
-        drawn: np.ndarray = values[generator.integers(0, len(values), len(values))]
-        return drawn
+    worth = [len(values) for values in rounds] if sizes is None else sizes
 
-    return np.array([of([resampled(rounds[k]) for k in row]) for row in picked], dtype=float)
+    def resampled(number: int) -> np.ndarray:
+        values = rounds[number]
+        drawn: np.ndarray = values[generator.integers(0, len(values), worth[number])]
+        return np.resize(drawn, len(values))
+
+    return np.array([of([resampled(k) for k in row]) for row in picked], dtype=float)

@@ -9,7 +9,7 @@ import numpy as np
 
 from precision_explorer.pareto import front, front_probability
 from precision_explorer.records import CellRecord
-from precision_explorer.stats import resample_counts, round_draws
+from precision_explorer.stats import effective_n, resample_counts, round_draws
 from precision_explorer.table.computed import Computed
 from precision_explorer.table.quality import Quality, quality_draws
 from precision_explorer.table.rounds import batches_by_round
@@ -99,7 +99,7 @@ def _drawn(
     """(DRAWS,) bootstrap values of one row's objective; None for those without a sample.
 
     Examples are drawn as pairs (one seed for all rows), and so are rounds; requests and batches
-    within them per row.
+    within them per row, of requests as many as they are worth independent ones.
     """
     if isinstance(quality, Computed):
         if name == "quality":
@@ -109,10 +109,12 @@ def _drawn(
         return quality_draws(quality, seed, DRAWS)
     own = _own_seed(record, seed)
     if name == "latency_p50_s" and latencies:
+        # As many as they are worth: each draw of dependent requests would vary too little.
+        sizes = [max(round(effective_n(values, 0.5)), 1) for values in latencies]
         if len(latencies) > 1:
-            return round_draws(latencies, _pooled_median, DRAWS, seed, own)
-        (one,) = latencies
-        index = np.random.default_rng(own).integers(0, len(one), (DRAWS, len(one)))
+            return round_draws(latencies, _pooled_median, DRAWS, seed, own, sizes)
+        (one,), (size,) = latencies, sizes
+        index = np.random.default_rng(own).integers(0, len(one), (DRAWS, size))
         return np.median(one[index], axis=1)
     throughput = record.measurements.throughput
     if name == "cost_per_1k_requests_usd" and throughput and throughput.best_batch_size:
