@@ -132,22 +132,28 @@ def test_a_worker_killed_from_outside_is_recorded_with_the_signal_and_tried_agai
 
 
 def test_what_was_measured_before_a_failure_is_kept(tmp_path, sweep):
-    """The quality pass answers, then the worker is killed: the answer stays, set aside, and the
-    next try measures all of the cell in one process."""
-    pids, formats = [], []
+    """The quality pass answers, then the worker is killed in its second round: the answers stay,
+    set aside, the other format's rounds go on, and the next try measures all of the cell in one
+    process."""
+    pids, rounds = [], []
 
-    def kill_in_latency(event):
+    def kill_in_the_second_round(event):
         if event.name == "worker":
             pids.append(event.data["pid"])
-        if event.name == "start":
-            formats.append(event.data["format"])
-        if event.name == "progress" and event.data["phase"] == "latency" and formats[-1] == "bf16":
+        if event.name == "round":
+            rounds.append((event.data["format"], event.data["round"]))
+        if event.name == "round" and rounds[-1] == ("bf16", 1):
             os.kill(pids[-1], signal.SIGKILL)
 
-    records, folder, _ = sweep(on_event=kill_in_latency)
+    records, folder, tally = sweep(on_event=kill_in_the_second_round)
     bad = records["bf16"]
     assert bad.status == "failed"
+    assert (tally.ran, tally.failed) == (1, 1)
+    assert [number for name, number in rounds if name == "fp32"] == [0, 1, 2]
+    assert [number for name, number in rounds if name == "bf16"] == [0, 1]
+    assert len(records["fp32"].measurements.latency.rounds) == 3
     assert bad.measurements.quality.scores["accuracy"] > 0
+    assert [r.round for r in bad.measurements.latency.rounds] == [0]
     kept = list((folder.path / "parts" / bad.cell_id).rglob("quality.json"))
     assert len(kept) == 1
     manifest = json.loads((folder.path / "manifest.json").read_text())["files"]

@@ -36,7 +36,7 @@ from precision_explorer.plan import PlannedCell
 from precision_explorer.plan.spec import make_spec
 from precision_explorer.records import Attempt, Caution, Environment
 from precision_explorer.records.record import Quality
-from precision_explorer.runner import guard, jobs, local, manager, protocol, sweep
+from precision_explorer.runner import guard, jobs, local, manager, protocol, sessions, sweep
 from precision_explorer.runner import probe as probe_module
 from precision_explorer.runner import worker as worker_module
 from precision_explorer.runner.join import (
@@ -86,52 +86,69 @@ def options(folder: Path, workload: Path) -> dict[str, Any]:
 # -- resuming ---------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def resumed(tmp_path_factory, quick_workload) -> SimpleNamespace:
-    """A sweep interrupted where bf16's quality was stored and its timed part began, run again."""
-    given = options(tmp_path_factory.mktemp("resumed"), quick_workload)
+def interrupted_at(folder: Path, workload: Path, stop: Any) -> SimpleNamespace:
+    """A sweep interrupted at the first event for which `stop(event, formats so far)`, run again."""
+    given = options(folder, workload)
     formats: list[str] = []
 
     def interrupt(event: Event) -> None:
-        if event.name == "start":
+        if event.name in ("start", "round"):
             formats.append(event.data["format"])
-        begun = event.name == "progress" and event.data["phase"] == "latency"
-        if begun and formats[-1] == "bf16":
+        if stop(event, formats):
             raise KeyboardInterrupt
 
     prepared = prepare_sweep(make_spec(given), nothing)
     cells = {planned.cell.format: planned.cell_id for planned in prepared.plan.cells}
     with pytest.raises(KeyboardInterrupt):
         run_sweep(prepared, interrupt)
-    folder = run_folder(prepared)
-    parts = folder.path / "parts" / cells["bf16"]
-    between = {p: p.read_bytes() for p in folder.path.rglob("*") if p.suffix in (".json", ".arrow")}
-    begun_before = folder.record_path(cells["bf16"]).exists()
-
+    made = run_folder(prepared)
+    between = {p: p.read_bytes() for p in made.path.rglob("*") if p.suffix in (".json", ".arrow")}
     events: list[Event] = []
     again, tally = run_sweep(prepare_sweep(make_spec(given), nothing), events.append)
     return SimpleNamespace(
         folder=again,
         cells=cells,
-        parts=parts,
+        parts=made.path / "parts" / cells["bf16"],
         between=between,
-        recorded_before=begun_before,
         events=events,
         tally=tally,
         records={name: again.read_record(cell_id) for name, cell_id in cells.items()},
     )
 
 
-def test_an_interrupt_in_the_timed_part_leaves_the_quality_part_and_no_record(resumed):
-    assert not resumed.recorded_before
-    assert {p.name for p in resumed.between if p.parent == resumed.parts} == {
-        "load.json",
-        "quality.json",
-        "quality.arrow",
-    }
+@pytest.fixture(scope="module")
+def resumed(tmp_path_factory, quick_workload) -> SimpleNamespace:
+    """Interrupted in the first round, where fp32's block was stored and bf16's had begun."""
+
+    def stop(event: Event, formats: list[str]) -> bool:
+        return event.name == "progress" and event.data["phase"] == "offline" and (
+            formats == ["fp32", "bf16", "fp32", "bf16"]
+        )  # fmt: skip
+
+    return interrupted_at(tmp_path_factory.mktemp("resumed"), quick_workload, stop)
 
 
-def test_a_stored_quality_part_is_used_again_and_not_measured_again(resumed):
+@pytest.fixture(scope="module")
+def half_done(tmp_path_factory, quick_workload) -> SimpleNamespace:
+    """Interrupted when fp32 was done and bf16 had only to be certified."""
+
+    def stop(event: Event, formats: list[str]) -> bool:
+        return event.name == "cell"
+
+    return interrupted_at(tmp_path_factory.mktemp("half"), quick_workload, stop)
+
+
+def test_an_interrupt_in_the_timed_part_leaves_the_parts_and_no_record(resumed):
+    names = {p.name for p in resumed.between if p.parent == resumed.parts}
+    assert names == {"load.json", "quality.json", "quality.arrow"}
+    reference = resumed.parts.parent / resumed.cells["fp32"]
+    assert {p.name for p in resumed.between if p.parent == reference} == {
+        *names, "block-0.json", "block-0.arrow",
+    }  # fmt: skip
+    assert not [p for p in resumed.between if p.parent.name == "cells"]
+
+
+def test_stored_parts_are_used_again_and_not_measured_again(resumed):
     for name in ("quality.json", "quality.arrow"):
         assert (resumed.parts / name).read_bytes() == resumed.between[resumed.parts / name]
     phases = {e.data["phase"] for e in resumed.events if e.name == "progress"}
@@ -142,26 +159,53 @@ def test_a_stored_quality_part_is_used_again_and_not_measured_again(resumed):
     rows = pa.ipc.open_stream((resumed.parts / "quality.arrow").read_bytes()).read_all()
     samples = resumed.folder.read_samples(resumed.cells["bf16"], "example")
     assert samples["loss"] == rows.column("loss").to_pylist()
+    rounds = [(e.data["format"], e.data["round"]) for e in resumed.events if e.name == "round"]
+    assert ("fp32", 0) not in rounds
+    assert set(rounds) == {("fp32", 1), ("fp32", 2), ("bf16", 0), ("bf16", 1), ("bf16", 2)}
+    block = resumed.parts.parent / resumed.cells["fp32"] / "block-0.json"
+    assert block.read_bytes() == resumed.between[block]
 
 
-def test_a_resumed_cell_carries_the_caution_and_the_others_do_not(resumed):
-    cautions = {
-        name: {caution.id for caution in record.cautions}
+def test_a_resumed_cell_has_the_memory_of_the_process_that_scored_it_if_that_was_timed(resumed):
+    """Rounds of two processes; fp32's first served a round, bf16's none."""
+    for name, known in (("fp32", True), ("bf16", False)):
+        record = resumed.records[name]
+        assert record.status == "ok"
+        assert ("left empty" in messages(record)["resumed"]) != known
+        assert (record.measurements.memory.serving_peak_bytes is not None) == known
+        assert record.attempts == []
+        assert len(record.measurements.latency.rounds) == 3
+        samples = resumed.folder.read_samples(resumed.cells[name], "request")
+        assert set(samples["round"]) == {0, 1, 2}
+        # A cold request per process, which is in no window that counts.
+        assert samples["window"].count("cold") == (2 if known else 1)
+
+
+def test_rounds_that_an_interruption_parted_are_not_called_interleaved(resumed):
+    apart = {
+        name: [r.interleaved for r in record.measurements.latency.rounds]
         for name, record in resumed.records.items()
     }
-    assert resumed.records["bf16"].status == "ok"
-    assert "resumed" in cautions["bf16"]
-    assert "resumed" not in cautions["fp32"]
-    assert resumed.records["bf16"].attempts == []
+    assert apart == {"fp32": [True, True, True], "bf16": [False, True, True]}
+    assert "not all of 3 rounds" in messages(resumed.records["bf16"])["rounds-not-interleaved"]
+    assert "rounds-not-interleaved" not in messages(resumed.records["fp32"])
 
 
-def test_the_cells_that_were_finished_are_not_run_again(resumed):
-    path = resumed.folder.record_path(resumed.cells["fp32"])
-    assert path.read_bytes() == resumed.between[path]
-    assert [e.data["format"] for e in resumed.events if e.name == "start"] == ["bf16"]
-    assert (resumed.tally.ran, resumed.tally.reused, resumed.tally.failed) == (1, 1, 0)
-    reused = {e.data["format"]: e.data["reused"] for e in resumed.events if e.name == "cell"}
+def test_the_cells_that_were_finished_are_not_run_again_nor_rounds_that_were_timed(half_done):
+    path = half_done.folder.record_path(half_done.cells["fp32"])
+    before = json.loads(half_done.between[path])
+    assert (
+        json.loads(path.read_bytes())["measurements"]["latency"]
+        == (before["measurements"]["latency"])
+    )
+    assert [e.data["format"] for e in half_done.events if e.name == "start"] == ["bf16"]
+    assert not [e for e in half_done.events if e.name == "round"]
+    assert (half_done.tally.ran, half_done.tally.reused, half_done.tally.failed) == (1, 1, 0)
+    reused = {e.data["format"]: e.data["reused"] for e in half_done.events if e.name == "cell"}
     assert reused == {"fp32": True, "bf16": False}
+    for record in half_done.records.values():
+        assert record.measurements.memory.serving_peak_bytes > 0
+        assert "resumed" not in messages(record)
 
 
 def test_an_interrupt_in_the_profile_takes_nothing_that_was_measured(tmp_path, quick_workload):
@@ -287,7 +331,10 @@ def joined(
         "block-0": BLOCK | (block or {}),
         "certificate": CERTIFICATE | (certificate or {}),
     }
-    return ok_record(planned_cell(*model_cautions), answers, ENVIRONMENT, STARTED, [], resumed)
+    if resumed:
+        answers["quality"] = answers["quality"] | {"session": 0}
+        answers["block-0"] = answers["block-0"] | {"session": 1}
+    return ok_record(planned_cell(*model_cautions), answers, ENVIRONMENT, STARTED, [])
 
 
 def messages(record: Any) -> dict[str, str]:
@@ -351,7 +398,7 @@ def joined_compiled(recompiles: tuple[int, int] = (0, 0), **compilation: Any) ->
         "block-0": BLOCK | {"recompiles": recompiles[1]},
         "certificate": CERTIFICATE,
     }
-    return ok_record(planned_cell(), answers, ENVIRONMENT, STARTED, [], False)
+    return ok_record(planned_cell(), answers, ENVIRONMENT, STARTED, [])
 
 
 def test_compile_time_stands_apart_from_the_rest_of_loading_and_from_the_first_request():
@@ -400,14 +447,15 @@ def test_tasks_share_a_loaded_model_only_where_nothing_is_compiled():
             for task in range(2)
         ]
 
-    for runtime, sessions in (("eager", 1), ("compile", 2), ("compile-fixed", 2)):
-        assert len(list(local._sessions(cells(runtime)))) == sessions
+    for runtime, count in (("eager", 1), ("compile", 2), ("compile-fixed", 2)):
+        assert len(sessions.sessions(cells(runtime))) == count
+        assert [len(group) for group in sessions.groups(cells(runtime))] == [count]
 
 
 def test_earlier_attempts_are_kept():
     attempt = Attempt(status="timeout", started_at=STARTED)
     answers = {"load": LOAD, "quality": QUALITY, "block-0": BLOCK, "certificate": CERTIFICATE}
-    record = ok_record(planned_cell(), answers, ENVIRONMENT, STARTED, [attempt], False)
+    record = ok_record(planned_cell(), answers, ENVIRONMENT, STARTED, [attempt])
     assert record.attempts == [attempt]
 
 
@@ -444,7 +492,10 @@ def test_work_of_others_above_a_twentieth_makes_the_machine_busy(share, busy):
 
 
 def test_a_resumed_cell_says_that_two_processes_measured_it():
-    assert set(messages(joined(resumed=True))) == {"resumed"}
+    record = joined(resumed=True)
+    assert set(messages(record)) == {"resumed"}
+    assert "left empty" in messages(record)["resumed"]
+    assert record.measurements.memory.serving_peak_bytes is None
 
 
 def test_cautions_of_the_model_and_of_the_format_travel_into_the_record():

@@ -62,8 +62,10 @@ class _Live(_Plain):
 
     def __call__(self, event: Event) -> None:
         """Show one event."""
-        if event.name in ("start", "compare"):
+        if event.name in ("start", "compare", "round"):
             self.cell = _label(event.data)
+            if event.name == "round":
+                self.cell += f", round {event.data['round'] + 1} of {event.data['rounds']}"
             self.bar.update(self.task, description=f"{self.cell}: start", total=None, rate="")
             return
         if event.name != "progress":

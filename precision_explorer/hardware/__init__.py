@@ -16,6 +16,7 @@ from precision_explorer.hardware.device_profiles import (
     profile_for,
 )
 from precision_explorer.hardware.libraries import library_versions, relevant_variables
+from precision_explorer.hardware.nvml import free_device_bytes, temperature_c
 from precision_explorer.hardware.profile import DeviceFacts, device_facts, resolve_device
 from precision_explorer.hardware.readings import (
     CpuReadings,
@@ -33,11 +34,13 @@ from precision_explorer.hardware.sensors import (
     nvml_process_bytes,
     open_sensor,
 )
+from precision_explorer.hardware.thermal import Cooling, cool_down
 from precision_explorer.hardware.toolchain import compiler
 
 __all__ = [
     "NEEDS",
     "PROFILES",
+    "Cooling",
     "CpuReadings",
     "CpuTimeSensor",
     "DeviceFacts",
@@ -51,9 +54,11 @@ __all__ = [
     "UnavailableSensor",
     "bf16_native",
     "compiler",
+    "cool_down",
     "device_facts",
     "fp8_native",
     "fp16_native",
+    "free_device_bytes",
     "int8_native",
     "library_versions",
     "microscaling_native",
@@ -64,5 +69,6 @@ __all__ = [
     "profile_for",
     "relevant_variables",
     "resolve_device",
+    "temperature_c",
     "tf32_native",
 ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from math import exp
 from typing import Any
 
 
@@ -48,6 +49,21 @@ class ReplaySensor:
         return self._joules[max(bisect_right(self._times, self._clock()) - 1, 0)]
 
 
+class FakeChip:
+    """A chip that cools towards `ambient_c` by Newton's law, with a time constant of `tau_s`:
+    called, it gives its temperature at the clock's time."""
+
+    def __init__(
+        self, clock: Callable[[], float], hot_c: float, ambient_c: float = 30.0, tau_s: float = 10.0
+    ) -> None:
+        self._clock, self._begin = clock, clock()
+        self._hot_c, self._ambient_c, self._tau_s = hot_c, ambient_c, tau_s
+
+    def __call__(self) -> float:
+        passed = self._clock() - self._begin
+        return self._ambient_c + (self._hot_c - self._ambient_c) * exp(-passed / self._tau_s)
+
+
 @dataclass
 class FakeGpu:
     """What `FakeNvml` answers for one GPU; `energy_mj` None: it has no counter."""
@@ -59,6 +75,8 @@ class FakeGpu:
     memory: int = 150_000_000_000
     energy_mj: int | None = 1_000
     processes: dict[int, int | None] = field(default_factory=dict)
+    free: int | None = None
+    """None: it does not tell."""
     celsius: int | None = 45
     sm_mhz: int = 1_500
     power_mw: int = 300_000
@@ -72,6 +90,7 @@ class FakeGpu:
 class _Fields:
     # NVML's own names.
     total: int = 0
+    free: int | None = None
     busId: str = ""
     pid: int = 0
     timeStamp: int = 0
@@ -81,6 +100,8 @@ class _Fields:
 
 class FakeNvml:
     """The part of `pynvml` that this package calls, over `gpus`; a handle is a FakeGpu."""
+
+    NVML_TEMPERATURE_GPU = 0
 
     class NVMLError(Exception):
         """As in pynvml."""
@@ -98,7 +119,7 @@ class FakeNvml:
             "nvmlDeviceGetName": lambda g: g.name,
             "nvmlDeviceGetUUID": lambda g: g.uuid,
             "nvmlDeviceGetCudaComputeCapability": lambda g: g.capability,
-            "nvmlDeviceGetMemoryInfo": lambda g: _Fields(total=g.memory),
+            "nvmlDeviceGetMemoryInfo": lambda g: _Fields(total=g.memory, free=g.free),
             "nvmlDeviceGetPciInfo": lambda g: _Fields(busId=g.bus_id),
             "nvmlSystemGetDriverVersion": lambda: "580.0",
             "nvmlDeviceGetTotalEnergyConsumption": self._energy,

@@ -1,9 +1,10 @@
-"""NVML behind two functions: is it there, and which of its devices does CUDA see, in what order."""
+"""NVML behind a few functions: is it there, which of its devices does CUDA see, in what order, and
+what is one's free memory and temperature."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from precision_explorer.errors import UsageError
@@ -66,3 +67,30 @@ def _find(nvml: Any, handles: list[Any], entry: str) -> Any | None:
     # CUDA takes any prefix of a UUID that names one device only.
     found = [h for h in handles if nvml.nvmlDeviceGetUUID(h).startswith(entry)]
     return found[0] if len(found) == 1 else None
+
+
+def _ask(pci_bus_id: str | None, nvml: Any | None, ask: Callable[[Any, Any], Any]) -> Any | None:
+    """NVML's answer about the GPU at a PCI bus id; None where it gives none."""
+    nvml = load_nvml() if nvml is None else nvml
+    if nvml is None or pci_bus_id is None:
+        return None
+    try:
+        return ask(nvml, nvml.nvmlDeviceGetHandleByPciBusId(pci_bus_id))
+    except nvml.NVMLError:
+        return None
+
+
+def free_device_bytes(pci_bus_id: str | None, nvml: Any | None = None) -> int | None:
+    """Bytes of the GPU's memory that no process holds now; None where NVML doesn't tell."""
+    found = _ask(pci_bus_id, nvml, lambda n, handle: n.nvmlDeviceGetMemoryInfo(handle).free)
+    return None if found is None else int(found)
+
+
+def temperature_c(pci_bus_id: str | None, nvml: Any | None = None) -> float | None:
+    """The GPU's core temperature in degrees Celsius; None where NVML doesn't tell."""
+    found = _ask(
+        pci_bus_id,
+        nvml,
+        lambda n, handle: n.nvmlDeviceGetTemperature(handle, n.NVML_TEMPERATURE_GPU),
+    )
+    return None if found is None else float(found)

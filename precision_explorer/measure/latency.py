@@ -27,11 +27,11 @@ _PARTS = {
 @dataclass(frozen=True)
 class LatencySeries:
     """`rows`, one per request in order: `index` (example), `window` (``cold``, ``warmup``,
-    ``measure``), `start_s` since the cold request's start, `latency_s`, and the request's own
+    ``measure``), `start_s` since the first request's start, `latency_s`, and the request's own
     extras. `window_s`: from the first measured request's start to the last one's end."""
 
     rows: list[dict[str, Any]]
-    cold_first_s: float
+    cold_first_s: float | None
     stopped_by: Literal["rules", "budget"]
     window_s: float
 
@@ -116,16 +116,21 @@ def single_stream(
     on_begin: Callable[[], Any] | None = None,
     on_end: Callable[[], Any] | None = None,
     min_seconds: float = 0.0,
+    cold: bool = True,
+    first: int = 0,
 ) -> LatencySeries:
-    """Serve examples 0 .. `count` - 1 over and over, the next when the last is done.
+    """Serve examples 0 .. `count` - 1 over and over, the next when the last is done; the measured
+    window begins with example `first` (modulo `count`).
 
     `request(i)` serves example i and returns extras for its row (`phases` a dict of seconds by
     name; `ttft_s`, ...). `sync` is called before each request's end is read, so that a device's
     work is inside. First one cold request, then warm-up, then the measured window until
     ``min_requests`` and ``min_seconds`` are met, or ``budget_seconds`` since the cold request's
-    start are spent; one request is always measured. `on_begin` and `on_end` are called around the
-    measured window (an energy meter); `min_seconds` above 0 is the window that this meter needs,
-    and then ``energy_seconds`` holds as well. Seconds; ValueError without examples.
+    start are spent; one request is always measured. `cold` False: the process has served before, so
+    there is no cold request, and the budget counts from the first request. `on_begin` and `on_end`
+    are called around the measured window (an energy meter); `min_seconds` above 0 is the window
+    that this meter needs, and then ``energy_seconds`` holds as well. Seconds; ValueError without
+    examples.
     """
     if count < 1:
         raise ValueError("no example to serve; raise the limit")
@@ -133,14 +138,15 @@ def single_stream(
     if min_seconds > 0:
         needed = max(needed, min_seconds, rules.energy_seconds)
     stream = _Stream(request, count, clock, sync)
-    stream.serve(0, "cold")
+    if cold:
+        stream.serve(0, "cold")
     _warm_up(stream, rules)
     with quiet_gc():
         if on_begin is not None:
             on_begin()
-        # From example 0 again: how many warm up depends on speed, and formats are compared on the
+        # From a given example: how many warm up depends on speed, and formats are compared on the
         # same examples in the same order.
-        begun, done = stream.serve(0, "measure"), 1
+        begun, done = stream.serve(first, "measure"), 1
         while True:
             if done >= rules.min_requests and stream.last - begun >= needed:
                 stopped: Literal["rules", "budget"] = "rules"
@@ -148,9 +154,9 @@ def single_stream(
             if stream.last - stream.origin >= rules.budget_seconds:
                 stopped = "budget"
                 break
-            stream.serve(done, "measure")
+            stream.serve(first + done, "measure")
             done += 1
         if on_end is not None:
             on_end()
-    cold = stream.rows[0]["latency_s"]
-    return LatencySeries(stream.rows, cold, stopped, stream.last - begun)
+    cold_s = stream.rows[0]["latency_s"] if cold else None
+    return LatencySeries(stream.rows, cold_s, stopped, stream.last - begun)

@@ -56,8 +56,11 @@ def _one_size(
     share_s: float,
     clock: Callable[[], float],
     sync: Callable[[], None] | None,
+    warm_up: bool,
+    skipped: int,
 ) -> BatchRate:
-    """One warm-up batch, then batches until the rules are met or `share_s` seconds are spent."""
+    """One warm-up batch where asked for, then batches until the rules are met or `share_s` seconds
+    are spent; the first `skipped` are passed over."""
 
     def timed(first: int) -> tuple[float, int | None]:
         indices = [(first + k) % count for k in range(size)]
@@ -68,7 +71,8 @@ def _one_size(
         return clock() - start, (answer or {}).get("output_tokens")
 
     begun = clock()
-    timed(0)
+    if warm_up:
+        timed(0)
     times: list[float] = []
     tokens: list[int | None] = []
     note = None
@@ -76,7 +80,7 @@ def _one_size(
         if times and clock() - begun >= share_s:
             note = "stopped by the offline budget"
             break
-        spent, made = timed(len(times) * size)
+        spent, made = timed((skipped + len(times)) * size)
         times.append(spent)
         tokens.append(made)
     total = sum(times)
@@ -103,6 +107,8 @@ def offline(
     *,
     clock: Callable[[], float] = time.perf_counter,
     sync: Callable[[], None] | None = None,
+    warm_up: bool = True,
+    skipped: int = 0,
 ) -> Throughput:
     """Requests per second at each batch size, the smallest first.
 
@@ -111,7 +117,9 @@ def offline(
     `output_tokens`. A rate is requests over the summed time of the batches, in requests per second.
     A size that does not fit has the rate None, and larger ones are not tried. Each size gets an
     equal share of what is left of ``offline_budget_seconds``, and one measured batch at least.
-    Errors other than of memory are raised; ValueError without examples or sizes.
+    `warm_up` False: the process has served these sizes before. `skipped`: how many batches earlier
+    rounds have served at least; the measured ones begin after them. Errors other than of memory are
+    raised; ValueError without examples or sizes.
     """
     sizes = sorted(set(batch_sizes))
     if count < 1 or not sizes or sizes[0] < 1:
@@ -127,7 +135,9 @@ def offline(
         try:
             with quiet_gc():
                 share = left / (len(sizes) - place)
-                rates[str(size)] = _one_size(batch, count, size, rules, share, clock, sync)
+                rates[str(size)] = _one_size(
+                    batch, count, size, rules, share, clock, sync, warm_up, skipped
+                )
         except Exception as error:
             if not is_out_of_memory(error):
                 raise

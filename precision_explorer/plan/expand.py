@@ -34,6 +34,9 @@ RULES: dict[str, Any] = {
     "latency": "single-stream, text to answer: tokenise, copy, forward, post-process",
     "memory": "peak while serving, over own memory before the load",
     "order": "numpy default_rng(seed).permutation of the examples",
+    "rounds": "the formats of a model and task in turn, in a drawn order in which all have the "
+    "same mean place, the reference first and last; latency over all rounds, throughput their "
+    "median",
     "percentile": "linear interpolation up to the median, nearest rank above it; printed where n "
     "supports it at 95 %",
 }

@@ -182,10 +182,37 @@ class PhaseTimes(_Data):
     post_s: float | None = None
 
 
-class Latency(_Data):
-    """Single-stream: the next request when the last is done. Raw values stand in the samples."""
+class LatencyRound(_Data):
+    """One of the rounds in which a cell was timed, between those of other formats.
 
-    cold_first_s: float
+    `place`: which of the `cells` that took part in the round it was, from 0. `interleaved`: whether
+    the reference (for the reference: another format) was timed in the same round of the same run of
+    the sweep; None where there was nothing to be timed beside.
+    """
+
+    round: int
+    requests: int
+    window_s: float
+    started_s: float
+    """Since the sweep, or its continuation after an interruption, began."""
+    place: int
+    cells: int
+    interleaved: bool | None = None
+    other_work_share: float | None = None
+    temperature_c: float | None = None
+    """Of a GPU, just before, after cooling down for `waited_s`."""
+    waited_s: float = 0.0
+
+
+class Latency(_Data):
+    """Single-stream: the next request when the last is done. Raw values stand in the samples.
+
+    Over all `rounds` where there are any: `requests`, `warmup_requests` and `window_s` are sums,
+    `phases` medians of the rounds' medians; `stopped_by` is ``budget`` if that ended any of them.
+    """
+
+    cold_first_s: float | None
+    """None only in a round that a process served after another."""
     warmup_requests: int
     requests: int
     window_s: float
@@ -193,6 +220,8 @@ class Latency(_Data):
     stopped_by: Literal["rules", "budget"]
     phases: PhaseTimes
     generates: bool = False
+    rounds: list[LatencyRound] | None = None
+    """None in records of one block, made before there were rounds."""
 
 
 class Throughput(_Data):
@@ -202,14 +231,25 @@ class Throughput(_Data):
     best_batch_size: int | None
 
 
+class RateRound(_Data):
+    """One round at one batch size."""
+
+    round: int
+    requests_per_s: float
+    batches: int
+
+
 class BatchRate(_Data):
-    """`batch_s`: raw seconds of every measured batch. None rate: the batch size did not fit."""
+    """`batch_s`: raw seconds of every measured batch. None rate: the batch size did not fit.
+    `rounds`: the batches of each round in `batch_s`, in order, and its rate; `requests_per_s` and
+    `output_tokens_per_s` are then medians of the rounds'."""
 
     requests_per_s: float | None
     output_tokens_per_s: float | None = None
     batches: int
     batch_s: list[float]
     note: str | None = None
+    rounds: list[RateRound] | None = None
 
 
 class Memory(_Data):
@@ -229,7 +269,8 @@ class Memory(_Data):
 
 
 class Energy(_Data):
-    """Energy over the single-stream latency window (or a longer window of the same requests)."""
+    """Energy over the single-stream latency window (or a longer window of the same requests); sums
+    over the rounds, `idle_power_w` their mean, weighted by the windows."""
 
     source: str
     """``measured:nvml``, ``measured:rapl``, ``estimated:cpu-time`` or ``unavailable``."""

@@ -212,9 +212,16 @@ def _other_scores(group: Group, row: Row) -> str:
     return ", ".join(shown) or MISSING
 
 
+def _rounds(group: Group, row: Row) -> str:
+    """How many, and how far their median latencies lie apart."""
+    spread = row["latency_p50_round_spread"]
+    return _word(row["rounds"]) + ("" if spread is None else f" ({share(spread)})")
+
+
 def _detail_columns(group: Group) -> list[_Column]:
     scored = any(_other_scores(group, row) != MISSING for row in group.ok)
     others = [_Column("Other scores", _other_scores, numeric=False)]
+    rounds = [_Column("Rounds (spread of p50)", _rounds)]
     over_time = [
         _Column("First minute", _plain("peak_rate_per_s", rate)),
         _Column("After it", _plain("sustained_rate_per_s", rate)),
@@ -229,6 +236,7 @@ def _detail_columns(group: Group) -> list[_Column]:
         _Column("Flips", _plain("flips", _word)),
         _Column("p value", _plain("p_value", lambda v: significant(v, 2))),
         _Column("Requests timed", _plain("latency_n", _word)),
+        *(rounds if any(row["rounds"] for row in group.ok) else []),
         _Column("Worth, for p99", _plain("latency_n_eff", _whole)),
         _Column("p50, 95% CI", _seconds_interval("p50")),
         _Column("p90", _percentile("p90")),

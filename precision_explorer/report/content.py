@@ -154,6 +154,18 @@ def _method(context: Context) -> list[Fact]:
     ]
 
 
+def _resampled(sections: list[Section]) -> str:
+    if any((row["rounds"] or 1) > 1 for section in sections for row in section.group.ok):
+        return (
+            "examples, rounds, and requests and batches within rounds are resampled. Memory, and "
+            "what only another run would show, are not resampled."
+        )
+    return (
+        "examples, requests and batches are resampled. Memory, and differences from run to run, "
+        "are not resampled."
+    )
+
+
 def _notes(sections: list[Section], context: Context) -> tuple[str, ...]:
     generates = any(s.group.generates for s in sections)
     estimated = any("est." in c.text for s in sections for v in s.views for r in v.rows for c in r)
@@ -161,8 +173,7 @@ def _notes(sections: list[Section], context: Context) -> tuple[str, ...]:
         f"Change: the format minus {context.reference} on the same examples, with its 95 % "
         "interval; pp are percentage points, and after = it is relative to the reference's value.",
         "On the front: yes where no other row is as good in every objective and better in one; the "
-        "percentage is how often the row is on it when examples, requests and batches are "
-        "resampled. Memory, and differences from run to run, are not resampled.",
+        f"percentage is how often the row is on it when {_resampled(sections)}",
         "Series: whether latency had settled; a dash (—) is a value that was not measured.",
         "needs n >= N: so many requests like these would support the percentile at 95 %. Where a "
         "request depends on those before it, as in a queue, they are worth fewer independent ones.",

@@ -23,6 +23,8 @@ class Measure:
     higher: bool = False
     timed: bool = True
     """Whether other work on the machine moves it."""
+    spread: str | None = None
+    """The column that says how far a row's rounds lie apart in it."""
 
 
 def _less(best: float, reference: float) -> str:
@@ -37,28 +39,42 @@ def _faster(best: float, reference: float) -> str:
     return f"{significant(reference / best)} times as fast"
 
 
-LATENCY = Measure("latency_p50_s", "median latency", "lowest", seconds, _faster)
+_LATENCY, _RATE = "latency_p50_round_spread", "throughput_round_spread"
+LATENCY = Measure("latency_p50_s", "median latency", "lowest", seconds, _faster, spread=_LATENCY)
 MEMORY = Measure("peak_memory_bytes", "peak memory", "lowest", bytes_, _less, timed=False)
 WEIGHTS = Measure("weight_bytes", "weight memory", "lowest", bytes_, _less, timed=False)
-COST = Measure("cost_per_1k_requests_usd", "cost per 1,000 requests", "lowest", usd, _less)
+COST = Measure(
+    "cost_per_1k_requests_usd", "cost per 1,000 requests", "lowest", usd, _less, spread=_RATE
+)
 EFFICIENCY = Measure(
     "requests_per_joule", "number of requests per joule", "highest", significant, _times, True
 )
 RESULTS = Measure(
-    "value_per_usd", "number of useful results per dollar", "highest", count, _times, True
+    "value_per_usd",
+    "number of useful results per dollar",
+    "highest",
+    count,
+    _times,
+    True,
+    spread=_RATE,
 )
-REQUESTS = Measure("value_per_usd", "number of requests per dollar", "highest", count, _times, True)
+REQUESTS = Measure(
+    "value_per_usd", "number of requests per dollar", "highest", count, _times, True, spread=_RATE
+)
 
 
 @dataclass(frozen=True)
 class Ranking:
-    """`best`: the rows that share the best value as it is shown; `missing`: rows without one."""
+    """`best`: the rows that share the best value as it is shown, or within the spread of their
+    rounds; `missing`: rows without one."""
 
     best: list[Row]
     missing: list[Row]
     compared: int
     disturbed: tuple[Row, ...] = ()
     """Rows that were timed beside other work."""
+    within_spread: bool = False
+    """Whether some of `best` read differently, but by no more than rounds of one format do."""
 
     @property
     def winner(self) -> Row | None:
@@ -69,16 +85,29 @@ class Ranking:
 
 def rank(rows: Sequence[Row], measure: Measure) -> Ranking:
     """Rows whose values read the same share a place: a difference that can't be seen in the table
-    is no reason to name a winner."""
+    is no reason to name a winner. Nor is one that is no larger than that between the rounds of one
+    of the two rows: the next run may turn it round."""
     having = [r for r in rows if r[measure.column] is not None]
     missing = [r for r in rows if r[measure.column] is None]
     if not having:
         return Ranking([], missing, 0)
     pick = max if measure.higher else min
-    best = measure.show(pick(r[measure.column] for r in having))
+    best = pick(having, key=lambda r: r[measure.column])
     disturbed = tuple(r for r in having if measure.timed and is_busy(r))
-    shared = [r for r in having if measure.show(r[measure.column]) == best]
-    return Ranking(shared, missing, len(having), disturbed)
+    same = measure.show(best[measure.column])
+    alike = [measure.show(r[measure.column]) == same for r in having]
+    near = [_is_within_spread(r, best, measure) for r in having]
+    shared = [r for r, one, other in zip(having, alike, near, strict=True) if one or other]
+    return Ranking(shared, missing, len(having), disturbed, len(shared) > sum(alike))
+
+
+def _is_within_spread(row: Row, best: Row, measure: Measure) -> bool:
+    """Whether the two values differ by no more than the rounds of either row, relatively."""
+    if measure.spread is None:
+        return False
+    spreads = [r[measure.spread] for r in (row, best) if r[measure.spread] is not None]
+    low, high = sorted([row[measure.column], best[measure.column]])
+    return bool(spreads) and low > 0 and high / low - 1 <= max(spreads)
 
 
 def is_busy(row: Row) -> bool:
@@ -103,9 +132,20 @@ def outcome(group: Group, rows: Sequence[Row], measure: Measure) -> str:
             f"No {measure.superlative} {measure.noun} is named, as other work disturbed the timing "
             f"of {listed([group.named(r) for r in ranking.disturbed])}."
         )
+    if ranking.within_spread:
+        return _too_close(names, ranking.best, measure)
     if ranking.winner is None:
         return f"No single winner: {names} share the {measure.superlative} {measure.noun}, {text}."
     return _won(group, ranking.winner, measure, text)
+
+
+def _too_close(names: str, rows: list[Row], measure: Measure) -> str:
+    values = sorted(row[measure.column] for row in rows)
+    ends = f"{measure.show(values[0])} to {measure.show(values[-1])}"
+    return (
+        f"No single winner: {names} differ in {measure.noun} ({ends}) by no more than rounds of "
+        "one format do."
+    )
 
 
 def _won(group: Group, winner: Row, measure: Measure, text: str) -> str:

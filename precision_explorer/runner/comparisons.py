@@ -15,11 +15,12 @@ from precision_explorer.formats.runtimes import RUNTIMES
 from precision_explorer.plan import Plan, PlannedCell, SweepSpec
 from precision_explorer.plan.expand import reference_of
 from precision_explorer.records import CellRecord, Measurements
+from precision_explorer.runner.rounds import block_names
+from precision_explorer.runner.streams import joined_streams
 from precision_explorer.store import RunFolder
 from precision_explorer.tasks import KINDS
 
 Json = dict[str, Any]
-_ROWS = {"quality": "example", "block-0": "request", "noise": "repeat"}
 
 
 @dataclass(frozen=True)
@@ -93,13 +94,16 @@ class Comparisons:
         joined = with_comparisons(record, {name: a for name, a in found.items() if a is not None})
         if joined == record:
             return
-        streams = {}
-        for part, kind in (_ROWS | {_positions(reference): "position"}).items():
-            stored = self.folder.read_part(planned.cell_id, part)
-            if stored is not None and stored[1]:
-                streams[kind] = stored[1]
-        self.folder.write_samples(planned.cell_id, streams)
+        rows = {"example": ["quality"], "request": block_names(planned), "repeat": ["noise"]}
+        rows["position"] = [_positions(reference)]
+        streams = {kind: self._streams(planned.cell_id, parts) for kind, parts in rows.items()}
+        found_rows = {kind: joined_streams(given) for kind, given in streams.items() if given}
+        self.folder.write_samples(planned.cell_id, found_rows)
         self.folder.write_record(joined)
+
+    def _streams(self, cell_id: str, parts: list[str]) -> list[bytes]:
+        stored = (self.folder.read_part(cell_id, part) for part in parts)
+        return [part[1] for part in stored if part is not None and part[1]]
 
 
 def _positions(reference: PlannedCell) -> str:

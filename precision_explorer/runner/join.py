@@ -18,6 +18,7 @@ from precision_explorer.records import (
     Profile,
     Roof,
 )
+from precision_explorer.runner.rounds import blocks_in, joined_block
 from precision_explorer.units import share
 
 # An idle Linux machine's own housekeeping stays below 1 %; at a twentieth of the cores the order of
@@ -43,7 +44,8 @@ def measurements(
     block: dict[str, Any] | None,
     compiled: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """The record's measurements from the worker's answers; what is missing stays None."""
+    """The record's measurements from the worker's answers, `block` that of all rounds; what is
+    missing stays None."""
     result: dict[str, Any] = {}
     if load:
         result |= {"load": dict(load["load"]), "memory": dict(load["memory"])}
@@ -91,7 +93,6 @@ def _cautions(
     load: dict[str, Any] | None,
     certificate: dict[str, Any] | None,
     parts: dict[str, Any],
-    resumed: bool,
 ) -> list[Caution]:
     found = [*planned.cautions]
     for answer in (load, certificate):
@@ -122,14 +123,36 @@ def _cautions(
             "task's max_length and were cut"
         )
         found.append(Caution(id="inputs-cut", message=text))
-    found += _unparsed_cautions(quality)
-    if resumed:
-        text = (
-            "quality and timing come from two processes, as the sweep was interrupted in between; "
-            "peak memory is left empty, since it would not compare"
-        )
-        found.append(Caution(id="resumed", message=text))
-    return found
+    return [*found, *_unparsed_cautions(quality), *_round_cautions(latency)]
+
+
+def _round_cautions(latency: dict[str, Any]) -> list[Caution]:
+    rounds = latency.get("rounds") or []
+    apart = [r["round"] for r in rounds if r["interleaved"] is False]
+    if len(rounds) < 2 or not apart:
+        return []
+    which = "no round was" if len(apart) == len(rounds) else f"not all of {len(rounds)} rounds were"
+    text = (
+        f"{which} timed between those of the reference (memory does not hold both models, or two "
+        "runs of the sweep measured them): a machine that was slower at one of the times shows as "
+        "a difference between formats; measure them together, with fewer formats at a time or "
+        "another --out"
+    )
+    return [Caution(id="rounds-not-interleaved", message=text)]
+
+
+def resumed_caution(has_memory: bool) -> Caution:
+    """Of a cell that more than one process measured."""
+    memory = (
+        "peak memory is that of the first"
+        if has_memory
+        else "peak memory is left empty, since it would not compare"
+    )
+    text = (
+        "quality and timing come from more than one process, as the sweep was interrupted in "
+        f"between; {memory}"
+    )
+    return Caution(id="resumed", message=text)
 
 
 def _unparsed_cautions(quality: dict[str, Any]) -> list[Caution]:
@@ -184,22 +207,42 @@ def _compile_cautions(made: dict[str, Any] | None) -> list[Caution]:
     return found
 
 
+def _blocks(answers: dict[str, Any]) -> dict[str, Any] | None:
+    """All rounds' blocks as one. Memory is that of the process which did the quality pass, before
+    any comparison left something in it."""
+    blocks = blocks_in(answers)
+    block = joined_block(blocks)
+    if block is None:
+        return None
+    of_quality = answers["quality"].get("session")
+    own = [b for b in blocks if b.get("session") == of_quality and not b.get("compared")]
+    names = ("peak_bytes", "reserved_peak_bytes", "process_peak_bytes")
+    return block | {name: _peak(*(b.get(name) for b in own)) for name in names}
+
+
+def _is_resumed(answers: dict[str, Any]) -> bool:
+    measured = [answers["quality"], *blocks_in(answers)]
+    return len({answer.get("session", 0) for answer in measured}) > 1
+
+
 def ok_record(
     planned: PlannedCell,
     answers: dict[str, dict[str, Any]],
     environment: Environment,
     started_at: str,
     attempts: list[Attempt],
-    resumed: bool,
     roof: Roof | None = None,
 ) -> CellRecord:
-    """The record of a cell whose load, quality, block and certificate all answered; `answers` may
-    hold its profile, which is held against `roof`."""
-    load, quality, block = answers["load"], answers["quality"], answers["block-0"]
+    """The record of a cell whose load, quality, blocks of all rounds and certificate answered;
+    `answers` may hold its profile, which is held against `roof`."""
+    load, quality, block = answers["load"], answers["quality"], _blocks(answers)
     parts = measurements(load, quality, block, answers.get("compile"))
-    if resumed:
+    cautions = _cautions(planned, load, answers["certificate"], parts)
+    if _is_resumed(answers):
         # A process that did the timed part alone holds less than one that scored before it.
-        parts["memory"]["serving_peak_bytes"] = None
+        if block is None or block["peak_bytes"] is None:
+            parts["memory"]["serving_peak_bytes"] = None
+        cautions.append(resumed_caution(parts["memory"]["serving_peak_bytes"] is not None))
     parts["profile"], above = profile_of(answers.get("profile"), roof)
     return CellRecord(
         cell_id=planned.cell_id,
@@ -208,7 +251,7 @@ def ok_record(
         method_id=planned.cell.method_id,
         applied=_proved(load["applied"], answers["certificate"]),
         measurements=Measurements.model_validate(parts),
-        cautions=[*_cautions(planned, load, answers["certificate"], parts, resumed), *above],
+        cautions=[*cautions, *above],
         environment=environment,
         started_at=started_at,
         attempts=attempts,
@@ -226,9 +269,7 @@ def failed_record(
 ) -> CellRecord:
     """The record of a cell that came to grief, with whatever was measured before."""
     load = answers.get("load")
-    parts = measurements(
-        load, answers.get("quality"), answers.get("block-0"), answers.get("compile")
-    )
+    parts = measurements(load, answers.get("quality"), _blocks(answers), answers.get("compile"))
     return CellRecord(
         cell_id=planned.cell_id,
         status=error["status"],
@@ -237,7 +278,7 @@ def failed_record(
         # The load's `execution` is what the device promised; nothing was seen to keep it.
         applied=load["applied"] | {"execution": "unverified"} if load else None,
         measurements=Measurements.model_validate(parts),
-        cautions=_cautions(planned, load, None, parts, False),
+        cautions=_cautions(planned, load, None, parts),
         error=ErrorInfo(
             kind=error["kind"],
             message=error["message"],

@@ -1,8 +1,12 @@
-"""The local executor: runs a plan's cells one after the other on this machine."""
+"""The local executor: measures a plan's cells on this machine.
+
+The cells of one model and task are loaded and scored one after the other, their workers stay
+loaded as far as memory allows, and their timed blocks are then taken in interleaved rounds.
+"""
 
 from __future__ import annotations
 
-import tempfile
+import contextlib
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -10,49 +14,33 @@ from multiprocessing.context import BaseContext
 from typing import Any
 
 from precision_explorer.errors import FormatNotApplied
-from precision_explorer.formats.catalog import spec_of
 from precision_explorer.formats.runtimes import RUNTIMES
 from precision_explorer.hardware import DeviceFacts
 from precision_explorer.paths import without_paths
 from precision_explorer.plan import Plan, PlannedCell, SweepSpec
-from precision_explorer.records import Attempt, CellRecord, Environment, Roof, canonical_hash
+from precision_explorer.records import Environment, Roof
+from precision_explorer.runner.cell_run import CellRun
 from precision_explorer.runner.comparisons import Comparisons
-from precision_explorer.runner.join import (
-    failed_record,
-    ok_record,
-    skipped_record,
-    unproved,
-    utc_now,
-)
+from precision_explorer.runner.holder import LOST, Holder
+from precision_explorer.runner.join import unproved
+from precision_explorer.runner.ledger import Ledger, Tally
 from precision_explorer.runner.manager import (
-    Event,
     OnEvent,
     WorkerError,
     WorkerGone,
     WorkerHandle,
     start_context,
 )
-from precision_explorer.runner.requests import load_request, task_request
+from precision_explorer.runner.parking import Parking
+from precision_explorer.runner.requests import load_bytes, load_request, task_request
+from precision_explorer.runner.rounds import block_name
+from precision_explorer.runner.schedule import Schedule, is_crowded
+from precision_explorer.runner.sessions import Session, groups, tasks_of
 from precision_explorer.runner.until_decided import Looks
 from precision_explorer.store import RunFolder
-from precision_explorer.tasks import KINDS
+from precision_explorer.tasks import PreparedTask
 
-_LOG_TAIL_BYTES = 4000
-
-
-@dataclass
-class Tally:
-    """What a run came to. `worker_s`: seconds of loading and computing inside the workers, as they
-    counted them; `ready_s`: from starting each worker to its first word."""
-
-    ran: int = 0
-    reused: int = 0
-    failed: int = 0
-    skipped: int = 0
-    worker_s: float = 0.0
-    ready_s: list[float] = field(default_factory=list)
-    unscored: list[str] = field(default_factory=list)
-    """Why metrics of the `evaluate` library were not computed, one line each."""
+Json = dict[str, Any]
 
 
 @dataclass
@@ -67,8 +55,10 @@ class Executor:
     on_event: OnEvent
     roof: Roof | None = None
     _context: BaseContext | None = None
-    tally: Tally = field(default_factory=Tally)
-    _told: set[str] = field(default_factory=set)
+    _began: float = field(default_factory=time.monotonic)
+
+    def __post_init__(self) -> None:
+        self._ledger = Ledger(self.folder, self.environment, self.roof, self.on_event)
 
     @property
     def comparisons(self) -> Comparisons:
@@ -79,176 +69,309 @@ class Executor:
         """Run every cell that has no finished record; failures are recorded and passed over."""
         for planned in self.plan.cells:
             if planned.skip is not None:
-                self._record_skip(planned)
-        for group in _sessions(self.plan.to_run):
-            pending = [cell for cell in group if not self._finished(cell)]
-            while pending:
-                pending = self._session(pending)
-        return self.tally
+                self._ledger.skipped(planned)
+        for sessions in groups(self.plan.to_run):
+            self._group(sessions)
+        return self._ledger.tally
 
-    def _finished(self, planned: PlannedCell) -> bool:
-        done = self._measured(planned) and not self.comparisons.lacking(planned)
-        if done:
-            self.comparisons.join(planned)
-            self._done(planned, reused=True)
-        return done
+    # -- the sessions of one model -------------------------------------------------------------
 
-    def _measured(self, planned: PlannedCell) -> bool:
-        record = self.folder.read_record(planned.cell_id)
-        return record is not None and record.status == "ok"
+    def _group(self, sessions: list[Session]) -> None:
+        """Measure the cells of one model in turn, those apart that memory does not hold beside the
+        others; then compare them."""
+        holders = [Holder(cells) for cells in sessions]
+        with self._closing(holders):
+            parking = Parking(self.facts)
+            for task in tasks_of(sessions):
+                self._task(holders, task, parking)
+            for holder in holders:
+                self._compare_all(holder)
+        apart = [holder.cells for holder in holders if holder.apart]
+        for cells in apart:
+            self._group([cells])
+        if apart and len(sessions) > 1:
+            # What one that was measured apart had to keep for them is there only now.
+            for cells in sessions:
+                holder = Holder(cells)
+                with self._closing([holder]):
+                    self._compare_all(holder)
 
-    def _done(self, planned: PlannedCell, reused: bool) -> None:
-        """Count and tell of a cell that is ok, once."""
-        if planned.cell_id in self._told:
-            return
-        self._told.add(planned.cell_id)
-        if reused:
-            self.tally.reused += 1
-        else:
-            self.tally.ran += 1
-        self._event("cell", planned, status="ok", reused=reused)
-
-    def _record_skip(self, planned: PlannedCell) -> None:
-        self.tally.skipped += 1
-        stored = self.folder.read_record(planned.cell_id)
-        if stored is None or stored.skip_reason != planned.skip:
-            self._store(skipped_record(planned, self.environment, utc_now()))
-        self._event("skip", planned, reason=planned.skip)
-
-    def _event(self, name: str, planned: PlannedCell, **data: Any) -> None:
-        labels = {
-            "cell_id": planned.cell_id,
-            "model": planned.ref.name,
-            "task": planned.task.card.name,
-            "format": planned.cell.format,
-            "runtime": planned.cell.runtime,
-        }
-        self.on_event(Event(name, labels | data))
-
-    def _store(self, record: CellRecord) -> None:
-        self.folder.write_record(record)
-
-    # -- one session -------------------------------------------------------------------------
-
-    def _session(self, cells: list[PlannedCell]) -> list[PlannedCell]:
-        """Run `cells` in one worker; returns those still to be run after something went wrong."""
-        if self._context is None:
-            self._context = start_context()
-        fresh = [cell for cell in cells if not self._measured(cell)]
-        current = (fresh or cells)[0]
-        started, began = utc_now(), time.monotonic()
-        answers: dict[str, dict[str, Any]] = {}
-        worker = None
-        # Made here, since a worker that is killed could not remove it.
-        cache = tempfile.TemporaryDirectory(
-            prefix="precision-explorer-", ignore_cleanup_errors=True
-        )
+    @contextlib.contextmanager
+    def _closing(self, holders: list[Holder]) -> Iterator[None]:
+        """End all workers in the end, at once where something went wrong."""
         try:
-            self._event("start" if fresh else "compare", current)
-            worker = WorkerHandle(self._context, self.on_event)
-            self.tally.ready_s.append(worker.ready_s)
-            request = self._load_request(current) | {"compile_cache": cache.name}
-            load, _ = worker.ask(request, began + self.spec.cell_timeout)
-            for index, planned in enumerate(fresh):
-                if index:
-                    current, started, began = planned, utc_now(), time.monotonic()
-                    self._event("start", current)
-                answers = {"load": load}
-                self._cell(worker, planned, answers, started, began + self.spec.cell_timeout)
-                if not worker.process.is_alive():
-                    # It died of being watched, which costs no cell: the others get a new worker.
-                    break
-            # After all cells are measured, so that none holds what comparing another has left.
-            for planned in cells:
-                self._compare(worker, planned, compiled=any(planned is c for c in fresh))
-            return [cell for cell in cells if not self._finished(cell)]
-        except (WorkerError, WorkerGone, EOFError) as error:
-            answer = getattr(error, "answer", None) or {
-                "status": "failed",
-                "kind": "WorkerCrashed",
-                "message": "the worker ended before it was ready; see the cell's log",
-            }
-            failed = cells if "load" not in answers else [current]
-            for planned in failed:
-                if self._measured(planned):
-                    for ask in self.comparisons.lacking(planned):
-                        self._not_compared(planned, ask.part, error)
-                else:
-                    self._failed(planned, answer, answers, started)
-            tried = {planned.cell_id for planned in failed if not self._measured(planned)}
-            return [c for c in cells if c.cell_id not in tried and not self._finished(c)]
+            yield
         except BaseException:
-            # Interrupted, or the disk is full: nothing that the worker may still say is of use.
-            if worker is not None:
-                worker.kill()
+            # Interrupted, or the disk is full: nothing that a worker may still say is of use.
+            for holder in holders:
+                holder.kill()
             raise
         finally:
-            if worker is not None:
-                worker.close()
-                self.tally.worker_s += worker.busy_s
-            cache.cleanup()
+            for holder in holders:
+                self._close(holder)
 
-    def _cell(
-        self,
-        worker: WorkerHandle,
-        planned: PlannedCell,
-        answers: dict[str, dict[str, Any]],
-        started: str,
-        deadline: float,
-    ) -> None:
-        folder, cell_id = self.folder, planned.cell_id
-        attempts = self._attempts(planned)
-        stored = folder.read_part(cell_id, "quality")
-        resumed = stored is not None
-        steps = Looks(folder, planned, self._reference(planned)) if planned.in_looks else None
-        folder.write_part(cell_id, "load", answers["load"], b"")
-        arrows: dict[str, bytes] = {}
-        request = self._task_request(planned)
+    def _close(self, holder: Holder) -> None:
+        self._ledger.tally.worker_s += holder.close()
+
+    def _task(self, holders: list[Holder], task: PreparedTask, parking: Parking) -> None:
+        """The cells of one task: each loaded and scored, then all timed in turn, then certified."""
+        schedule = self._schedule(holders, task)
+        for holder in holders:
+            cell = next((c for c in holder.cells if c.task is task), None)
+            if cell is None or holder.apart or holder.lost:
+                continue
+            if self._ledger.is_measured(cell):
+                if self._decides(cell):
+                    self._compare_one(holder, cell)
+            elif self._fits(holder, holders, parking):
+                self._begin(CellRun(cell, holder, self.folder, self.spec.cell_timeout), schedule)
+            else:
+                self._put_apart(holder)
+        for run, number, place in schedule.blocks():
+            self._block(run, number, schedule.place(run, number, place), schedule)
+        for run in schedule.runs:
+            if not run.over:
+                self._finish(run, schedule)
+
+    def _schedule(self, holders: list[Holder], task: PreparedTask) -> Schedule:
+        first = next(c for h in holders for c in h.cells if c.task is task)
+        planned = [c for c in self.plan.to_run if c.ref is first.ref and c.task is task]
+        return Schedule(holders, len(planned), first.cell.seed, self.facts, self._began)
+
+    def _fits(self, holder: Holder, holders: list[Holder], parking: Parking) -> bool:
+        """Whether the holder may load its model beside those of the others."""
+        beside = [h.pid for h in holders if h is not holder and h.is_loaded]
+        need = max(load_bytes(holder.cells[0]), *(h.peak_bytes for h in holders))
+        return holder.is_loaded or not beside or parking.fits(need, beside)
+
+    def _put_apart(self, holder: Holder) -> None:
+        """Have a session wait until the others are measured."""
+        holder.apart = True
+        self._close(holder)
+        name = holder.cells[0].cell.format
+        self._ledger.note(f"{name}: measured apart, as memory does not hold it beside the others")
+
+    def _decides(self, planned: PlannedCell) -> bool:
+        """Whether it is the reference by whose scores and noise floor others stop being scored."""
+        return planned.in_looks and self.comparisons.reference(planned) is planned
+
+    def _begin(self, run: CellRun, schedule: Schedule) -> None:
+        """Load and score a cell, and put it among those to be timed."""
+        planned = run.planned
+        self._ledger.event("start", planned)
+        if not run.holder.is_loaded and not self._loaded(run, schedule):
+            return
+        try:
+            self._score(run)
+            schedule.add(run, self.comparisons.reference(planned) is planned)
+            if self._decides(planned):
+                self._ahead(run, schedule)
+        except LOST as error:
+            self._lost(run, error, schedule)
+
+    def _loaded(self, run: CellRun, schedule: Schedule) -> bool:
+        """Load the model of a cell. False where that failed, which all cells of the session share,
+        or where there was no room beside the others."""
+        holder = run.holder
+        self._close(holder)
+        try:
+            with run.counted():
+                self._load(holder, run.planned, run.left_s)
+            return True
+        except LOST as error:
+            if self._is_crowded_out(run, error, schedule):
+                return False
+            holder.lost = run.over = True
+            for planned in holder.cells:
+                if not self._ledger.is_measured(planned):
+                    self._ledger.failed(planned, error, run if planned is run.planned else None)
+            self._close(holder)
+            return False
+
+    def _load(self, holder: Holder, planned: PlannedCell, limit_s: float) -> None:
+        """Start the holder's worker and load the model that `planned` shares with its cells."""
+        if self._context is None:
+            self._context = start_context()
+        deadline = time.monotonic() + limit_s
+        worker = WorkerHandle(self._context, self.on_event)
+        own = holder.start(worker)
+        self._ledger.tally.ready_s.append(worker.ready_s)
+        request = load_request(planned, self.spec, self.facts, self._log(planned))
+        holder.load, _ = worker.ask(request | own, deadline)
+        holder.saw(holder.load)
+
+    def _score(self, run: CellRun) -> None:
+        """All before the timed part: what was loaded is stored and, unless it was before, compiled
+        and scored."""
+        planned, holder = run.planned, run.holder
+        assert holder.load is not None
+        steps = None
+        if planned.in_looks:
+            steps = Looks(self.folder, planned, self._scored_reference(planned))
+        run.keep("load", holder.load)
         if RUNTIMES[planned.cell.runtime].compiles:
             shapes = {"looks": steps.ends} if steps is not None else {}
-            made = worker.ask(request | shapes | {"op": "compile"}, deadline)
-            folder.write_part(cell_id, "compile", *made)
-            answers["compile"] = made[0]
-        if stored is None:
+            run.keep("compile", *run.ask(shapes | {"op": "compile"}))
+            holder.compiled.add(planned.cell_id)
+        if "quality" not in run.answers:
+            session: int | None = run.session
             if steps is None:
-                stored = worker.ask(request | {"op": "quality"}, deadline)
+                answer, rows = run.ask({"op": "quality"})
             else:
                 # Half of the time is kept for what else is measured.
-                half = deadline - self.spec.cell_timeout / 2
-                stored = steps.score(lambda part: worker.ask(request | part, deadline), half)
-                resumed = steps.resumed
-            folder.write_part(cell_id, "quality", *stored)
-        answers["quality"], arrows["example"] = stored
-        block = worker.ask(request | {"op": "block", "round": 0}, deadline)
-        folder.write_part(cell_id, "block-0", *block)
-        answers["block-0"], arrows["request"] = block
-        # After all that is measured, so that watching disturbs nothing.
-        certificate = self._certificate(worker, request, deadline)
-        folder.write_part(cell_id, "certificate", certificate, b"")
-        answers["certificate"] = certificate
-        folder.write_samples(cell_id, arrows)
+                until = time.monotonic() + run.left_s - self.spec.cell_timeout / 2
+                answer, rows = steps.score(run.ask, until)
+                session = None if steps.resumed else session
+            run.keep("quality", answer | {"session": session}, rows)
+        holder.saw(run.answers["quality"])
+        run.ask({"op": "park"})
 
-        def record() -> CellRecord:
-            return ok_record(
-                planned, answers, self.environment, started, attempts, resumed, self.roof
-            )
+    def _ahead(self, run: CellRun, schedule: Schedule) -> None:
+        """A reference's first block and its comparisons, before the others are scored."""
+        if not run.has_block(0):
+            self._block(run, 0, schedule.early_place(run), schedule)
+        if run.over:
+            return
+        worker, planned = run.holder.worker, run.planned
+        assert worker is not None
+        self._compare(worker, planned, planned.cell_id in run.holder.compiled)
+        run.compared = True
+        if not run.holder.is_loaded and self._loaded(run, schedule):
+            # It ended in the comparison, which costs no more than that.
+            run.in_new_process()
+            self._score(run)
 
+    def _block(self, run: CellRun, number: int, place: Json, schedule: Schedule) -> None:
+        """One round's block of a cell."""
+        self._ledger.event("round", run.planned, round=number, rounds=run.rounds)
+        try:
+            answer, rows = run.ask({"op": "block", "round": number, "first": not run.served})
+        except LOST as error:
+            self._lost(run, error, schedule)
+            return
+        if is_crowded(answer) and schedule.has_others(run.holder):
+            self._put_off(run)
+            return
+        run.served = True
+        marks = {"session": run.session, "compared": run.compared, "place": place}
+        run.keep(block_name(number), answer | marks, rows)
+
+    def _finish(self, run: CellRun, schedule: Schedule) -> None:
+        """What multiplied, the record, and the profile: after all that is measured, so that
+        watching disturbs nothing."""
+        planned, worker = run.planned, run.holder.worker
+        assert worker is not None
+        try:
+            with run.counted():
+                deadline = time.monotonic() + run.left_s
+                certificate = self._certificate(worker, run.request, deadline)
+        except LOST as error:
+            self._lost(run, error, schedule)
+            return
+        run.keep("certificate", certificate)
+        self.folder.write_samples(planned.cell_id, run.samples())
         # Already now: an interrupt in the profile takes nothing with it that was measured.
-        self._store(record())
-        profile = self._profile(worker, request, deadline)
+        self._ledger.measured(run)
+        with run.counted():
+            profile = self._profile(worker, run.request, time.monotonic() + run.left_s)
         if profile is not None:
-            folder.write_part(cell_id, "profile", profile, b"")
-            answers["profile"] = profile
-            self._store(record())
-        self._done(planned, reused=False)
+            run.keep("profile", profile)
+            self._ledger.measured(run)
+        run.over = True
+        self.comparisons.join(planned)
+        self._ledger.done(planned, reused=False)
+
+    def _certificate(self, worker: WorkerHandle, request: Json, deadline: float) -> Json:
+        """The worker's answer; that nothing is proved where the pass could not be watched. A label
+        that was seen to be untrue is raised on, and fails the cell."""
+        try:
+            return worker.ask(request | {"op": "certificate"}, deadline)[0]
+        except (WorkerError, WorkerGone) as error:
+            if error.answer["kind"] == FormatNotApplied.__name__:
+                raise
+            worker.kill()
+            return unproved(without_paths(str(error)))
+
+    def _profile(self, worker: WorkerHandle, request: Json, deadline: float) -> Json | None:
+        """The worker's answer, or None where it gave none: what the cell is measured for is there
+        already, and is not lost for want of an explanation."""
+        if not worker.process.is_alive():
+            return None  # It ended in the certificate's pass.
+        roof = None if self.roof is None else self.roof.model_dump(mode="json")
+        try:
+            return worker.ask(request | {"op": "profile", "roof": roof}, deadline)[0]
+        except (WorkerError, WorkerGone) as error:
+            worker.kill()
+            why = without_paths(str(error))
+            self._ledger.note(f"no profile, so no diagnosis of this cell: {why}")
+            return None
+
+    def _scored_reference(self, planned: PlannedCell) -> PlannedCell | None:
+        """The cell that `planned` is compared with, if it was scored; None for the reference."""
+        other = self.comparisons.reference(planned)
+        if other is None or other is planned or not self._ledger.is_scored(other):
+            return None
+        return other
+
+    # -- what went wrong -----------------------------------------------------------------------
+
+    def _lost(self, run: CellRun, error: Exception, schedule: Schedule) -> None:
+        """A worker's error or end: the cell has failed, unless memory only did not hold its model
+        beside the others."""
+        if self._is_crowded_out(run, error, schedule):
+            return
+        run.over = True
+        self._ledger.failed(run.planned, error, run)
+        self._close(run.holder)
+
+    def _is_crowded_out(self, run: CellRun, error: Exception, schedule: Schedule) -> bool:
+        status = getattr(error, "answer", {}).get("status")
+        if status != "out_of_memory" or not schedule.has_others(run.holder):
+            return False
+        self._put_off(run)
+        return True
+
+    def _put_off(self, run: CellRun) -> None:
+        """Measure the cell alone when the others are done, and anew, in one process."""
+        run.over = True
+        if run.holder.load is not None:
+            self.folder.set_aside_parts(run.planned.cell_id)
+        self._put_apart(run.holder)
+
+    def _compare_all(self, holder: Holder) -> None:
+        """Compare the cells of a session with their references, then let the worker go. After all
+        cells are measured, so that none holds what comparing another has left."""
+        if holder.apart:
+            return
+        for planned in holder.cells:
+            if self._ledger.is_measured(planned):
+                self._compare_one(holder, planned)
+                self._ledger.done(planned, reused=True)
+        self._close(holder)
+
+    def _compare_one(self, holder: Holder, planned: PlannedCell) -> None:
+        """All that the cell lacks, by another worker where one ends in it."""
+        while lacking := self.comparisons.lacking(planned):
+            try:
+                if not holder.is_loaded:
+                    self._close(holder)
+                    self._load(holder, planned, self.spec.cell_timeout)
+            except LOST as error:
+                for ask in lacking:
+                    self._not_compared(planned, ask.part, error)
+                self._close(holder)
+                break
+            assert holder.worker is not None
+            self._compare(holder.worker, planned, planned.cell_id in holder.compiled)
+        self.comparisons.join(planned)
 
     def _compare(self, worker: WorkerHandle, planned: PlannedCell, compiled: bool) -> None:
         """Ask for the comparisons that the cell still lacks; one that fails costs only itself.
         `compiled`: whether the worker has compiled the model, where the runtime does."""
         if not worker.process.is_alive() or not self.comparisons.lacking(planned):
             return
-        self._event("compare", planned)
-        request = self._task_request(planned)
+        self._ledger.event("compare", planned)
+        request = task_request(planned, self._log(planned))
         deadline = time.monotonic() + self.spec.cell_timeout
         while lacking := self.comparisons.lacking(planned):
             ask = lacking[0]
@@ -268,111 +391,8 @@ class Executor:
         """Store why, so that it is not tried at each run again."""
         why = without_paths(str(error) or "the worker did not start")
         self.folder.write_part(planned.cell_id, part, {"why": why}, b"")
-        name = part.partition("-")[0]
-        text = f"{planned.cell.format}: no comparison with the reference ({name}): {why}"
-        self.on_event(Event("note", {"text": text}))
-
-    def _reference(self, planned: PlannedCell) -> CellRecord | None:
-        """The finished record that `planned` is compared with; None for the reference itself."""
-        other = self.comparisons.reference(planned)
-        if other is None or other is planned:
-            return None
-        record = self.folder.read_record(other.cell_id)
-        return record if record is not None and record.status == "ok" else None
-
-    def _certificate(
-        self, worker: WorkerHandle, request: dict[str, Any], deadline: float
-    ) -> dict[str, Any]:
-        """The worker's answer; that nothing is proved where the pass could not be watched. A label
-        that was seen to be untrue is raised on, and fails the cell."""
-        try:
-            return worker.ask(request | {"op": "certificate"}, deadline)[0]
-        except (WorkerError, WorkerGone) as error:
-            if error.answer["kind"] == FormatNotApplied.__name__:
-                raise
-            worker.kill()
-            return unproved(without_paths(str(error)))
-
-    def _profile(
-        self, worker: WorkerHandle, request: dict[str, Any], deadline: float
-    ) -> dict[str, Any] | None:
-        """The worker's answer, or None where it gave none: what the cell is measured for is there
-        already, and is not lost for want of an explanation."""
-        if not worker.process.is_alive():
-            return None  # It ended in the certificate's pass.
-        roof = None if self.roof is None else self.roof.model_dump(mode="json")
-        try:
-            return worker.ask(request | {"op": "profile", "roof": roof}, deadline)[0]
-        except (WorkerError, WorkerGone) as error:
-            worker.kill()
-            text = f"no profile, so no diagnosis of this cell: {without_paths(str(error))}"
-            self.on_event(Event("note", {"text": text}))
-            return None
-
-    def _attempts(self, planned: PlannedCell) -> list[Attempt]:
-        """Earlier tries that were not ok, the last one included."""
-        record = self.folder.read_record(planned.cell_id)
-        if record is None or record.status in ("ok", "skipped"):
-            return []
-        last = Attempt(status=record.status, started_at=record.started_at, error=record.error)
-        return [*record.attempts, last]
-
-    def _failed(
-        self,
-        planned: PlannedCell,
-        error: dict[str, Any],
-        answers: dict[str, dict[str, Any]],
-        started: str,
-    ) -> None:
-        attempts = self._attempts(planned)
-        tail = self._log_tail(planned)
-        error = error | {"message": without_paths(error["message"])}
-        record = failed_record(planned, error, answers, tail, self.environment, started, attempts)
-        self._store(record)
-        self.folder.set_aside_parts(planned.cell_id)
-        self.tally.failed += 1
-        self._event("cell", planned, status=record.status, message=error["message"], reused=False)
-
-    def _log_tail(self, planned: PlannedCell) -> str:
-        try:
-            content = self.folder.log_path(planned.cell_id).read_bytes()
-        except OSError:
-            return ""
-        return without_paths(content[-_LOG_TAIL_BYTES:].decode("utf8", "replace"))
-
-    # -- requests ----------------------------------------------------------------------------
-
-    def _load_request(self, planned: PlannedCell) -> dict[str, Any]:
-        return load_request(planned, self.spec, self.facts, self._log(planned))
-
-    def _task_request(self, planned: PlannedCell) -> dict[str, Any]:
-        return task_request(planned, self._log(planned))
+        which = f"no comparison with the reference ({part.partition('-')[0]})"
+        self._ledger.note(f"{planned.cell.format}: {which}: {why}")
 
     def _log(self, planned: PlannedCell) -> str:
         return str(self.folder.log_path(planned.cell_id).resolve())
-
-
-def _sessions(cells: list[PlannedCell]) -> Iterator[list[PlannedCell]]:
-    """Cells that can share a loaded model: the same model, head, format, recipe and runtime. A
-    calibrated recipe is that of one task, whose card says how its texts become tokens. Compiled
-    cells share none: what the first compiled would be missing in the second's seconds. Nor do those
-    whose kind needs libraries of its own, which would count as memory of the other's."""
-    groups: dict[tuple[str, ...], list[PlannedCell]] = {}
-    for planned in cells:
-        kind = KINDS[planned.task.card.kind]
-        cell = planned.cell
-        card = cell.task.card_hash if spec_of(cell.format).calibrates else ""
-        recipe = canonical_hash(cell.recipe)
-        alone = planned.cell_id if RUNTIMES[cell.runtime].compiles else ""
-        key = (
-            str(planned.ref.path),
-            *kind.imports,
-            kind.head,
-            cell.format,
-            recipe,
-            card,
-            cell.runtime,
-            alone,
-        )
-        groups.setdefault(key, []).append(planned)
-    yield from groups.values()

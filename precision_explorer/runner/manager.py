@@ -28,8 +28,8 @@ _START_S = 120.0
 
 @dataclass(frozen=True)
 class Event:
-    """Something a progress display may show. `name`: worker, start, progress, cell, compare, skip,
-    note."""
+    """Something a progress display may show. `name`: worker, start, progress, round, cell,
+    compare, skip, note."""
 
     name: str
     data: dict[str, Any]

@@ -11,6 +11,12 @@ from precision_explorer.plan import PlannedCell, SweepSpec
 _BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
+def load_bytes(planned: PlannedCell) -> int:
+    """Bytes that the weights take while they are loaded."""
+    recipe = planned.cell.recipe
+    return planned.ref.load_bytes(_BYTES[recipe["compute_dtype"]], recipe.get("widened", False))
+
+
 def load_request(
     planned: PlannedCell, spec: SweepSpec, facts: DeviceFacts, log: str
 ) -> dict[str, Any]:
@@ -31,9 +37,7 @@ def load_request(
         "threads": cell.threads,
         "seed": cell.seed,
         "trust_remote_code": cell.trust_remote_code,
-        "load_bytes": planned.ref.load_bytes(
-            _BYTES[cell.recipe["compute_dtype"]], cell.recipe.get("widened", False)
-        ),
+        "load_bytes": load_bytes(planned),
         "memory_limit": spec.memory_limit if facts.kind == "cpu" else None,
         "log": log,
     }

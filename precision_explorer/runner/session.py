@@ -1,4 +1,4 @@
-"""A loaded model and what is measured on it: load, quality, block, profile. Runs in a worker."""
+"""A loaded model and what is measured on it: load, quality, blocks, profile. Runs in a worker."""
 
 from __future__ import annotations
 
@@ -279,10 +279,17 @@ class Session:
             self.progress(phase, done, len(items))
         return answers
 
+    def park(self, request: dict[str, Any]) -> tuple[dict[str, Any], bytes]:
+        """Give back what the quality pass left, before other models are loaded beside this one."""
+        self.memory.trim()
+        return {}, b""
+
     def block(self, request: dict[str, Any]) -> tuple[dict[str, Any], bytes]:
-        """Single-stream latency with its energy, then offline throughput."""
+        """One round of single-stream latency with its energy, then of offline throughput. `first`:
+        whether this process has not served the cell before."""
         adapter = self.adapter = self.adapter or self._adapter(request)
-        rules = Workload.model_validate(request["workload"])
+        number, first = request["round"], request["first"]
+        rules = Workload.model_validate(request["workload"]).one_round(first)
         count = len(request["examples"])
         sensor = open_sensor(self.facts)
         made = self._graphs()
@@ -306,6 +313,8 @@ class Session:
                 on_begin=window.begin,
                 on_end=window.end,
                 min_seconds=sensor.min_window_s,
+                cold=first,
+                first=number * rules.min_requests,
             )
             self.progress("latency", 1, 1)
             self.progress("offline", 0, 1)
@@ -315,6 +324,8 @@ class Session:
                 request["batch_sizes"],
                 rules,
                 sync=self._sync,
+                warm_up=first,
+                skipped=number * rules.offline_min_batches,
             )
         other_work_share = others.end()
         self.progress("offline", 1, 1)
@@ -330,7 +341,7 @@ class Session:
             "recompiles": self._graphs(made),
         }
         gc.collect()
-        rows = [_request_row(row, request["examples"]) for row in series.rows]
+        rows = [_request_row(row, request["examples"], number) for row in series.rows]
         return answer | self.memory.extras(), to_arrow(rows)
 
     def _graphs(self, before: int | None = 0) -> int | None:
@@ -411,9 +422,11 @@ class Session:
         return make_adapter(self.model, self.tokenizer, self.device, request)
 
 
-def _request_row(row: dict[str, Any], examples: list[dict[str, Any]]) -> dict[str, Any]:
+def _request_row(
+    row: dict[str, Any], examples: list[dict[str, Any]], number: int
+) -> dict[str, Any]:
     flat = {k: v for k, v in row.items() if k != "phases"}
-    flat["id"] = examples[row["index"]]["id"]
+    flat |= {"id": examples[row["index"]]["id"], "round": number}
     return flat | {f"{name}_s": value for name, value in row.get("phases", {}).items()}
 
 

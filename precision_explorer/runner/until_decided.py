@@ -7,13 +7,13 @@ would have to stay in memory beside the format's, and both may not fit.
 
 from __future__ import annotations
 
-import io
 import time
 from collections.abc import Callable
 from typing import Any
 
 from precision_explorer.plan import PlannedCell
 from precision_explorer.records import CellRecord, canonical_hash
+from precision_explorer.runner.streams import stream_of, table_of
 from precision_explorer.stats import looks
 from precision_explorer.store import RunFolder
 from precision_explorer.table.quality import Quality, common
@@ -21,19 +21,20 @@ from precision_explorer.table.sequential import is_settled
 from precision_explorer.tasks import scores
 
 Answer = tuple[dict[str, Any], bytes]
+_PARTS = {"example": "quality", "repeat": "noise"}
 _SUMMED = ("seconds", "examples", "tokens", "batches", "cut_examples")
 
 
 class Looks:
-    """The quality pass of one cell. `reference`: the reference's finished record, None where the
-    cell is the reference itself or there is none; then all examples are scored.
+    """The quality pass of one cell. `reference`: the reference, which has been scored, None where
+    the cell is the reference itself or there is none; then all examples are scored.
 
     `ends`: the numbers of examples at which to look. `resumed`: whether a part of an earlier
     process was taken.
     """
 
     def __init__(
-        self, folder: RunFolder, planned: PlannedCell, reference: CellRecord | None
+        self, folder: RunFolder, planned: PlannedCell, reference: CellRecord | PlannedCell | None
     ) -> None:
         self.folder, self.planned, self.resumed = folder, planned, False
         self.ends = looks(len(planned.task.examples))
@@ -58,8 +59,13 @@ class Looks:
                 break
         return self._joined(parts)
 
-    def _read(self, reference: CellRecord, kind: str) -> Quality:
-        columns = self.folder.read_samples(reference.cell_id, kind)
+    def _read(self, reference: CellRecord | PlannedCell, kind: str) -> Quality:
+        """The reference's rows from its samples, or from its parts where it is still measured."""
+        if self.folder.samples_path(reference.cell_id).exists():
+            columns = self.folder.read_samples(reference.cell_id, kind)
+        else:
+            part = self.folder.read_part(reference.cell_id, _PARTS[kind])
+            columns = table_of([part[1]]).to_pydict() if part and part[1] else {"id": []}
         card = self.planned.task.card
         return Quality.of(card.metrics[0], columns, card.higher_is_better)
 
@@ -81,7 +87,7 @@ class Looks:
             return False
         stop = self.planned.cell.until_decided
         assert stop is not None
-        columns = _table([arrow for _, arrow in parts]).to_pydict()
+        columns = table_of([arrow for _, arrow in parts]).to_pydict()
         other = Quality.of(self._base.metric, columns, self._base.higher_is_better)
         both = common(self._base, other)
         if both is None:
@@ -91,7 +97,7 @@ class Looks:
 
     def _joined(self, parts: list[Answer]) -> Answer:
         """One answer as of one pass: what counts is added, peaks are the highest."""
-        table = _table([arrow for _, arrow in parts])
+        table = table_of([arrow for _, arrow in parts])
         card = self.planned.task.card
         each = [answer["quality"] for answer, _ in parts]
         quality = each[0] | {name: sum(q[name] for q in each) for name in _SUMMED}
@@ -106,25 +112,8 @@ class Looks:
             values = [answer[name] for answer, _ in parts if answer[name] is not None]
             add = sum if name == "recompiles" else max
             joined[name] = add(values) if values else None
-        return joined, _stream(table)
+        return joined, stream_of(table)
 
 
 def _sum(values: list[int | None]) -> int | None:
     return None if None in values else sum(v for v in values if v is not None)
-
-
-def _table(arrows: list[bytes]) -> Any:
-    import pyarrow as pa
-
-    tables = [pa.ipc.open_stream(arrow).read_all() for arrow in arrows]
-    # A column that is empty in one look has no type there.
-    return pa.concat_tables(tables, promote_options="permissive")
-
-
-def _stream(table: Any) -> bytes:
-    import pyarrow as pa
-
-    sink = io.BytesIO()
-    with pa.ipc.new_stream(sink, table.schema) as writer:
-        writer.write_table(table)
-    return sink.getvalue()

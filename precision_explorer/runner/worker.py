@@ -1,6 +1,6 @@
 """The worker: one process per (model, format, runtime, device), a session that answers requests.
 
-Requests are dicts with ``op``: ``probe``, ``job``, ``load``, ``quality``, ``block``,
+Requests are dicts with ``op``: ``probe``, ``job``, ``load``, ``quality``, ``park``, ``block``,
 ``certificate``, ``profile``, ``noise``, ``keep``, ``compare``, ``close``. Each is answered by one
 ``answer`` or ``error`` header; ``progress`` headers may come before it. An error ends the session:
 the manager starts another for the cells that are left.

@@ -35,9 +35,10 @@ from precision_explorer.stats.paired import (
 )
 from precision_explorer.stats.percentiles import needed_n, order_interval, percentile, supports
 from precision_explorer.stats.ratios import Ratio, error_ratio, perplexity_ratio
+from precision_explorer.stats.rounds import round_draws, round_spread
 from precision_explorer.stats.sequential import SequentialVerdict, looks
 from precision_explorer.stats.sqnr import SQNR_STATES, relative_error, sqnr
-from precision_explorer.stats.steady import SteadyState, assess
+from precision_explorer.stats.steady import SteadyState, assess, rank_sum_p
 from precision_explorer.stats.tails import TAILS, Tail, effective_n, tail, tails
 from precision_explorer.stats.windows import Rates, Window, cut_windows, peak_and_sustained, spans
 
@@ -85,8 +86,11 @@ __all__ = [
     "peak_and_sustained",
     "percentile",
     "perplexity_ratio",
+    "rank_sum_p",
     "relative_error",
     "resample_counts",
+    "round_draws",
+    "round_spread",
     "share_interval",
     "spans",
     "sqnr",

@@ -24,7 +24,7 @@ from precision_explorer.economics import (
 )
 from precision_explorer.errors import StoreError, UsageError
 from precision_explorer.records import Caution, CellRecord, Roof
-from precision_explorer.stats import Divergence, Ratio
+from precision_explorer.stats import Divergence, Ratio, round_spread
 from precision_explorer.store import RunFolder, read_run
 from precision_explorer.table.against import (
     against_reference,
@@ -45,6 +45,7 @@ from precision_explorer.table.headline import (
 )
 from precision_explorer.table.latency import latency_columns
 from precision_explorer.table.quality import Quality, own_columns
+from precision_explorer.table.rounds import mark_drift
 from precision_explorer.table.sequential import placed
 from precision_explorer.table.why import diagnoses
 from precision_explorer.tasks import has_terms, is_harness_metric
@@ -63,7 +64,8 @@ class Entry:
     quality: Quality | Computed | None = None
     base: Entry | None = None
     """The reference of a row that was scored until its verdict was clear."""
-    latencies: np.ndarray = field(default_factory=lambda: np.array([]))
+    latencies: list[np.ndarray] = field(default_factory=list)
+    """Seconds of the measured requests, an array per round."""
     output_tokens: list[int | None] = field(default_factory=list)
     soak: SoakTable | None = None
     price: Price | None = None
@@ -187,6 +189,7 @@ def _throughput(entry: Entry) -> None:
         batch_size=throughput.best_batch_size,
         throughput_per_s=best.requests_per_s,
         output_tokens_per_s=best.output_tokens_per_s,
+        throughput_round_spread=round_spread([r.requests_per_s for r in best.rounds or []]),
     )
 
 
@@ -262,6 +265,7 @@ def _across_rows(entries: list[Entry]) -> dict[str, str]:
         )
         if used:
             words[", ".join(key)] = in_words(used)
+        mark_drift(ok)
     over_tasks(entries)
     for entry in entries:
         if entry.floor_unknown and entry.row["different"] == "yes":

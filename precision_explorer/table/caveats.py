@@ -60,6 +60,12 @@ def _of_rows(entries: list[Entry]) -> list[str]:
             f"Other processes were at work while {', '.join(dict.fromkeys(busy))} were timed: "
             "don't rely on the speed and cost of these rows; measure again on an idle machine."
         )
+    if any("machine-drifted" in e.row["cautions"].split(";") for e in entries):
+        lines.append(
+            "The machine itself got faster or slower while formats were timed, by its reference in "
+            "the first and the last round (machine-drifted): don't rely on small differences in "
+            "speed and cost."
+        )
     lines += [
         f"{group} has no result on the same examples, so its rows have no differences, no verdicts."
         for group in _without_difference(entries)

@@ -111,6 +111,17 @@ def _how(method: dict[str, Any]) -> list[str]:
         "supports it.",
         "Throughput: offline (all requests at hand), the best of the batch sizes tried. "
         "Peak memory: while serving, above the process's own memory before the load.",
+        *_order(work.get("rounds", 1)),
+    ]
+
+
+def _order(rounds: int) -> list[str]:
+    if rounds < 2:
+        return []
+    return [
+        f"Order: the formats of a model were timed in turn, in {rounds} rounds over which these "
+        "numbers and budgets are divided, by processes that stayed loaded; each format has the "
+        "same mean place, the reference is first and last. Throughput is the rounds' median."
     ]
 
 

@@ -36,6 +36,7 @@ EXTRA_COLUMNS: tuple[str, ...] = (
     "latency_p50_ci_low_s", "latency_p50_ci_high_s", "latency_p99_ci_low_s",
     "latency_p99_ci_high_s", "latency_n_eff", "peak_rate_per_s", "sustained_rate_per_s",
     "latency_p90_needed_n", "latency_p99_needed_n", "latency_p999_needed_n",
+    "rounds", "latency_p50_round_spread", "throughput_round_spread",
 )  # fmt: skip
 COLUMNS = CONTRACT_COLUMNS + EXTRA_COLUMNS
 # What tells a row from all others of a table.

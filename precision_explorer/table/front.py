@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from precision_explorer.pareto import front, front_probability
 from precision_explorer.records import CellRecord
-from precision_explorer.stats import effective_n, resample_counts
+from precision_explorer.stats import effective_n, resample_counts, round_draws
 from precision_explorer.table.computed import Computed
 from precision_explorer.table.quality import Quality, quality_draws
+from precision_explorer.table.rounds import batches_by_round
 
 DRAWS = 500
 _OBJECTIVES = (
@@ -47,7 +49,7 @@ def mark_front(
     rows: list[dict[str, Any]],
     records: list[CellRecord],
     qualities: list[Quality | Computed | None],
-    latencies: list[np.ndarray],
+    latencies: list[list[np.ndarray]],
     seed: int,
     placed: list[tuple[float, np.ndarray] | None],
     with_quality: bool = True,
@@ -91,13 +93,13 @@ def _drawn(
     row: dict[str, Any],
     record: CellRecord,
     quality: Quality | Computed | None,
-    latencies: np.ndarray,
+    latencies: list[np.ndarray],
     seed: int,
 ) -> np.ndarray | None:
     """(DRAWS,) bootstrap values of one row's objective; None for those without a sample.
 
-    Examples are drawn as pairs (one seed for all rows), requests and batches per row; of requests
-    as many as they are worth independent ones.
+    Examples are drawn as pairs (one seed for all rows), and so are rounds; requests and batches
+    within them per row, of requests as many as they are worth independent ones.
     """
     if isinstance(quality, Computed):
         if name == "quality":
@@ -105,18 +107,36 @@ def _drawn(
             return np.array(quality.score.draws[:DRAWS]) if enough else None
     elif name == "quality" and quality is not None:
         return quality_draws(quality, seed, DRAWS)
-    if name == "latency_p50_s" and len(latencies):
-        own = _own_seed(record, seed)
+    own = _own_seed(record, seed)
+    if name == "latency_p50_s" and latencies:
         # As many as they are worth: each draw of dependent requests would vary too little.
-        size = max(round(effective_n(latencies, 0.5)), 1)
-        index = np.random.default_rng(own).integers(0, len(latencies), (DRAWS, size))
-        return np.median(latencies[index], axis=1)
+        sizes = [max(round(effective_n(values, 0.5)), 1) for values in latencies]
+        if len(latencies) > 1:
+            return round_draws(latencies, _pooled_median, DRAWS, seed, own, sizes)
+        (one,), (size,) = latencies, sizes
+        index = np.random.default_rng(own).integers(0, len(one), (DRAWS, size))
+        return np.median(one[index], axis=1)
     throughput = record.measurements.throughput
     if name == "cost_per_1k_requests_usd" and throughput and throughput.best_batch_size:
-        seconds = np.array(throughput.by_batch_size[str(throughput.best_batch_size)].batch_s)
-        counts = resample_counts(len(seconds), DRAWS, _own_seed(record, seed))
+        best = throughput.by_batch_size[str(throughput.best_batch_size)]
+        batches = batches_by_round(best)
+        if len(batches) > 1:
+            drawn = round_draws(batches, _middle_rate, DRAWS, seed, own)
+            return row[name] * _middle_rate(batches) / drawn
+        (seconds,) = batches
+        counts = resample_counts(len(seconds), DRAWS, own)
         return row[name] * (counts @ seconds) / seconds.sum()
     return None
+
+
+def _pooled_median(rounds: Sequence[np.ndarray]) -> float:
+    """The median over all requests, which the table shows."""
+    return float(np.median(np.concatenate(list(rounds))))
+
+
+def _middle_rate(rounds: Sequence[np.ndarray]) -> float:
+    """The median of the rounds' batches per second, which the table's rate rests on."""
+    return float(np.median([len(seconds) / seconds.sum() for seconds in rounds]))
 
 
 def _own_seed(record: CellRecord, seed: int) -> int:

@@ -9,8 +9,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from precision_explorer.records import Caution, Soak
-from precision_explorer.stats import assess, cut_windows, peak_and_sustained, spans, tails
+from precision_explorer.stats import (
+    assess,
+    cut_windows,
+    peak_and_sustained,
+    round_spread,
+    spans,
+    tails,
+)
 from precision_explorer.table.data import ROW_KEY, SoakTable
+from precision_explorer.table.rounds import by_round, end_to_end
 
 if TYPE_CHECKING:
     from precision_explorer.table.build import Entry
@@ -32,12 +40,17 @@ def latency_columns(entry: Entry) -> None:
     soak = entry.record.measurements.soak
     kept = _counted(rows, soak)
     values = np.array([rows["latency_s"][i] for i in kept])
-    entry.latencies = values
+    labels = [rows["round"][i] for i in kept] if latency.rounds else [0] * len(kept)
+    entry.latencies = by_round(values, labels)
     made = rows.get("output_tokens") or []
     entry.output_tokens = [made[i] for i in kept] if made else []
     row = entry.row
     row.update(_tail_columns(values))
     row.update(latency_n=len(values), cold_first_s=latency.cold_first_s)
+    if latency.rounds:
+        row["rounds"] = len(latency.rounds)
+        medians = [float(np.median(of_round)) for of_round in entry.latencies]
+        row["latency_p50_round_spread"] = round_spread(medians)
     row["steady"] = assess(values, latency.stopped_by == "budget").label
     if latency.generates:
         ttft = np.array([rows["ttft_s"][i] for i in kept])
@@ -101,6 +114,8 @@ def _over_time(entry: Entry, rows: Rows, soak: Soak | None) -> None:
     if ends is None or not len(ends):
         return
     latencies = np.array([rows["latency_s"][i] for i in kept], dtype=float)
+    if len(entry.latencies) > 1:
+        ends = end_to_end(ends, latencies, [rows["round"][i] for i in kept])
     seen = tuple(soak.windows) if soak else ()
     if soak:
         cuts = [(w.start_s, w.seconds) for w in seen]

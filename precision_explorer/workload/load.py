@@ -73,8 +73,11 @@ def _window(workload: Workload, duration_s: float) -> dict[str, float]:
             f"--duration {seconds(duration_s)} is not longer than the warm-up "
             f"({seconds(workload.warmup_seconds)}); give a longer one"
         )
-    name = "duration_seconds" if workload.scenario == "server" else "min_seconds"
-    return {name: duration_s, "budget_seconds": workload.budget_seconds + duration_s}
+    budget = {"budget_seconds": workload.budget_seconds + duration_s}
+    if workload.scenario == "server":
+        return budget | {"duration_seconds": duration_s}
+    # One long window, in which a slow change shows, and not parts of it.
+    return budget | {"min_seconds": duration_s, "rounds": 1}
 
 
 def _from_file(path: Path) -> Workload:

@@ -22,6 +22,8 @@ BELONGS: dict[str, tuple[str, ...]] = {
     "duration_seconds": ("server",),
     "max_batch": ("server",),
     "max_wait_s": ("server",),
+    # What comes by its own clock is planned as a whole: parts of it would be another load.
+    "rounds": ("single-stream", "multi-stream", "offline"),
     "streams": ("multi-stream",),
     "tails": ("single-stream", "multi-stream", "server"),
 }
@@ -36,6 +38,7 @@ class Workload(Declared):
     is read over it. Offline: `offline_seconds` and `offline_min_batches` per batch size,
     `offline_budget_seconds` for all sizes of a cell. For language models a request is a document's
     first `prompt_tokens` tokens and `output_tokens` greedy ones, where `lengths` says nothing else.
+    All of it is divided over `rounds` (`one_round`), between which other formats are measured.
 
     `multi-stream`: the next `streams` requests, as one batch, when the last ones are done (MLPerf's
     samples per query, 8 there too); rules as of single-stream. `offline`: all requests at hand, the
@@ -59,6 +62,7 @@ class Workload(Declared):
     offline_budget_seconds: float = Field(default=20.0, gt=0)
     prompt_tokens: int = Field(default=128, ge=1)
     output_tokens: int = Field(default=16, ge=1)
+    rounds: int = Field(default=3, ge=1, le=100)
     arrivals: Arrivals | None = None
     duration_seconds: float = Field(default=30.0, gt=0)
     max_batch: int = Field(default=8, ge=1)
@@ -135,3 +139,19 @@ class Workload(Declared):
             for name, value in document.items()
             if self.scenario in BELONGS.get(name, SCENARIOS)
         }
+
+    def one_round(self, first: bool) -> Workload:
+        """The rules of one of `rounds`: least numbers (rounded up), seconds and budgets divided by
+        them. The warm-up is whole in the `first` round of a process and divided in later ones.
+        `energy_seconds` holds in each, since a meter's counter needs its window. A `server` has one
+        round, and these rules as they are."""
+        if self.scenario not in BELONGS["rounds"]:
+            return self
+        n = self.rounds
+        counts = ["min_requests", "offline_min_batches"]
+        times = ["min_seconds", "budget_seconds", "offline_seconds", "offline_budget_seconds"]
+        if not first:
+            counts.append("warmup_requests")
+            times.append("warmup_seconds")
+        shares: dict[str, Any] = {name: -(-getattr(self, name) // n) for name in counts}
+        return self.model_copy(update=shares | {name: getattr(self, name) / n for name in times})

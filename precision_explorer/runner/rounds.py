@@ -1,0 +1,122 @@
+"""The blocks of a cell's rounds joined to one: sums, medians and the list of rounds. No torch."""
+
+from __future__ import annotations
+
+from statistics import fmean, median
+from typing import Any
+
+from precision_explorer.plan import PlannedCell
+
+Json = dict[str, Any]
+PREFIX = "block-"
+
+
+def block_name(number: int) -> str:
+    """The part's name of a round's block."""
+    return f"{PREFIX}{number}"
+
+
+def blocks_in(answers: dict[str, Json]) -> list[Json]:
+    """The blocks among a cell's answers, by round."""
+    found = {int(n.removeprefix(PREFIX)): a for n, a in answers.items() if n.startswith(PREFIX)}
+    return [found[number] for number in sorted(found)]
+
+
+def block_names(planned: PlannedCell) -> list[str]:
+    """The parts of all rounds' blocks of a cell; one in cells from before there were rounds."""
+    return [block_name(number) for number in range(planned.cell.workload.get("rounds", 1))]
+
+
+def joined_block(blocks: list[Json]) -> Json | None:
+    """The answers of all rounds as one; None without any. Peaks are the highest. A block without a
+    place is one of a run from before there were rounds, and stays as it is."""
+    if not blocks:
+        return None
+    if "place" not in blocks[0]:
+        return blocks[0]
+    shares = [s for block in blocks if (s := block.get("other_work_share")) is not None]
+    again = [n for block in blocks if (n := block.get("recompiles")) is not None]
+    # What only some scenarios have is not divided over rounds.
+    return blocks[0] | {
+        "latency": _latency(blocks) if blocks[0]["latency"] else None,
+        "throughput": _throughput(blocks),
+        "energy": _energy([block["energy"] for block in blocks]),
+        # Rounds last about as long as each other.
+        "other_work_share": fmean(shares) if shares else None,
+        "recompiles": sum(again) if again else None,
+    }
+
+
+def _latency(blocks: list[Json]) -> Json:
+    each = [block["latency"] for block in blocks]
+    phases = [latency["phases"] for latency in each]
+    cold = (latency["cold_first_s"] for latency in each)
+    names = dict.fromkeys(name for taken in phases for name in taken)
+    return {
+        "cold_first_s": next((value for value in cold if value is not None), None),
+        "warmup_requests": sum(latency["warmup_requests"] for latency in each),
+        "requests": sum(latency["requests"] for latency in each),
+        "window_s": sum(latency["window_s"] for latency in each),
+        "stopped_by": "budget" if any(b["stopped_by"] == "budget" for b in each) else "rules",
+        "phases": {name: _median([taken.get(name) for taken in phases]) for name in names},
+        "generates": each[0].get("generates", False),
+        "rounds": [_round(block) for block in blocks],
+    }
+
+
+def _round(block: Json) -> Json:
+    latency = {name: block["latency"][name] for name in ("requests", "window_s")}
+    return block["place"] | latency | {"other_work_share": block.get("other_work_share")}
+
+
+def _median(values: list[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return median(known) if known else None
+
+
+def _throughput(blocks: list[Json]) -> Json:
+    """A batch size has the median of its rounds' rates; none where one of the rounds has none."""
+    by_round = {b["place"]["round"]: b["throughput"]["by_batch_size"] for b in blocks}
+    sizes = list(dict.fromkeys(size for rates in by_round.values() for size in rates))
+    joined = {size: _rate({k: rates[size] for k, rates in by_round.items()}) for size in sizes}
+    known = {size: r["requests_per_s"] for size, r in joined.items() if r["requests_per_s"]}
+    best = max(known, key=known.__getitem__, default=None)
+    return {"by_batch_size": joined, "best_batch_size": int(best) if best else None}
+
+
+def _rate(by_round: dict[int, Json]) -> Json:
+    notes = (rate.get("note") for rate in by_round.values())
+    note = next((text for text in notes if text), None)
+    rates = [rate["requests_per_s"] for rate in by_round.values()]
+    batch_s = [second for rate in by_round.values() for second in rate["batch_s"]]
+    joined = {"batches": len(batch_s), "batch_s": batch_s, "note": note}
+    if None in rates:
+        return joined | {"requests_per_s": None}
+    tokens = [rate.get("output_tokens_per_s") for rate in by_round.values()]
+    rounds = [
+        {"round": k, "requests_per_s": rate["requests_per_s"], "batches": rate["batches"]}
+        for k, rate in by_round.items()
+    ]
+    return joined | {
+        "requests_per_s": median(rates),
+        "output_tokens_per_s": None if None in tokens else _median(tokens),
+        "rounds": rounds,
+    }
+
+
+def _energy(each: list[Json]) -> Json:
+    """Joules over all windows; None where one of them has none, with its note."""
+    notes = (energy.get("note") for energy in each)
+    found = {
+        "source": each[0]["source"],
+        "boundary": each[0].get("boundary"),
+        "note": next((text for text in notes if text), None),
+    }
+    for name in ("energy_j", "window_s", "requests"):
+        values = [energy.get(name) for energy in each]
+        found[name] = None if None in values else sum(values)
+    idle = [energy.get("idle_power_w") for energy in each]
+    if None not in idle and found["window_s"]:
+        spent = sum(w * energy["window_s"] for w, energy in zip(idle, each, strict=True))
+        found["idle_power_w"] = spent / found["window_s"]
+    return found

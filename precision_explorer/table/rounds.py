@@ -1,0 +1,82 @@
+"""What the rounds of a cell show: the values of each, and whether the machine changed meanwhile."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from precision_explorer.records import Caution
+from precision_explorer.records.record import BatchRate
+from precision_explorer.stats import rank_sum_p
+from precision_explorer.stats.steady import ALPHA
+from precision_explorer.units import seconds, share
+
+if TYPE_CHECKING:
+    from precision_explorer.table.build import Entry
+
+DRIFT = 0.1
+"""From a tenth on the first and last round are called two machines: twice what `stats.steady` lets
+pass within a series, since minutes lie between them."""
+
+
+def by_round(values: np.ndarray, labels: Sequence[int]) -> list[np.ndarray]:
+    """`values` (n,) split by the rounds' numbers, in their order."""
+    numbers = np.asarray(labels)
+    return [values[numbers == number] for number in np.unique(numbers)]
+
+
+def end_to_end(ends: np.ndarray, latencies: np.ndarray, labels: Sequence[int]) -> np.ndarray:
+    """(n,) seconds at which requests ended, on one clock: each round's has its own begin, and what
+    other formats were timed in between is left out."""
+    numbers, last = np.asarray(labels), 0.0
+    joined: np.ndarray = ends.astype(float)
+    for number in np.unique(numbers):
+        mine = numbers == number
+        joined[mine] += last - float((ends[mine] - latencies[mine]).min())
+        last = float(joined[mine].max())
+    return joined
+
+
+def batches_by_round(rate: BatchRate) -> list[np.ndarray]:
+    """Seconds of the batches of each round; all in one where there were no rounds."""
+    seconds_ = np.array(rate.batch_s)
+    if not rate.rounds:
+        return [seconds_]
+    ends = np.cumsum([r.batches for r in rate.rounds])[:-1]
+    return list(np.split(seconds_, ends))
+
+
+def mark_drift(entries: Sequence[Entry]) -> None:
+    """Give all ok rows of a (model, task, device, method) a caution where their reference tells of
+    a machine that changed; each run's rows by its own reference."""
+    for run in dict.fromkeys(entry.folder.path for entry in entries):
+        rows = [entry for entry in entries if entry.folder.path == run]
+        found = _machine_drifted(
+            [entry for entry in rows if entry.row["format"] == entry.reader["reference"]]
+        )
+        for entry in rows:
+            if found is not None and len(entry.latencies) > 1:
+                entry.cautions.append(found)
+
+
+def _machine_drifted(references: Sequence[Entry]) -> Caution | None:
+    """A caution where the reference, which is timed first and last, changed by more than `DRIFT` in
+    between and a rank-sum test at `ALPHA` says so too; of several runtimes' references the first,
+    which is the one that stands at both ends."""
+    if not references or len(references[0].latencies) < 2:
+        return None
+    entry = references[0]
+    first, last = entry.latencies[0], entry.latencies[-1]
+    before, after = float(np.median(first)), float(np.median(last))
+    if abs(after / before - 1) <= DRIFT or rank_sum_p(first, last) >= ALPHA:
+        return None
+    text = (
+        f"the reference {entry.row['format']}, timed first and last, took {seconds(before)} in the "
+        f"first round and {seconds(after)} in the last ({share(abs(after / before - 1), 0)} "
+        f"{'more' if after > before else 'less'}): the machine itself changed while formats were "
+        "timed. The rounds spread a steady change over all formats alike, not a sudden one: "
+        "measure again on a machine that does nothing else before you rely on small differences"
+    )
+    return Caution(id="machine-drifted", message=text)
