@@ -1400,6 +1400,7 @@ def prepared_for(models: list[str], task: str = "sentiment", **given: Any) -> Pr
         supports={},
         environment=unused,
         plan=unused,
+        budgets={},
     )
 
 
