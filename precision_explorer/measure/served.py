@@ -130,8 +130,8 @@ class ServingSeries:
         """One per request, warm-up first, in the form of `LatencySeries.rows`: `position` in the
         schedule, `window` (``cold``, ``warmup``, ``settle``, ``measure``), latency_s (None where
         unfinished), scheduled_s, noticed_s, started_s, finished_s, queue_s, service_s, batch,
-        batch_size, `ttft_s` from the scheduled arrival where the service told of a first token, and its other
-        extras."""
+        batch_size, `ttft_s` from the scheduled arrival where the service told of a first token, and
+        its other extras."""
         found: list[dict[str, Any]] = [
             {
                 "position": warm.position, "window": "warmup" if k else "cold",
