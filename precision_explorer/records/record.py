@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from precision_explorer.errors import StoreError
 from precision_explorer.records.cell import Cell
 from precision_explorer.records.profile import Profile
+from precision_explorer.records.serving import Serving
 from precision_explorer.records.upgrade import SCHEMA_VERSION, NewerSchema, upgrade
 
 Status = Literal["ok", "failed", "timeout", "out_of_memory", "invalid_numerics", "skipped"]
@@ -274,6 +275,8 @@ class Measurements(_Data):
     compilation: Compilation | None = None
     quality: Quality | None = None
     latency: Latency | None = None
+    serving: list[Serving] | None = None
+    """In place of `latency` where requests come by their own clock; one of each window."""
     throughput: Throughput | None = None
     memory: Memory | None = None
     energy: Energy | None = None

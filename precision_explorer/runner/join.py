@@ -18,6 +18,7 @@ from precision_explorer.records import (
     Profile,
     Roof,
 )
+from precision_explorer.runner.served_cautions import served_cautions
 from precision_explorer.units import share
 
 # An idle Linux machine's own housekeeping stays below 1 %; at a twentieth of the cores the order of
@@ -56,6 +57,8 @@ def measurements(
     if block:
         names = ("latency", "throughput", "energy", "other_work_share")
         result |= {name: block[name] for name in names}
+        if block.get("serving"):
+            result["serving"] = [block["serving"]]
     if load and (quality or block):
         parts = [p for p in (quality, block) if p]
         memory = result["memory"]
@@ -114,6 +117,9 @@ def _cautions(
             "machine; measure again on one"
         )
         found.append(Caution(id="machine-busy", message=text))
+    found += served_cautions(
+        parts.get("serving") or [], planned.cell.workload.get("load_of") == "reference"
+    )
     found += _compile_cautions(parts.get("compilation"))
     quality = parts.get("quality") or {}
     if quality.get("cut_examples"):

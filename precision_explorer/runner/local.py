@@ -32,6 +32,7 @@ from precision_explorer.runner.manager import (
     WorkerHandle,
     start_context,
 )
+from precision_explorer.runner.offered import offered
 from precision_explorer.runner.until_decided import Looks
 from precision_explorer.store import RunFolder
 from precision_explorer.tasks import KINDS
@@ -219,9 +220,11 @@ class Executor:
                 resumed = steps.resumed
             folder.write_part(cell_id, "quality", *stored)
         answers["quality"], arrows["example"] = stored
-        block = worker.ask(request | {"op": "block", "round": 0}, deadline)
+        load = offered(self.spec.workload, planned, self.comparisons.reference(planned), folder)
+        block = worker.ask(request | load | {"op": "block", "round": 0}, deadline)
         folder.write_part(cell_id, "block-0", *block)
-        answers["block-0"], arrows["request"] = block
+        answers["block-0"] = block[0]
+        arrows |= {"request": block[1]} if block[1] else {}
         # After all that is measured, so that watching disturbs nothing.
         certificate = self._certificate(worker, request, deadline)
         folder.write_part(cell_id, "certificate", certificate, b"")

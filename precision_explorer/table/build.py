@@ -24,6 +24,7 @@ from precision_explorer.economics import (
 )
 from precision_explorer.errors import StoreError, UsageError
 from precision_explorer.records import Caution, CellRecord, Roof
+from precision_explorer.records.serving import Serving
 from precision_explorer.stats import Divergence, Ratio, assess, percentile
 from precision_explorer.store import RunFolder, read_run
 from precision_explorer.table.against import (
@@ -45,6 +46,13 @@ from precision_explorer.table.headline import (
 )
 from precision_explorer.table.quality import Quality, own_columns
 from precision_explorer.table.sequential import placed
+from precision_explorer.table.serving import (
+    counted,
+    is_steady_load,
+    load_columns,
+    median,
+    split_columns,
+)
 from precision_explorer.table.why import diagnoses
 from precision_explorer.tasks import has_terms, is_harness_metric
 
@@ -146,6 +154,7 @@ def _own_row(entry: Entry) -> None:
         task=cell.task.name,
         format=cell.format,
         runtime=cell.runtime,
+        scenario=cell.workload.get("scenario"),
         device=cell.device_name,
         status=record.status,
         execution=applied.execution if applied else None,
@@ -183,7 +192,9 @@ def _own_row(entry: Entry) -> None:
 
 
 def _latency(entry: Entry) -> None:
-    latency = entry.record.measurements.latency
+    latency, windows = entry.record.measurements.latency, entry.record.measurements.serving
+    if windows:
+        _served(entry, windows)
     if latency is None:
         return
     rows = entry.folder.read_samples(entry.record.cell_id, "request")
@@ -192,17 +203,42 @@ def _latency(entry: Entry) -> None:
     entry.latencies = values
     made = rows.get("output_tokens") or []
     entry.output_tokens = [made[i] for i in kept] if made else []
+    entry.row.update(latency_n=len(values), cold_first_s=latency.cold_first_s)
+    entry.row["steady"] = assess(values, latency.stopped_by == "budget").label
+    _percentiles(entry, rows, kept, latency.generates)
+
+
+def _percentiles(entry: Entry, rows: dict[str, Any], kept: list[int], generates: bool) -> None:
+    """Of the latencies and, where the cell `generates`, medians of the tokens' times."""
     row = entry.row
-    row.update({name: percentile(values, q) for name, q in _PERCENTILES})
-    row.update(latency_n=len(values), cold_first_s=latency.cold_first_s)
-    row["steady"] = assess(values, latency.stopped_by == "budget").label
-    if latency.generates:
-        ttft = np.array([rows["ttft_s"][i] for i in kept])
-        tpot = [rows["tpot_s"][i] for i in kept]
-        row["ttft_s"] = float(np.median(ttft))
+    row.update({name: percentile(entry.latencies, q) for name, q in _PERCENTILES})
+    if generates:
+        row["ttft_s"] = median(rows["ttft_s"], kept)
         # A request of one output token has no time between tokens.
-        if None not in tpot:
-            row["tpot_s"] = float(np.median(tpot))
+        between = [i for i in kept if rows["tpot_s"][i] is not None]
+        row["tpot_s"] = median(rows["tpot_s"], between)
+
+
+def _served(entry: Entry, windows: list[Serving]) -> None:
+    """Columns of requests that came by their own clock; nothing that supposes a steady state where
+    there was none, and nothing of the latency where the loop was late."""
+    rows = entry.folder.read_samples(entry.record.cell_id, "request")
+    kept = counted(rows)
+    made = rows.get("output_tokens") or []
+    # Those of all requests that the meter's window held.
+    entry.output_tokens = [t for t, b in zip(made, rows["batch"], strict=False) if b is not None]
+    row = entry.row
+    row.update(load_columns(windows) | {"cold_first_s": windows[0].cold_first_s})
+    if any(w.refused for w in windows):
+        return
+    row["latency_n"] = sum(w.requests for w in windows)
+    if not is_steady_load(windows):
+        row["steady"] = "drifting"
+        return
+    entry.latencies = np.array([rows["latency_s"][i] for i in kept])
+    row["steady"] = assess(entry.latencies, False).label
+    row.update(split_columns(rows, kept))
+    _percentiles(entry, rows, kept, windows[0].generates)
 
 
 def _throughput(entry: Entry) -> None:

@@ -32,6 +32,8 @@ EXTRA_COLUMNS: tuple[str, ...] = (
     "noise_floor_flips", "noise_floor_delta", "noise_floor_kl",
     "flips_to_wrong", "flips_to_right", "error_ratio", "p_value_holm", "different",
     "perplexity_ratio", "kl_mean", "kl_p99", "same_top", "kl_note",
+    "scenario", "offered_rate_per_s", "achieved_rate_per_s", "utilisation", "queue_p50_s",
+    "service_p50_s", "lateness_p99_s",
 )  # fmt: skip
 COLUMNS = CONTRACT_COLUMNS + EXTRA_COLUMNS
 # What tells a row from all others of a table.
