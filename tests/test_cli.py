@@ -192,7 +192,19 @@ WRONG: dict[str, tuple[Any, list[str]]] = {
         lambda: ["sweep", "--formats", "fp32,in\nt8"],
         ["unknown format 'in t8'"],
     ),
-    "unknown workload": (lambda: ["sweep", "--workload", "server"], ["server"]),
+    "unknown workload": (lambda: ["sweep", "--workload", "severe"], ["'severe'", "server"]),
+    "a load that no worker serves": (
+        lambda: ["sweep", "--workload", "server"],
+        ["'server'", "scenario server", "not measured in this release", "single-stream"],
+    ),
+    "tails that no worker waits for": (
+        lambda: ["plan", "--tails", "p999"],
+        ["(tails)", "not measured in this release"],
+    ),
+    "a duration within the warm-up": (
+        lambda: ["sweep", "--duration", "200ms"],
+        ["--duration 200 ms", "warm-up (500 ms)"],
+    ),
     "an SLO that is none": (lambda: ["sweep", "--slo", "fast"], ["p99=200ms"]),
     "one argument too many": (lambda: ["sweep", "demo"], ["demo"]),
     "plan, wrong format": (lambda: ["plan", "--formats", "fp33"], ["'fp33'", "fp32"]),

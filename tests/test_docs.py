@@ -26,7 +26,17 @@ from precision_explorer.tasks import (
     bundled_cards,
     load_card,
 )
-from precision_explorer.workload import Workload
+from precision_explorer.workload import (
+    ARRIVALS,
+    LENGTHS,
+    PRESETS,
+    SCENARIOS,
+    MixPart,
+    PoissonArrivals,
+    Workload,
+    load_workload,
+)
+from precision_explorer.workload.trace import COLUMNS as TRACE_COLUMNS
 
 ROOT = Path(__file__).parents[1]
 DOCS = {path.name: path.read_text(encoding="utf8") for path in (ROOT / "docs").glob("*.md")}
@@ -122,10 +132,41 @@ def test_the_keys_of_generation_are_documented():
     ]
 
 
-def test_workload_fields_are_documented_with_their_defaults():
-    assert sorted(first_column(DOCS["spec.md"], "## Workload files")) == sorted(
-        Workload.model_fields
-    )
+def test_workload_fields_scenarios_and_presets_are_documented():
+    page = DOCS["workloads.md"]
+    assert sorted(first_column(page, "## Fields")) == sorted(Workload.model_fields)
+    assert first_column(page, "## Scenarios") == list(SCENARIOS)
+    assert first_column(page, "## Presets") == list(PRESETS)
+
+
+@pytest.mark.parametrize(("heading", "kinds"), [("Arrivals", ARRIVALS), ("Lengths", LENGTHS)])
+def test_kinds_of_arrivals_and_lengths_are_documented_with_their_keys(heading, kinds):
+    part = DOCS["workloads.md"].split(f"## {heading}", 1)[1].split("\n##", 1)[0]
+    assert first_column(part, "\n| kind") == list(kinds)
+    shared = {*PoissonArrivals.model_fields} if kinds is ARRIVALS else {"kind"}
+    for name, model in kinds.items():
+        row = next(line for line in part.splitlines() if line.startswith(f"| `{name}`"))
+        for key in set(model.model_fields) - shared:
+            assert f"`{key}`" in row, (name, key)
+
+
+def test_columns_of_traces_and_keys_of_mixes_are_documented():
+    names = {name for known in TRACE_COLUMNS.values() for name in known}
+    part = DOCS["workloads.md"].split("### Traces", 1)[1].split("\n## Lengths", 1)[0]
+    table = [line for line in part.splitlines() if line.startswith("|")]
+    assert set(re.findall(r"`([^`]+)`", "\n".join(table))) == names
+    mixes = DOCS["workloads.md"].split("## Mixes", 1)[1]
+    assert all(f"{key}:" in mixes for key in MixPart.model_fields)
+
+
+def test_the_example_workload_is_one(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text(example_of("workloads.md"))
+    workload = load_workload(path)
+    assert (workload.scenario, workload.tails, workload.max_batch) == ("server", "p99", 16)
+    mix = DOCS["workloads.md"].split("## Mixes\n\n", 1)[1].split("\n\n")[0]
+    path.write_text("\n".join(line[4:] for line in mix.splitlines()))
+    assert [part.name for part in load_workload(path).mix] == ["short", "long"]
 
 
 def example_of(name: str) -> str:

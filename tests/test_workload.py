@@ -5,7 +5,18 @@ import json
 import pytest
 
 from precision_explorer.errors import UsageError
-from precision_explorer.workload import PRESETS, Workload, load_workload
+from precision_explorer.plan.spec import make_spec
+from precision_explorer.records import canonical_hash
+from precision_explorer.runner.sweep import workload_of
+from precision_explorer.workload import (
+    PRESETS,
+    SCENARIOS,
+    GammaArrivals,
+    PoissonArrivals,
+    Workload,
+    changed,
+    load_workload,
+)
 
 
 def test_the_default_is_single_stream():
@@ -15,9 +26,38 @@ def test_the_default_is_single_stream():
     assert (rules["prompt_tokens"], rules["output_tokens"]) == (128, 16)
 
 
-def test_rules_make_the_workload_again():
-    workload = Workload(name="mine", min_requests=5, budget_seconds=7.5)
+def test_the_rules_of_single_stream_are_those_of_stored_results():
+    """Another hash would make every cell stored so far a stale one."""
+    assert canonical_hash(Workload().rules()) == "a3d603f1adb4fb1e"
+    mine = Workload(name="mine", min_requests=5, budget_seconds=7.5)
+    assert canonical_hash(mine.rules()) == "7d42be5b9d0851ed"
+
+
+@pytest.mark.parametrize("workload", [*PRESETS.values(), Workload(name="mine", min_requests=5)])
+def test_rules_make_the_workload_again(workload):
     assert Workload.model_validate(json.loads(json.dumps(workload.rules()))) == workload
+
+
+def test_rules_hold_what_belongs_to_the_scenario_and_nothing_else():
+    own = {name: set(w.rules()) - set(Workload().rules()) for name, w in PRESETS.items()}
+    server = {"arrivals", "duration_seconds", "max_batch", "max_wait_s"}
+    assert own["single-stream"] == own["offline"] == own["batch-scoring"] == set()
+    assert own["multi-stream"] == {"streams"}
+    assert own["server"] == own["bursty"] == server
+    assert own["chat"] == own["rag"] == server | {"lengths"}
+    assert own["classification-api"] == server | {"tails"}
+    assert set(Workload(tails="p99").rules()) - set(Workload().rules()) == {"tails"}
+
+
+def test_what_makes_another_load_makes_other_rules():
+    poisson, bursty = PRESETS["poisson"].rules(), PRESETS["bursty"].rules()
+    assert {name for name in poisson if poisson[name] != bursty[name]} == {"name", "arrivals"}
+    assert PRESETS["bursty"].arrivals.cv == 2
+
+
+def test_every_scenario_has_a_preset_and_every_preset_its_name():
+    assert {workload.scenario for workload in PRESETS.values()} == set(SCENARIOS)
+    assert all(name == workload.name for name, workload in PRESETS.items())
 
 
 def test_a_file_overrides_the_defaults(tmp_path):
@@ -42,7 +82,31 @@ def test_a_file_overrides_the_defaults(tmp_path):
         ("budget_seconds: .inf", "budget_seconds"),
         ("budget_seconds: .nan", "budget_seconds"),
         ("scenario: single-strem", "did you mean single-stream"),
-        ("scenario: server", "not in this release"),
+        ("scenario: server", "scenario server needs arrivals, such as arrivals: {kind: poisson"),
+        (
+            "arrivals: {kind: poisson, load: 0.7}",
+            "arrivals is for the scenario server, and this is",
+        ),
+        ("streams: 4", "streams is for the scenario multi-stream"),
+        (
+            "scenario: offline\ntails: p99",
+            "tails is for the scenario single-stream or multi-stream",
+        ),
+        ("tails: p9", "tails: Input should be 'p99' or 'p999'"),
+        ("streams: 0", "streams: Input should be greater than or equal to 1"),
+        (
+            "lengths: {input: {kind: fixed, tokens: yes}}",
+            "lengths.input: tokens: true is no number",
+        ),
+        (
+            "lengths: {input: {kind: fixd}}",
+            "lengths.input: unknown kind 'fixd'; did you mean fixed?",
+        ),
+        ("lengths: {inputs: 3}", "lengths: unknown key 'inputs'; did you mean input"),
+        ("lengths: {input: {kind: fixed}}", "lengths.input.tokens is missing; give it"),
+        ("lengths: {input: {tokens: 3}}", "lengths.input: its kind is missing; give one of data"),
+        ("lengths: 5", "lengths: no mapping; write it as {input:"),
+        ("mix: [{name: a, weight: 1}, {name: b, wait: 1}]", "mix.2: unknown key 'wait'; did you"),
         ("- 1", "no YAML mapping"),
         ("a: [", "no YAML"),
         ("a: !!python/object/apply:os.getcwd []", "no YAML"),
@@ -62,8 +126,8 @@ def test_bad_files_are_refused_in_one_line(tmp_path, text, part):
     ("name", "part"),
     [
         ("single-strem", "did you mean single-stream"),
-        ("server", "not in this release; use single-stream"),
-        ("xyzzy", "known: single-stream, or give a .yaml file"),
+        ("severe", "did you mean server?"),
+        ("xyzzy", "batch-scoring, or give a .yaml file"),
         ("missing.yaml", "can't read"),
         ("no/such", "can't read"),
     ],
@@ -80,3 +144,152 @@ def test_a_large_file_is_not_read(tmp_path):
     path.write_text("#" * 1_000_001)
     with pytest.raises(UsageError, match="larger than 1 MB"):
         load_workload(path)
+
+
+SERVER = "scenario: server\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "part"),
+    [
+        ("arrivals: {kind: poisson}", "arrivals: give one of rate_per_s and load"),
+        ("arrivals: {kind: poisson, rate_per_s: 0}", "arrivals.rate_per_s: a rate of 0 gives no"),
+        ("arrivals: {kind: poisson, rate_per_s: -3}", "a rate of -3 gives no requests"),
+        (
+            "arrivals: {kind: poisson, rate_per_s: .inf}",
+            "arrivals.rate_per_s: Input should be a fin",
+        ),
+        ("arrivals: {kind: poisson, rate_per_s: on}", "arrivals: rate_per_s: true is no number"),
+        ("arrivals: {kind: poisson, load: 70}", "such as 0.7 or 70%"),
+        ("arrivals: {kind: poisson, laod: 0.7}", "arrivals: unknown key 'laod'; did you mean load"),
+        (
+            "arrivals: {kind: poison, load: 0.7}",
+            "arrivals: unknown kind 'poison'; did you mean poi",
+        ),
+        ("arrivals: {load: 0.7}", "arrivals: its kind is missing; give one of constant, poisson"),
+        ("arrivals: poisson", "arrivals: no mapping; write it as {kind: poisson, load: 0.7}"),
+        ("arrivals: {kind: gamma, load: 0.7}", "arrivals.burstiness is missing; give it"),
+        (
+            "arrivals: {kind: gamma, load: 0.7, burstiness: 0}",
+            "arrivals.burstiness: Input should be",
+        ),
+        ("arrivals: {kind: daily, load: 1, hours: [1, 2]}", "2 hours are no day; give 24"),
+        ("arrivals: {kind: trace}", "arrivals: give the path of a CSV or parquet file"),
+        ("arrivals: {kind: trace, path: none.csv}", "can't read the trace"),
+        (
+            "arrivals: {kind: poisson, load: 0.7}\nduration_seconds: 4\nwarmup_seconds: 5",
+            "duration_seconds (4.00 s) is not longer than the warm-up (warmup_seconds, 5.00 s)",
+        ),
+        (
+            "arrivals: {kind: poisson, load: 0.7}\nmax_batch: 1\nmax_wait_s: 0.01",
+            "max_wait_s waits for a larger batch, but max_batch is 1",
+        ),
+        (
+            "arrivals: {kind: daily, load: 0.7, day_s: 20}\nduration_seconds: 50",
+            "duration_seconds (50.0 s) is no whole number of days of 20.0 s",
+        ),
+    ],
+)
+def test_bad_loads_are_refused_in_one_line(tmp_path, text, part):
+    path = tmp_path / "w.yaml"
+    path.write_text(SERVER + text)
+    with pytest.raises(UsageError) as caught:
+        load_workload(path)
+    assert part in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_trace_is_found_beside_the_file_that_names_it(tmp_path):
+    (tmp_path / "t.csv").write_text("time_s,input_tokens,output_tokens\n0,1,1\n2,1,1\n")
+    path = tmp_path / "w.yaml"
+    path.write_text(SERVER + "arrivals: {kind: trace, path: t.csv, scale: 2}\n")
+    workload = load_workload(path)
+    assert workload.arrivals.rate() == 2
+    assert str(tmp_path) not in json.dumps(workload.rules())
+    path.write_text(path.read_text() + "lengths: {input: {kind: fixed, tokens: 3}}\n")
+    with pytest.raises(UsageError, match="the trace gives lengths too; leave these out, or set"):
+        load_workload(path)
+
+
+def test_whole_days_fit_the_window(tmp_path):
+    path = tmp_path / "w.yaml"
+    for day_s in (0.1, 20, 60, 12):
+        path.write_text(
+            SERVER + f"arrivals: {{kind: daily, load: 1, day_s: {day_s}}}\nduration_seconds: 60"
+        )
+        assert load_workload(path).arrivals.day_s == day_s
+
+
+def test_a_file_declares_a_load(tmp_path):
+    path = tmp_path / "w.yaml"
+    path.write_text(
+        "scenario: server\narrivals: {kind: gamma, load: 70%, burstiness: 0.25}\n"
+        "duration-seconds: 45\nmax-batch: 4\nlengths:\n  output: {kind: fixed, tokens: 32}\n"
+        "mix:\n  - {name: a, weight: 2}\n  - {name: b, weight: 1, group: g}\n"
+    )
+    workload = load_workload(path)
+    assert workload.arrivals == GammaArrivals(load=0.7, burstiness=0.25)
+    assert (workload.duration_seconds, workload.max_batch) == (45, 4)
+    assert [part.group for part in workload.mix] == [None, "g"]
+    assert Workload.model_validate(json.loads(json.dumps(workload.rules()))) == workload
+
+
+# -- what the command line changes ------------------------------------------------------------
+
+
+def test_without_changes_it_is_the_same_workload():
+    assert changed(PRESETS["chat"]) is PRESETS["chat"]
+
+
+def test_a_duration_is_the_window_of_its_scenario():
+    alone = changed(PRESETS["single-stream"], duration_s=1800)
+    assert (alone.min_seconds, alone.budget_seconds) == (1800, 1860)
+    server = changed(PRESETS["bursty"], duration_s=1800)
+    assert (server.duration_seconds, server.min_seconds) == (1800, 3)
+    assert server.arrivals == PRESETS["bursty"].arrivals
+    assert changed(PRESETS["bursty"], tails="p999").tails == "p999"
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "part"),
+    [
+        ("single-stream", {"tails": "p98"}, "--tails: unknown tails 'p98'"),
+        ("offline", {"tails": "p99"}, "--tails: offline has none"),
+        ("offline", {"duration_s": 60.0}, "set offline_seconds in a workload file"),
+        ("server", {"duration_s": 0.4}, "--duration 400 ms is not longer than the warm-up (500 ms"),
+        ("single-stream", {"duration_s": 0.5}, "is not longer than the warm-up (500 ms"),
+    ],
+)
+def test_changes_that_make_no_sense_are_refused(name, changes, part):
+    with pytest.raises(UsageError) as caught:
+        changed(PRESETS[name], **changes)
+    assert part in str(caught.value)
+
+
+def test_a_sweep_takes_the_duration():
+    workload = workload_of(make_spec({"duration": "5s"}))
+    assert (workload.min_seconds, workload.budget_seconds) == (5, 65)
+    assert workload_of(make_spec({})) == Workload()
+
+
+@pytest.mark.parametrize("options", [{"workload": n} for n in PRESETS] + [{"tails": "p99"}])
+def test_a_sweep_refuses_what_no_worker_serves(options):
+    if options == {"workload": "single-stream"}:
+        return
+    with pytest.raises(UsageError, match="can be planned but not measured in this release"):
+        workload_of(make_spec(options))
+
+
+def test_a_change_is_validated_as_a_whole():
+    daily = Workload(
+        name="days",
+        scenario="server",
+        arrivals={"kind": "daily", "load": 0.5, "day_s": 30},
+        duration_seconds=60,
+    )
+    with pytest.raises(
+        UsageError, match=r"workload 'days': duration_seconds .* is no whole number"
+    ):
+        changed(daily, duration_s=40)
+    assert changed(daily, duration_s=90).duration_seconds == 90
+    assert PoissonArrivals(load=0.7) == PRESETS["server"].arrivals

@@ -46,7 +46,17 @@ _OPTIONS: list[Callable[..., Any]] = [
         "--calibration", metavar="FILE",
         help="Texts for formats with calibrated scales, in place of those that the cards name.",
     ),
-    click.option("--workload", metavar="NAME|FILE", help="How requests come (single-stream)."),
+    click.option(
+        "--workload", metavar="NAME|FILE",
+        help="How requests come (single-stream); a preset, or a .yaml file.",
+    ),
+    click.option(
+        "--tails", metavar="p99|p999",
+        help="Measure until this percentile of the latency can be printed, or the budget ends.",
+    ),
+    click.option(
+        "--duration", metavar="TIME", help="Length of the measured window, as in 30s, 5m or 1h."
+    ),
     click.option(
         "--spec", type=click.Path(path_type=Path), metavar="FILE.yaml",
         help="A file that holds these options; those given on the command line win.",

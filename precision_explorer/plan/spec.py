@@ -21,7 +21,8 @@ from precision_explorer.formats.catalog import CATALOG, DEFAULT_FORMATS, MIXED, 
 from precision_explorer.formats.runtimes import RUNTIMES
 from precision_explorer.option_files import read_options
 from precision_explorer.records import canonical_hash
-from precision_explorer.units import parse_share, parse_size
+from precision_explorer.units import parse_duration, parse_share, parse_size
+from precision_explorer.workload import TAILS
 
 EXECUTORS = ("local",)
 # Options that a reader decides later: they change tables, not what is measured.
@@ -40,8 +41,9 @@ _WORDS = {
 class SweepSpec(BaseModel):
     """One field per option of `sweep`; a spec file holds the same names (``-`` or ``_``).
 
-    `quality_budget` is a share (0.01 for 1%), `cell_timeout` seconds, `memory_limit` bytes. The
-    reference is always among `formats`: one that was not named is put in front.
+    `quality_budget` is a share (0.01 for 1%), `cell_timeout` and `duration` seconds, `memory_limit`
+    bytes. `tails` and `duration` change the workload (`workload.changed`). The reference is always
+    among `formats`: one that was not named is put in front.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -58,6 +60,8 @@ class SweepSpec(BaseModel):
     until_decided: bool = False
     calibration: str | None = None
     workload: str = "single-stream"
+    tails: str | None = None
+    duration: float | None = Field(default=None, gt=0, le=_LONGEST_S)
     out: str | None = None
     cell_timeout: float = Field(default=3600.0, gt=0, le=_LONGEST_S)
     price_per_hour: float | None = None
@@ -93,6 +97,11 @@ class SweepSpec(BaseModel):
     @classmethod
     def _share(cls, value: Any) -> Any:
         return parse_share(value) if isinstance(value, str) else value
+
+    @field_validator("duration", mode="before")
+    @classmethod
+    def _duration(cls, value: Any) -> Any:
+        return parse_duration(value) if isinstance(value, str) else value
 
     @field_validator("memory_limit", mode="before")
     @classmethod
@@ -164,6 +173,13 @@ class SweepSpec(BaseModel):
             raise ValueError("names no model; give one by --model, such as demo")
         if not self.runtime:
             raise ValueError(f"names no runtime; give {' or '.join(RUNTIMES)}")
+        if self.tails is not None and self.tails not in TAILS:
+            raise ValueError(unknown_name("tails", self.tails, TAILS))
+        if self.duration is not None and self.duration >= self.cell_timeout:
+            raise ValueError(
+                f"duration {self.duration:g} s leaves no time within the cell-timeout of "
+                f"{self.cell_timeout:g} s; raise --cell-timeout"
+            )
         if self.slo is not None:
             parse_slo(self.slo)
         return self
@@ -181,6 +197,7 @@ class SweepSpec(BaseModel):
             skipped -= {"quality_budget", "reference"}  # They say when the scoring stops.
         else:
             skipped |= {"until_decided"}  # Sweeps from before there was any keep their name.
+        skipped |= {name for name in ("tails", "duration") if getattr(self, name) is None}
         return canonical_hash(self.model_dump(mode="json", exclude=set(skipped)), 6)
 
 

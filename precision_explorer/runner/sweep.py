@@ -50,7 +50,7 @@ from precision_explorer.tasks import (
     prepare,
     prepare_harness,
 )
-from precision_explorer.workload import Workload, load_workload
+from precision_explorer.workload import Workload, changed, load_workload
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ def prepare_sweep(spec: SweepSpec, on_event: OnEvent, compiling: bool = True) ->
     UsageError, ModelError, TaskError; writes no result.
     """
     device = resolve_device(spec.device)
-    workload = load_workload(spec.workload)
+    workload = workload_of(spec)
     recipes = read_recipes(spec.formats)
     # Cards that are named are read before models, which may have to be fetched.
     tasks = [task for name in spec.task for task in _prepare_tasks(spec, name, on_event)]
@@ -127,6 +127,21 @@ def prepare_sweep(spec: SweepSpec, on_event: OnEvent, compiling: bool = True) ->
     plan = expand(spec, refs, tasks, workload, facts, supports, versions, threads, compiled)
     environment = make_environment(facts, threads, versions)
     return Prepared(spec, refs, tasks, workload, facts, supports, environment, plan)
+
+
+def workload_of(spec: SweepSpec) -> Workload:
+    """The workload that `spec` names, as its other options change it. UsageError also for what can
+    be declared and planned, but not served by a worker yet."""
+    workload = changed(load_workload(spec.workload), spec.tails, spec.duration)
+    others = sorted(set(workload.rules()) - set(Workload().rules()))
+    if workload.scenario != "single-stream" or others:
+        single = workload.scenario == "single-stream"
+        asked = ", ".join(others) if single else f"scenario {workload.scenario}"
+        raise UsageError(
+            f"workload '{workload.name}' ({asked}) can be planned but not measured in this "
+            "release; use single-stream"
+        )
+    return workload
 
 
 def _prepare_tasks(spec: SweepSpec, name: str, on_event: OnEvent) -> list[PreparedTask]:

@@ -1,5 +1,59 @@
-"""How requests come and when measuring stops."""
+"""How requests come, how long they are, and when measuring stops."""
 
-from precision_explorer.workload.workload import PRESETS, SCENARIOS, Workload, load_workload
+from precision_explorer.workload.arrivals import (
+    ARRIVALS,
+    Arrivals,
+    ConstantArrivals,
+    DailyArrivals,
+    GammaArrivals,
+    OnOffArrivals,
+    PoissonArrivals,
+)
+from precision_explorer.workload.lengths import (
+    LENGTHS,
+    DataLengths,
+    FixedLengths,
+    HistogramLengths,
+    Length,
+    Lengths,
+    LognormalLengths,
+)
+from precision_explorer.workload.load import changed, load_workload
+from precision_explorer.workload.mix import MixPart
+from precision_explorer.workload.presets import PRESETS
+from precision_explorer.workload.process import MOST_REQUESTS, ArrivalProcess
+from precision_explorer.workload.replay import TraceArrivals
+from precision_explorer.workload.schedule import Schedule, plan_schedule
+from precision_explorer.workload.trace import TraceData, read_trace
+from precision_explorer.workload.workload import SCENARIOS, TAILS, Workload
 
-__all__ = ["PRESETS", "SCENARIOS", "Workload", "load_workload"]
+__all__ = [
+    "ARRIVALS",
+    "LENGTHS",
+    "MOST_REQUESTS",
+    "PRESETS",
+    "SCENARIOS",
+    "TAILS",
+    "ArrivalProcess",
+    "Arrivals",
+    "ConstantArrivals",
+    "DailyArrivals",
+    "DataLengths",
+    "FixedLengths",
+    "GammaArrivals",
+    "HistogramLengths",
+    "Length",
+    "Lengths",
+    "LognormalLengths",
+    "MixPart",
+    "OnOffArrivals",
+    "PoissonArrivals",
+    "Schedule",
+    "TraceArrivals",
+    "TraceData",
+    "Workload",
+    "changed",
+    "load_workload",
+    "plan_schedule",
+    "read_trace",
+]

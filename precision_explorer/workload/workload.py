@@ -1,21 +1,33 @@
-"""`Workload`: the scenario with its stop rules, from a preset or a YAML file."""
+"""`Workload`: how requests come and when measuring stops, declared and validated as a whole."""
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import Field, field_validator, model_validator
 
-from precision_explorer.errors import UsageError, near_names, unknown_name
-from precision_explorer.option_files import read_options
-from precision_explorer.paths import expand_user
+from precision_explorer.errors import unknown_name
+from precision_explorer.units import seconds
+from precision_explorer.workload.arrivals import Arrivals, DailyArrivals
+from precision_explorer.workload.declared import Declared
+from precision_explorer.workload.lengths import DataLengths, Lengths
+from precision_explorer.workload.mix import MixPart
+from precision_explorer.workload.replay import TraceArrivals
 
-SCENARIOS = ("single-stream",)
-_LATER = ("server", "bursty", "replay", "offline")
+SCENARIOS = ("single-stream", "multi-stream", "offline", "server")
+TAILS = {"p99": 0.99, "p999": 0.999}
+# Fields that mean something in these scenarios only; all others do in every one.
+BELONGS: dict[str, tuple[str, ...]] = {
+    "arrivals": ("server",),
+    "duration_seconds": ("server",),
+    "max_batch": ("server",),
+    "max_wait_s": ("server",),
+    "streams": ("multi-stream",),
+    "tails": ("single-stream", "multi-stream", "server"),
+}
 
 
-class Workload(BaseModel):
+class Workload(Declared):
     """One scenario of MLPerf Inference's (Reddi et al. 2020) and the rules of its measurement.
 
     `single-stream`: the next request when the last is done. Measured until `min_requests` and
@@ -23,10 +35,16 @@ class Workload(BaseModel):
     whole from the first, cold request. `energy_seconds` is the least window where a meter's counter
     is read over it. Offline: `offline_seconds` and `offline_min_batches` per batch size,
     `offline_budget_seconds` for all sizes of a cell. For language models a request is a document's
-    first `prompt_tokens` tokens and `output_tokens` greedy ones.
-    """
+    first `prompt_tokens` tokens and `output_tokens` greedy ones, where `lengths` says nothing else.
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    `multi-stream`: the next `streams` requests, as one batch, when the last ones are done (MLPerf's
+    samples per query, 8 there too); rules as of single-stream. `offline`: all requests at hand, the
+    offline part alone. `server`: requests come by the clock of `arrivals` for `duration_seconds`,
+    of which the first `warmup_seconds` warm up; a batch takes what waits, at most `max_batch`, and
+    waits at most `max_wait_s` for more. With `tails` the measuring goes on, within
+    `budget_seconds`, until that percentile can be printed. `lengths` and `mix` say what requests
+    are like, in every scenario (docs/workloads.md).
+    """
 
     name: str = Field(default="single-stream", min_length=1, max_length=64)
     scenario: str = "single-stream"
@@ -41,70 +59,79 @@ class Workload(BaseModel):
     offline_budget_seconds: float = Field(default=20.0, gt=0)
     prompt_tokens: int = Field(default=128, ge=1)
     output_tokens: int = Field(default=16, ge=1)
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _no_truth_values(cls, value: Any) -> Any:
-        # YAML's `yes` and `on` are truth values, which would else count as 1.
-        if isinstance(value, bool):
-            raise ValueError(f"{str(value).lower()} is no number")
-        return value
+    arrivals: Arrivals | None = None
+    duration_seconds: float = Field(default=30.0, gt=0)
+    max_batch: int = Field(default=8, ge=1)
+    max_wait_s: float = Field(default=0.0, ge=0)
+    streams: int = Field(default=8, ge=1)
+    lengths: Lengths | None = None
+    mix: tuple[MixPart, ...] | None = Field(default=None, min_length=2)
+    tails: Literal["p99", "p999"] | None = None
 
     @field_validator("scenario")
     @classmethod
     def _known_scenario(cls, value: str) -> str:
         if value not in SCENARIOS:
-            raise ValueError(_unknown("scenario", value, SCENARIOS))
+            raise ValueError(unknown_name("scenario", value, SCENARIOS))
         return value
 
+    @model_validator(mode="after")
+    def _fits(self) -> Workload:
+        for name, scenarios in BELONGS.items():
+            default = type(self).model_fields[name].default
+            if self.scenario not in scenarios and getattr(self, name) != default:
+                raise ValueError(
+                    f"{name} is for the scenario {' or '.join(scenarios)}, and this is "
+                    f"{self.scenario}; leave it out, or change the scenario"
+                )
+        if self.scenario == "server":
+            self._fits_server()
+        self._fits_lengths()
+        return self
+
+    def _fits_server(self) -> None:
+        if self.arrivals is None:
+            raise ValueError(
+                "scenario server needs arrivals, such as arrivals: {kind: poisson, load: 0.7}"
+            )
+        if self.duration_seconds <= self.warmup_seconds:
+            raise ValueError(
+                f"duration_seconds ({seconds(self.duration_seconds)}) is not longer than the "
+                f"warm-up (warmup_seconds, {seconds(self.warmup_seconds)}); raise it"
+            )
+        if self.max_wait_s and self.max_batch == 1:
+            raise ValueError("max_wait_s waits for a larger batch, but max_batch is 1; raise it")
+        day_s = self.arrivals.day_s if isinstance(self.arrivals, DailyArrivals) else None
+        if day_s is not None and abs(self.duration_seconds / day_s % 1 - 0.5) < 0.5 - 1e-9:
+            raise ValueError(
+                f"duration_seconds ({seconds(self.duration_seconds)}) is no whole number of days "
+                f"of {seconds(day_s)}, so its mean rate would be another; change one of them"
+            )
+
+    def _fits_lengths(self) -> None:
+        given = [part.lengths or self.lengths or Lengths() for part in self.mix or ()]
+        names = [part.name for part in self.mix or ()]
+        if len(set(names)) < len(names):
+            raise ValueError("two parts of the mix have one name; give each its own")
+        for side in ("input", "output"):
+            own = [isinstance(getattr(lengths, side), DataLengths) for lengths in given]
+            if any(own) and not all(own):
+                raise ValueError(
+                    f"mix: '{names[own.index(True)]}' takes the data's own {side} length and "
+                    f"'{names[own.index(False)]}' does not; declare it for all parts or for none"
+                )
+        traced = isinstance(self.arrivals, TraceArrivals) and self.arrivals.use_lengths
+        if traced and (self.lengths or any(part.lengths for part in self.mix or ())):
+            raise ValueError(
+                "the trace gives lengths too; leave these out, or set its use_lengths: false"
+            )
+
     def rules(self) -> dict[str, Any]:
-        """All fields as JSON-able values: part of a cell's method, and enough to make it again."""
-        return self.model_dump(mode="json")
-
-
-PRESETS: dict[str, Workload] = {"single-stream": Workload()}
-
-
-def _unknown(kind: str, name: str, known: tuple[str, ...]) -> str:
-    if name in _LATER:
-        return f"{kind} '{name}' is not in this release; use {' or '.join(known)}"
-    return unknown_name(kind, name, known)
-
-
-def load_workload(name_or_path: str | Path | None) -> Workload:
-    """A preset by name (None: ``single-stream``) or a YAML file with `Workload`'s fields.
-
-    UsageError in one line for an unknown name, an unreadable file, an unknown or invalid value.
-    """
-    if name_or_path is None:
-        return PRESETS["single-stream"]
-    text = str(name_or_path)
-    if text in PRESETS:
-        return PRESETS[text]
-    path = expand_user(name_or_path)
-    if path.suffix.lower() in (".yaml", ".yml") or len(path.parts) > 1 or path.is_file():
-        return _from_file(path)
-    message = _unknown("workload", text, tuple(PRESETS))
-    raise UsageError(message if message.endswith("?") else f"{message}, or give a .yaml file")
-
-
-def _from_file(path: Path) -> Workload:
-    values = read_options(path, "workload", "min_requests: 30")
-    values.setdefault("name", path.stem)
-    try:
-        return Workload.model_validate(values)
-    except ValidationError as error:
-        raise UsageError(f"{path}: {_one_line(error)}") from error
-
-
-def _one_line(error: ValidationError) -> str:
-    first = error.errors()[0]
-    key = str(first["loc"][0]) if first["loc"] else "workload"
-    if first["type"] == "extra_forbidden":
-        return unknown_name("key", key, near_names(key, Workload.model_fields) or _keys())
-    message = first["msg"].removeprefix("Value error, ")
-    return message if key == "scenario" else f"{key}: {message}; correct the value"
-
-
-def _keys() -> list[str]:
-    return list(Workload.model_fields)
+        """The fields of this scenario as JSON-able values: part of a cell's method, and enough to
+        make the workload again (without the file of a trace, of which it holds the hash)."""
+        document = self.model_dump(mode="json", exclude_none=True)
+        return {
+            name: value
+            for name, value in document.items()
+            if self.scenario in BELONGS.get(name, SCENARIOS)
+        }
