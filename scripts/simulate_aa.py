@@ -85,7 +85,7 @@ def real_passes(
     from precision_explorer.models.adapter import plan_batches
     from precision_explorer.models.adapters import make_adapter
     from precision_explorer.models.loading import load, prepare
-    from precision_explorer.plan.expand import batch_plan
+    from precision_explorer.plan.batches import batch_plan
     from precision_explorer.tasks import KINDS, check_labels, load_card
     from precision_explorer.tasks import prepare as prepare_task
 

@@ -9,7 +9,10 @@ import yaml
 from precision_explorer.hardware import device_facts, library_versions
 from precision_explorer.paths import data_dir
 from precision_explorer.records import Bandwidth, Launch, MatmulRate, Roof
+from precision_explorer.runner import batch_budget
 from precision_explorer.runner.roof import roof_key, store
+
+real_probe = batch_budget._probe
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -19,6 +22,9 @@ def own_cache(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PRECISION_EXPLORER_CACHE", str(tmp_path_factory.mktemp("cache")))
         know_the_roofs()
+        # Batches keep their usual size: each model and task would else be loaded once more, to be
+        # timed. tests/test_batch_budget.py has the real probe.
+        patch.setattr(batch_budget, "_probe", lambda *args: None)
         yield
 
 

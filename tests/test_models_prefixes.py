@@ -21,7 +21,7 @@ from precision_explorer.models.prefixes import (
     plan_shared,
 )
 from precision_explorer.models.scoring import Scorer
-from precision_explorer.plan.expand import batch_plan
+from precision_explorer.plan.batches import batch_plan
 from precision_explorer.runner.session import Session
 from tests.test_models_causal_lm import BOTH, bloom, gpt2, language, llama, tokenizer
 

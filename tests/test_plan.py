@@ -19,7 +19,8 @@ from precision_explorer.formats import CATALOG, DEFAULT_FORMATS, Support
 from precision_explorer.hardware import DeviceFacts
 from precision_explorer.models import ModelRef
 from precision_explorer.plan import Plan, SweepSpec, expand, load_spec
-from precision_explorer.plan.expand import batch_plan, relevant_libraries
+from precision_explorer.plan.batches import batch_plan
+from precision_explorer.plan.expand import relevant_libraries
 from precision_explorer.plan.spec import READER_FIELDS, make_spec
 from precision_explorer.records import Caution, ModelIdentity, TaskIdentity
 from precision_explorer.tasks import Calibration, PreparedTask, TaskCard
@@ -299,6 +300,7 @@ READ_LATER = {
     "out": "somewhere", "cell_timeout": 5.0, "allow_metric": "f1",
 }  # fmt: skip
 MEASURED = {
+    "batch_tokens": 300,
     "model": "other", "task": "sentiment", "formats": "fp32", "device": "cpu", "batch_size": "1",
     "limit": 10, "workload": "other.yaml", "seed": 1, "revision": "v2", "trust_remote_code": True,
     "threads": 1, "memory_limit": "1GB", "calibration": "texts.jsonl", "runtime": "compile",
@@ -598,6 +600,17 @@ def test_a_task_without_calibration_skips_the_calibrated_format_alone():
 def test_the_batch_plan_is_fixed_by_the_kind_of_device():
     assert batch_plan("cpu") != batch_plan("cuda")
     assert set(batch_plan("cpu")) == {"rule", "max_tokens", "max_items", "call_tokens"}
+
+
+def test_a_budget_that_is_declared_or_probed_is_part_of_a_cell():
+    usual = planned().cells[0]
+    declared = planned({"batch_tokens": 300}).cells[0]
+    assert declared.cell.batch_plan["max_tokens"] == 300
+    assert len({usual.cell_id, declared.cell_id}) == 2
+    assert refusal(batch_tokens=0).startswith("batch-tokens 0")
+    # A run that declares none keeps the name that it had before one could.
+    assert make_spec({}).measuring_hash() == make_spec({"batch_tokens": None}).measuring_hash()
+    assert make_spec({}).measuring_hash() != make_spec({"batch_tokens": 300}).measuring_hash()
 
 
 def test_labels_are_mapped_and_cautions_of_the_model_go_along():

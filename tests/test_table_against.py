@@ -354,6 +354,15 @@ def test_a_stored_score_too_is_outside_only_beyond_the_noise_floor(
         assert one["noise_floor_flips"] == (None if again is None else 1)
 
 
+def test_few_other_answers_show_no_spread_in_a_stored_score_either(tmp_path):
+    """Draws that hardly move are no proof where 1 of 40 answers changed: Tango can't tell then."""
+    same = {"fp32": [0.8, 0.81] * 50, "bf16": [0.8, 0.8101] * 50}
+    for changed, verdict in ((1, "cannot-tell"), (12, "within")):
+        cells = [ok("fp32", classified(set())), ok("bf16", classified({*range(changed)}))]
+        rows = by_score(scored(make_run(tmp_path / str(changed), cells), **same))
+        assert rows["bf16"]["verdict"] == verdict
+
+
 def test_a_stored_score_from_other_batches_has_no_verdict(tmp_path):
     record, rows = ok("bf16", classified({*range(30)}))
     document = record.model_dump()

@@ -35,6 +35,11 @@ _OPTIONS: list[Callable[..., Any]] = [
         help="Offline batch sizes to try (1,8); the row shows the best, the record all.",
     ),
     click.option(
+        "--batch-tokens", type=int, metavar="N",
+        help="Padded tokens of a batch of the quality pass; by default a short probe of the "
+        "reference fixes them once per task.",
+    ),
+    click.option(
         "--limit", type=int, metavar="N",
         help="Only the first N examples of one seeded order, the same for every format.",
     ),

@@ -14,6 +14,7 @@ from precision_explorer.hardware import DeviceFacts, compiler, relevant_variable
 from precision_explorer.models import ModelRef, check_head
 from precision_explorer.models.heads import HEADS
 from precision_explorer.models.shipped import not_shipped, shipped_support
+from precision_explorer.plan.batches import batch_plan, budget_key
 from precision_explorer.plan.spec import SweepSpec
 from precision_explorer.records import Caution, Cell
 from precision_explorer.stats.sequential import ALPHA_END, ALPHA_LOOKS, FIRST_LOOK
@@ -50,12 +51,6 @@ UNTIL_DECIDED: dict[str, Any] = {
 OWN_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 # scikit-learn sets them when it is imported, which the parent does on some runs and not on others.
 _SET_BY_IMPORTS = ("KMP_DUPLICATE_LIB_OK", "KMP_INIT_AT_FORK")
-# Padded tokens and items of one quality batch, by kind of device. Larger gains nothing on 2 cores;
-# on an accelerator a language model's logits bound it: 16,384 x 50,000 words x 2 bytes are 1.6 GB.
-_BATCH_PLAN = {"cpu": (1024, 16), "cuda": (16384, 64)}
-# What a call costs beside its tokens, in tokens: where it is less than the padding of a larger
-# batch, a smaller one is faster.
-_CALL_TOKENS = {"cpu": 32, "cuda": 1024}
 _RELEVANT = {
     "torch": ("torch", "transformers", "tokenizers", "precision-explorer"),
     "torchao": ("torchao",),
@@ -116,20 +111,6 @@ class Plan:
         return {"cells": cells, "method_ids": sorted({c.cell.method_id for c in self.cells})}
 
 
-def batch_plan(kind: str) -> dict[str, Any]:
-    """The frozen rule of the quality pass, the same for all formats on a device kind. A runtime
-    that compiles keeps to plain rows in full batches: its code is made for few shapes, and for no
-    cache of some other length."""
-    tokens, items = _BATCH_PLAN[kind]
-    return {
-        "rule": "longest first, padded tokens bounded; where nothing is compiled, cut where "
-        "padding and calls cost least, and prefixes that rows share computed once",
-        "max_tokens": tokens,
-        "max_items": items,
-        "call_tokens": _CALL_TOKENS[kind],
-    }
-
-
 def relevant_libraries(format_id: str, recipe: dict[str, Any], versions: dict[str, str]) -> dict:
     """The libraries whose version can change a cell's result."""
     names = _RELEVANT["torch"] + tuple(recipe.get("requires", ()))
@@ -154,10 +135,12 @@ def expand(
     versions: dict[str, str],
     threads: int,
     compiled: dict[str, dict[str, Support]] | None = None,
+    budgets: dict[str, int] | None = None,
 ) -> Plan:
     """Multiply models, tasks, runtimes and formats into cells; a cell that comes out twice (a task
     by its name and by its path, say) is taken once. `compiled`: by runtime, the support of those
-    formats for which it differs from the eager one's in `supports`.
+    formats for which it differs from the eager one's in `supports`. `budgets`: padded tokens of a
+    batch, by `budget_key`; the device's constant for tasks that are not among them.
 
     Raises ModelError or TaskError where a model has no head or no labels for a task, or where a
     metric's library is missing.
@@ -169,6 +152,8 @@ def expand(
             if spec.until_decided:
                 _check_looks(task)
             labels = label_ids(task.card, task.examples, ref.id2label)
+            key = budget_key(ref, task, facts, versions, threads)
+            batch = batch_plan(facts.kind, spec.batch_tokens or (budgets or {}).get(key))
             for runtime in spec.runtime:
                 tools, missing = _tools(runtime, facts, versions)
                 tools = tools | metric_libraries(task.card.metrics, versions)
@@ -176,8 +161,9 @@ def expand(
                 for format_id in formats_of(spec, ref):
                     support = _calibrated(_support(format_id, ref, facts, own), task)
                     cell = _cell(
-                        spec, ref, task, workload, facts, support, versions, threads, runtime, tools
-                    )
+                        spec, ref, task, workload, facts, support, versions, threads, runtime,
+                        tools, batch,
+                    )  # fmt: skip
                     skip = _skip_reason(support, task) or missing or not_compiled(runtime, task)
                     planned = PlannedCell(cell, ref, task, support, labels, skip, ref.cautions)
                     cells.setdefault(planned.cell_id, planned)
@@ -273,6 +259,7 @@ def _cell(
     threads: int,
     runtime: str,
     tools: dict[str, str],
+    batch: dict[str, Any],
 ) -> Cell:
     stop = {"quality_budget": spec.quality_budget, "reference": reference_of(spec, ref)}
     return Cell(
@@ -286,7 +273,7 @@ def _cell(
         device_flags=facts.cpu_flags,
         threads=threads,
         workload=workload.rules(),
-        batch_plan=batch_plan(facts.kind),
+        batch_plan=batch,
         batch_sizes=spec.batch_size,
         rules=RULES | ({"until_decided": UNTIL_DECIDED} if spec.until_decided else {}),
         seed=spec.seed,

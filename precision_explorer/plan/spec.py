@@ -56,6 +56,7 @@ class SweepSpec(BaseModel):
     device: str = "auto"
     runtime: tuple[str, ...] = ("eager",)
     batch_size: tuple[int, ...] = (1, 8)
+    batch_tokens: int | None = None
     limit: int | None = None
     until_decided: bool = False
     calibration: str | None = None
@@ -149,6 +150,13 @@ class SweepSpec(BaseModel):
             raise ValueError("batch-size takes whole numbers of at least 1, as in 1,8")
         return tuple(sorted(set(value)))
 
+    @field_validator("batch_tokens")
+    @classmethod
+    def _batch_tokens(cls, value: int | None) -> int | None:
+        if value is not None and value < 1:
+            raise ValueError(f"batch-tokens {value} has room for nothing; give 1 or more, as 1024")
+        return value
+
     @field_validator("memory_limit")
     @classmethod
     def _sensible_size(cls, value: int | None) -> int | None:
@@ -198,6 +206,8 @@ class SweepSpec(BaseModel):
         else:
             skipped |= {"until_decided"}  # Sweeps from before there was any keep their name.
         skipped |= {name for name in ("tails", "duration") if getattr(self, name) is None}
+        if self.batch_tokens is None:
+            skipped |= {"batch_tokens"}  # As above.
         return canonical_hash(self.model_dump(mode="json", exclude=set(skipped)), 6)
 
 

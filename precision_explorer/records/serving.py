@@ -77,3 +77,5 @@ class Serving(_Data):
     """Whose capacity: ``own`` or the ``reference``'s."""
     capacity_per_s: float | None = None
     generates: bool = False
+    cut_requests: int = 0
+    """How many had fewer tokens than the workload drew, as the model has too few positions."""

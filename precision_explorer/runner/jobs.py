@@ -27,6 +27,7 @@ from precision_explorer.runner.manager import (
 
 # {job: module and function}
 JOBS: dict[str, str] = {
+    "batches": "precision_explorer.runner.batch_job:run",
     "numerics": "precision_explorer.runner.numerics_job:run",
     "roof": "precision_explorer.measure.roof:measure_roof",
     "layers": "precision_explorer.runner.sensitivity:measure_layers",

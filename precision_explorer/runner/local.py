@@ -33,12 +33,12 @@ from precision_explorer.runner.manager import (
     start_context,
 )
 from precision_explorer.runner.offered import offered
+from precision_explorer.runner.requests import load_request, task_request
 from precision_explorer.runner.until_decided import Looks
 from precision_explorer.store import RunFolder
 from precision_explorer.tasks import KINDS
 
 _LOG_TAIL_BYTES = 4000
-_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
 @dataclass
@@ -346,49 +346,13 @@ class Executor:
     # -- requests ----------------------------------------------------------------------------
 
     def _load_request(self, planned: PlannedCell) -> dict[str, Any]:
-        cell = planned.cell
-        return {
-            "op": "load",
-            "path": str(planned.ref.path),
-            "kind": planned.task.card.kind,
-            "format": cell.format,
-            "runtime": cell.runtime,
-            "recipe": cell.recipe,
-            "calibration": self._calibration(planned),
-            "execution": planned.support.execution,
-            "reason": planned.support.reason,
-            "device": cell.device,
-            "facts": self.facts.model_dump(mode="json"),
-            "threads": cell.threads,
-            "seed": cell.seed,
-            "trust_remote_code": cell.trust_remote_code,
-            "load_bytes": planned.ref.load_bytes(
-                _BYTES[cell.recipe["compute_dtype"]], cell.recipe.get("widened", False)
-            ),
-            "memory_limit": self.spec.memory_limit if self.facts.kind == "cpu" else None,
-            "log": str(self.folder.log_path(planned.cell_id).resolve()),
-        }
-
-    def _calibration(self, planned: PlannedCell) -> dict[str, Any] | None:
-        """The task with its calibration examples for test examples; None for other formats."""
-        found = planned.task.calibration
-        if found is None or not spec_of(planned.cell.format).calibrates:
-            return None
-        # The corpus is test data.
-        return self._task_request(planned) | {"examples": found.examples, "corpus": []}
+        return load_request(planned, self.spec, self.facts, self._log(planned))
 
     def _task_request(self, planned: PlannedCell) -> dict[str, Any]:
-        cell, card = planned.cell, planned.task.card
-        return {
-            "card": card.asked(),
-            "examples": planned.task.examples,
-            "corpus": planned.task.corpus,
-            "label_ids": planned.label_ids,
-            "workload": cell.workload,
-            "batch_plan": cell.batch_plan,
-            "batch_sizes": list(cell.batch_sizes),
-            "log": str(self.folder.log_path(planned.cell_id).resolve()),
-        }
+        return task_request(planned, self._log(planned))
+
+    def _log(self, planned: PlannedCell) -> str:
+        return str(self.folder.log_path(planned.cell_id).resolve())
 
 
 def _sessions(cells: list[PlannedCell]) -> Iterator[list[PlannedCell]]:

@@ -47,7 +47,7 @@ def prepare_inspection(spec: SweepSpec, on_event: OnEvent) -> Prepared:
 
     Raises UsageError where the reference can't run here.
     """
-    prepared = prepare_sweep(spec, on_event)
+    prepared = prepare_sweep(spec, on_event, batches=False)
     shipped = prepared.refs[0].scheme
     if shipped is not None:
         raise UsageError(

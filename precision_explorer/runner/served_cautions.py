@@ -11,6 +11,7 @@ _REFUSED = "serving-refused"
 _SATURATED = "serving-saturated"
 _UNBALANCED = "serving-unbalanced"
 _OWN_LOAD = "serving-own-load"
+_CUT = "lengths-cut"
 
 
 def served_cautions(windows: list[dict[str, Any]], asked_of_reference: bool) -> list[Caution]:
@@ -35,6 +36,13 @@ def served_cautions(windows: list[dict[str, Any]], asked_of_reference: bool) -> 
             "report it"
         )
         found.append(Caution(id=_UNBALANCED, message=text))
+    cut = sum(w.get("cut_requests", 0) for w in windows)
+    if cut:
+        text = (
+            f"{cut} requests had more tokens by the workload than the model has positions, and "
+            "were cut there: they were shorter than asked for; lower the lengths"
+        )
+        found.append(Caution(id=_CUT, message=text))
     if asked_of_reference and any(w.get("load_of") == "own" for w in windows):
         text = (
             "the reference showed no capacity, so the load is a share of the format's own: its "

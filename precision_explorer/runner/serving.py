@@ -67,23 +67,29 @@ class Server:
             sync=self.sync,
         )
         load = self._load(throughput, reference)
-        schedule = self._plan(load.get("rate_per_s"), round)
+        arrivals = self.workload.arrivals
+        assert arrivals is not None
+        schedule = self._plan(arrivals.rate(load.get("capacity_per_s")), round)
         windows, window = 1, EnergyWindow(sensor)
         series = self._window(schedule, window)
         if series.refused() is not None:
             windows, window = 2, EnergyWindow(sensor)
             series = self._window(schedule, window)
-        known = {name: value for name, value in load.items() if name != "rate_per_s"}
-        serving = series.record(
-            "server", batching="dynamic", windows=windows, generates=self.adapter.generates, **known
-        )
         rows = self._rows(series, schedule)
+        serving = series.record(
+            "server",
+            batching="dynamic",
+            windows=windows,
+            generates=self.adapter.generates,
+            cut_requests=_cut(rows, schedule),
+            **load,
+        )
         return Served(serving, throughput, window, rows, series.served)
 
     # -- how fast ------------------------------------------------------------------------------
 
     def _load(self, throughput: Throughput, reference: Json) -> Json:
-        """What to offer where the arrivals declare a share of a capacity; empty where a rate."""
+        """Share, whose and capacity where the arrivals declare a share; empty where a rate."""
         arrivals = self.workload.arrivals
         assert arrivals is not None
         if arrivals.load is None:
@@ -97,7 +103,6 @@ class Server:
             "load": arrivals.load,
             "load_of": "reference" if same else "own",
             "capacity_per_s": capacity,
-            "rate_per_s": arrivals.load * capacity,
         }
 
     def _capacity(self, throughput: Throughput) -> float:
@@ -127,10 +132,10 @@ class Server:
 
     # -- the window ----------------------------------------------------------------------------
 
-    def _plan(self, rate_per_s: float | None, round: int) -> Schedule:
+    def _plan(self, rate_per_s: float, round: int) -> Schedule:
         rules = self.workload
         duration = rules.duration_seconds
-        if rate_per_s is not None and rules.tails is not None:
+        if rules.tails is not None:
             longer = _MORE * needed_n(TAILS[rules.tails]) / rate_per_s + rules.warmup_seconds
             duration = max(duration, min(longer, rules.budget_seconds))
         return plan_schedule(
@@ -194,6 +199,17 @@ class Server:
         for row in rows:
             row["index"] = int(schedule.items[row["position"]])
         return rows
+
+
+def _cut(rows: Sequence[Json], schedule: Schedule) -> int:
+    """How many requests of the window had other lengths than were drawn for them."""
+    cut = set()
+    for name in ("input_tokens", "output_tokens"):
+        drawn = getattr(schedule, name)
+        if drawn is not None:
+            told = ((row["position"], row.get(name)) for row in rows if "batch" in row)
+            cut |= {place for place, found in told if found not in (None, drawn[place])}
+    return len(cut)
 
 
 def batch_sizes(offline_sizes: Sequence[int], workload: Json) -> list[int]:

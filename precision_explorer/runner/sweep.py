@@ -26,6 +26,7 @@ from precision_explorer.plan import Plan, SweepSpec, expand
 from precision_explorer.plan.expand import reference_of
 from precision_explorer.plan.spec import READER_FIELDS
 from precision_explorer.records import Environment, Roof, metric_info
+from precision_explorer.runner.batch_budget import Budgets, batch_budgets
 from precision_explorer.runner.local import Executor, Tally
 from precision_explorer.runner.manager import Event, OnEvent, prepare_environment
 from precision_explorer.runner.mixed import (
@@ -35,6 +36,7 @@ from precision_explorer.runner.mixed import (
     read_recipes,
     with_mixed,
 )
+from precision_explorer.runner.offered import check_served
 from precision_explorer.runner.probe import probe, probe_compiled
 from precision_explorer.runner.roof import device_roof, roof_key
 from precision_explorer.runner.scoring import cells_to_score, score_cells
@@ -65,6 +67,8 @@ class Prepared:
     supports: dict[str, Support]
     environment: Environment
     plan: Plan
+    budgets: Budgets
+    """Padded tokens of a batch, by `plan.batches.budget_key`."""
 
 
 def default_task(refs: list[ModelRef]) -> str:
@@ -83,11 +87,14 @@ def default_task(refs: list[ModelRef]) -> str:
     raise UsageError("no bundled task fits all models; name one by --task")
 
 
-def prepare_sweep(spec: SweepSpec, on_event: OnEvent, compiling: bool = True) -> Prepared:
+def prepare_sweep(
+    spec: SweepSpec, on_event: OnEvent, compiling: bool = True, batches: bool = True
+) -> Prepared:
     """Resolve and check all inputs, ask the device what it can do, and plan.
 
     Fetches what must be fetched. Without `compiling` nothing is compiled: kernels that a runtime
-    would choose are those of earlier answers, and a note says which are not known. Raises
+    would choose are those of earlier answers, and a note says which are not known; the same holds
+    for the size of batches. Without `batches` that is left alone, for work that has none. Raises
     UsageError, ModelError, TaskError; writes no result.
     """
     device = resolve_device(spec.device)
@@ -104,6 +111,7 @@ def prepare_sweep(spec: SweepSpec, on_event: OnEvent, compiling: bool = True) ->
             check_library(ref.name, ref.scheme, facts)
     check_revisions(recipes, refs)
     tasks = tasks or [_prepare_task(spec, default_task(refs))]
+    check_served(workload, tasks, spec.runtime)
     threads = spec.threads or facts.cores
     versions = library_versions()
     # A first expansion with nothing known of the formats checks heads and labels before the probe,
@@ -124,24 +132,26 @@ def prepare_sweep(spec: SweepSpec, on_event: OnEvent, compiling: bool = True) ->
             found = probe_compiled(facts, tried, versions, threads, on_event, runtime, compiling)
             compiled[runtime] = found | with_mixed(recipes, supports | found)
         supports = with_mixed(recipes, supports)
-    plan = expand(spec, refs, tasks, workload, facts, supports, versions, threads, compiled)
+    inputs = (spec, refs, tasks, workload, facts, supports, versions, threads, compiled)
+    budgets: Budgets = {}
+    if batches:
+        stored, first = _stored_budgets(_folder(spec, refs, tasks, facts)), expand(*inputs)
+        budgets = batch_budgets(
+            spec, first, facts, versions, threads, stored, on_event, ask=compiling
+        )
+    plan = expand(*inputs, budgets)
     environment = make_environment(facts, threads, versions)
-    return Prepared(spec, refs, tasks, workload, facts, supports, environment, plan)
+    return Prepared(spec, refs, tasks, workload, facts, supports, environment, plan, budgets)
+
+
+def _stored_budgets(folder: RunFolder) -> Budgets:
+    found = (folder.read_sweep_or_none() or {}).get("batch_tokens", {})
+    return {k: v for k, v in found.items() if isinstance(v, int) and v > 0}
 
 
 def workload_of(spec: SweepSpec) -> Workload:
-    """The workload that `spec` names, as its other options change it. UsageError also for what can
-    be declared and planned, but not served by a worker yet."""
-    workload = changed(load_workload(spec.workload), spec.tails, spec.duration)
-    others = sorted(set(workload.rules()) - set(Workload().rules()))
-    if workload.scenario != "single-stream" or others:
-        single = workload.scenario == "single-stream"
-        asked = ", ".join(others) if single else f"scenario {workload.scenario}"
-        raise UsageError(
-            f"workload '{workload.name}' ({asked}) can be planned but not measured in this "
-            "release; use single-stream"
-        )
-    return workload
+    """The workload that `spec` names, as its other options change it."""
+    return changed(load_workload(spec.workload), spec.tails, spec.duration)
 
 
 def _prepare_tasks(spec: SweepSpec, name: str, on_event: OnEvent) -> list[PreparedTask]:
@@ -213,14 +223,19 @@ def make_environment(facts: DeviceFacts, threads: int, versions: dict[str, str])
 
 def run_folder(prepared: Prepared) -> RunFolder:
     """``--out``, or ``results/<name>`` with a name that is the same for the same spec."""
-    spec = prepared.spec
+    return _folder(prepared.spec, prepared.refs, prepared.tasks, prepared.facts)
+
+
+def _folder(
+    spec: SweepSpec, refs: list[ModelRef], tasks: list[PreparedTask], facts: DeviceFacts
+) -> RunFolder:
     if spec.out:
         return RunFolder(expand_user(spec.out))
-    models = "+".join(safe_name(ref.name) for ref in prepared.refs)
-    tasks = "+".join(safe_name(task.card.name) for task in prepared.tasks)
+    models = "+".join(safe_name(ref.name) for ref in refs)
+    asked = "+".join(safe_name(task.card.name) for task in tasks)
     # Cut before the hash, which keeps apart what the words no longer do.
-    words = f"{models}-{tasks}"[:100].rstrip("-+")
-    name = f"{words}-{safe_name(prepared.facts.device)}-{spec.measuring_hash()}"
+    words = f"{models}-{asked}"[:100].rstrip("-+")
+    name = f"{words}-{safe_name(facts.device)}-{spec.measuring_hash()}"
     return RunFolder(Path("results") / name)
 
 
@@ -252,6 +267,7 @@ def sweep_document(prepared: Prepared, run: str) -> dict[str, Any]:
         "spec": spec,
         "reader": {name: spec[name] for name in sorted(READER_FIELDS)},
         "plan": prepared.plan.document(),
+        "batch_tokens": prepared.budgets,
         "models": [
             {
                 "name": ref.name,

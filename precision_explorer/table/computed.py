@@ -12,8 +12,11 @@ import numpy as np
 
 from precision_explorer.records import AddedScore, metric_info
 from precision_explorer.stats import (
+    FEW,
+    Few,
     NoiseFloor,
     cluster_labels,
+    clusters_with,
     draws_interval,
     draws_p_value,
     effective_clusters,
@@ -110,9 +113,22 @@ def paired_computed(
     moved = deltas if share else deltas / np.abs(base)
     oriented = moved if reference.higher_is_better else -moved
     effective = effective_clusters(cluster_labels(reference.columns.get("group")), len(other))
-    verdict = verdict_for_bootstrap(oriented, budget, len(other), effective=effective)
+    few = _few_differing(reference, other, effective / len(other))
+    verdict = verdict_for_bootstrap(oriented, budget, len(other), effective=effective, few=few)
     found |= {"verdict": verdict.verdict, "needed_n": verdict.needed_n}
     return found | above_noise(found, noise)
+
+
+def _few_differing(reference: Computed, other: Computed, scale: float) -> Few | None:
+    """The examples (clusters) that were answered otherwise, where they are some but too few to show
+    how the metric's difference spreads; all counted as lost, since nothing says which are. One is
+    taken to move the metric by its share of the examples, as it does a mean of shares."""
+    first, second = reference.columns.get("prediction"), other.columns.get("prediction")
+    if not first or not second:
+        return None
+    moved = [float(a != b) for a, b in zip(first, second, strict=True)]
+    count = clusters_with(moved, cluster_labels(reference.columns.get("group")))
+    return Few(count * scale, 0.0, 1.0) if 0 < count < FEW else None
 
 
 def _flips(reference: Computed, other: Computed) -> dict[str, Any]:

@@ -20,6 +20,7 @@ TAILS = {"p99": 0.99, "p999": 0.999}
 BELONGS: dict[str, tuple[str, ...]] = {
     "arrivals": ("server",),
     "duration_seconds": ("server",),
+    "load_of": ("server",),
     "max_batch": ("server",),
     "max_wait_s": ("server",),
     "streams": ("multi-stream",),
@@ -60,6 +61,7 @@ class Workload(Declared):
     prompt_tokens: int = Field(default=128, ge=1)
     output_tokens: int = Field(default=16, ge=1)
     arrivals: Arrivals | None = None
+    load_of: Literal["reference", "own"] = "reference"
     duration_seconds: float = Field(default=30.0, gt=0)
     max_batch: int = Field(default=8, ge=1)
     max_wait_s: float = Field(default=0.0, ge=0)
