@@ -23,7 +23,9 @@ from precision_explorer.runner.closed_loop import closed_loop
 from precision_explorer.runner.offered import check_served, offered
 from precision_explorer.runner.served_cautions import served_cautions
 from precision_explorer.runner.serving import Server, batch_sizes
+from precision_explorer.store import read_run
 from precision_explorer.table.scenario_words import latency_words
+from precision_explorer.units import rate
 from precision_explorer.workload import Workload, plan_schedule
 from tests.test_models_causal_lm import BOTH, llama, tokenizer
 from tests.test_models_generation import PAD, bart, card, examples, sequence_card
@@ -329,9 +331,45 @@ def test_a_load_is_told_in_words():
     )
     for part in ("burstiness 0.25", "70 % of the reference's", "scheduled arrival", "at most 4"):
         assert part in words
-
-        workload().rules()
-    )
+    assert f"at {rate(20)}" in latency_words(workload().rules())
     assert "single-stream" in latency_words(Workload().rules())
     assert "queries of 8" in latency_words(Workload(scenario="multi-stream").rules())
     assert "none" in latency_words(Workload(scenario="offline").rules())
+
+
+def test_a_sweep_offers_two_formats_the_same_requests(tmp_path):
+    rules = RULES | {"duration_seconds": 3, "warmup_seconds": 0.5, "budget_seconds": 30}
+    rules["arrivals"] = {"kind": "poisson", "rate_per_s": 4}
+    file, folder = tmp_path / "few.yaml", tmp_path / "run"
+    file.write_text(yaml.safe_dump(rules))
+    asked = ["--formats", "fp32,int8-dynamic", "--limit", "12", "--workload", file, "--out", folder]
+    command = ["sweep", *asked, "--device", "cpu", "--threads", "1", "--batch-size", "1"]
+    done = subprocess.run(
+        [sys.executable, "-m", "precision_explorer", *map(str, command)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    with (folder / "tradeoffs.csv").open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert [row["format"] for row in rows] == ["fp32", "int8-dynamic"]
+    assert {row["scenario"] for row in rows} == {"server"}
+    assert len({row["offered_rate_per_s"] for row in rows}) == 1
+    assert len({row["method_id"] for row in rows}) == 1
+    found, _ = read_run(folder)
+    plans = []
+    for row, cell in zip(rows, sorted(folder.glob("cells/*.json")), strict=True):
+        record = found.read_record(cell.stem)
+        (window,) = record.measurements.serving
+        assert record.measurements.latency is None
+        assert window.little.holds
+        requests = found.read_samples(cell.stem, "request")
+        assert len(requests["id"]) > window.requests
+        served = [t for t in requests["scheduled_s"] if t is not None]
+        plans.append((served, requests["index"][-len(served) :]))
+        # A machine at work may be late or too slow for the rate: then it says so.
+        if window.refused is None and not window.saturated:
+            assert float(row["latency_p50_s"]) > 0
+    assert plans[0] == plans[1]
+    assert "requests come by their own clock" in (folder / "tradeoffs.md").read_text()

@@ -40,7 +40,7 @@ def test_rules_make_the_workload_again(workload):
 
 def test_rules_hold_what_belongs_to_the_scenario_and_nothing_else():
     own = {name: set(w.rules()) - set(Workload().rules()) for name, w in PRESETS.items()}
-    server = {"arrivals", "duration_seconds", "max_batch", "max_wait_s"}
+    server = {"arrivals", "duration_seconds", "load_of", "max_batch", "max_wait_s"}
     assert own["single-stream"] == own["offline"] == own["batch-scoring"] == set()
     assert own["multi-stream"] == {"streams"}
     assert own["server"] == own["bursty"] == server

@@ -7,12 +7,6 @@ from typing import Any
 from precision_explorer.records import Caution
 from precision_explorer.units import rate, share
 
-_REFUSED = "serving-refused"
-_SATURATED = "serving-saturated"
-_UNBALANCED = "serving-unbalanced"
-_OWN_LOAD = "serving-own-load"
-_CUT = "lengths-cut"
-
 
 def served_cautions(windows: list[dict[str, Any]], asked_of_reference: bool) -> list[Caution]:
     """Cautions of a record's ``serving``. `asked_of_reference`: whether the load was to be a share
@@ -24,10 +18,10 @@ def served_cautions(windows: list[dict[str, Any]], asked_of_reference: bool) -> 
             f"{late['refused']}, also when the window was repeated; nothing is read from it: "
             "measure again on an idle machine, or with fewer --threads than cores"
         )
-        found.append(Caution(id=_REFUSED, message=text))
+        found.append(Caution(id="serving-refused", message=text))
     full = next((w for w in windows if w["saturated"] and not w["refused"]), None)
     if full is not None:
-        found.append(Caution(id=_SATURATED, message=_saturated(full)))
+        found.append(Caution(id="serving-saturated", message=_saturated(full)))
     odd = next((w for w in windows if not w["little"]["holds"]), None)
     if odd is not None:
         text = (
@@ -35,20 +29,20 @@ def served_cautions(windows: list[dict[str, Any]], asked_of_reference: bool) -> 
             f"{share(odd['little']['relative_gap'])} (Little's law): don't use the row, and "
             "report it"
         )
-        found.append(Caution(id=_UNBALANCED, message=text))
+        found.append(Caution(id="serving-unbalanced", message=text))
     cut = sum(w.get("cut_requests", 0) for w in windows)
     if cut:
         text = (
             f"{cut} requests had more tokens by the workload than the model has positions, and "
             "were cut there: they were shorter than asked for; lower the lengths"
         )
-        found.append(Caution(id=_CUT, message=text))
+        found.append(Caution(id="lengths-cut", message=text))
     if asked_of_reference and any(w.get("load_of") == "own" for w in windows):
         text = (
             "the reference showed no capacity, so the load is a share of the format's own: its "
             "rate is not that of the other rows; measure the reference, or give rate_per_s"
         )
-        found.append(Caution(id=_OWN_LOAD, message=text))
+        found.append(Caution(id="serving-own-load", message=text))
     return found
 
 
