@@ -3,6 +3,10 @@ cautions, columns, and one sweep of two formats."""
 
 from __future__ import annotations
 
+import csv
+import gc
+import subprocess
+import sys
 import time
 from types import SimpleNamespace
 from typing import Any
@@ -10,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 
 from precision_explorer.errors import UsageError
 from precision_explorer.hardware.sensors import UnavailableSensor
@@ -41,6 +46,23 @@ RULES: dict[str, Any] = {
     "max_batch": 4,
 }
 COUNT = 6
+
+
+@pytest.fixture(autouse=True, scope="module")
+def cheap_collections():
+    """A window collects garbage first, which walks all that torch and transformers have made."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 def workload(**changes: Any) -> Workload:

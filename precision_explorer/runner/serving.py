@@ -23,6 +23,10 @@ Json = dict[str, Any]
 _CAPACITY_REQUESTS = 256
 # More than the least for a percentile, as a Poisson number of requests falls below its mean.
 _MORE = 1.2
+_STATIC = (
+    "a batch is decoded in step until its longest output is there, and no request joins it; "
+    "continuous batching is not in this release"
+)
 
 
 @dataclass(frozen=True)
@@ -78,13 +82,19 @@ class Server:
         rows = self._rows(series, schedule)
         serving = series.record(
             "server",
-            batching="dynamic",
+            batching="static" if self._streams else "dynamic",
+            note=_STATIC if self._streams else None,
             windows=windows,
-            generates=self.adapter.generates,
+            generates=self._streams,
             cut_requests=_cut(rows, schedule),
             **load,
         )
         return Served(serving, throughput, window, rows, series.served)
+
+    @property
+    def _streams(self) -> bool:
+        """Whether the adapter tells of each request's tokens."""
+        return hasattr(self.adapter, "serve_batch")
 
     # -- how fast ------------------------------------------------------------------------------
 

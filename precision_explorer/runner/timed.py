@@ -64,7 +64,9 @@ def _in_turn(
     )
     subject.progress("latency", 1, 1)
     throughput = _offline(subject, None if series else window)
-    latency = series.record(generates=adapter.generates) if series else None
+    # A query of several may tell of no tokens though each request alone does.
+    tells = series is not None and "ttft_s" in series.rows[-1]
+    latency = series.record(generates=adapter.generates and tells) if series else None
     energy = window.record(requests=_requests(series, throughput), idle_power_w=idle_w)
     answer = {
         "latency": latency.model_dump() if latency else None,
