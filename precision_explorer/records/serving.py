@@ -34,7 +34,7 @@ class Serving(_Data):
 
     scenario: str
     batching: str
-    """How requests were put together: ``dynamic`` (what waits, when the model is free), or ``static``
+    """How requests were put together: ``dynamic`` (what waits when the model is free) or ``static``
     (the same of generated answers, which are decoded in step)."""
     note: str | None = None
     """Why they were not put together otherwise."""
