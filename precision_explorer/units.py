@@ -98,6 +98,18 @@ def watts(value: float | None) -> str:
     return MISSING if value is None else f"{significant(value)} W"
 
 
+def hertz(value: float | None) -> str:
+    """A frequency: ``1.98 GHz``."""
+    if value is None:
+        return MISSING
+    return _scaled(value, [(1e9, "GHz"), (1e6, "MHz"), (1.0, "Hz")])
+
+
+def celsius(value: float | None) -> str:
+    """A temperature: ``71 °C``."""
+    return MISSING if value is None else f"{value:.0f} °C"
+
+
 def share(value: float | None, digits: int = 1) -> str:
     """A share as percent: ``97.9 %``."""
     return MISSING if value is None else f"{100 * value:.{digits}f} %"
@@ -139,6 +151,20 @@ def parse_size(text: str) -> int:
     if math.isinf(size):
         raise ValueError(f"'{text}' is no size; write it as 8GB or 512MiB")
     return int(size)
+
+
+_PER = {"s": 1.0, "sec": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
+
+
+def parse_rate(text: str) -> float:
+    """Things per second from ``200/s``, ``12000/min``, ``5e5/h``, ``1e7/d`` or a bare number, which
+    is per second."""
+    amount, slash, per = (part.strip() for part in text.partition("/"))
+    match = _NUMBER.match(amount)
+    known = per in _PER if slash else True
+    if not match or match.group(2) or not known or math.isinf(float(match.group(1))):
+        raise ValueError(f"'{text}' is no rate; write it as 200/s or 12000/min")
+    return float(match.group(1)) / _PER[per or "s"]
 
 
 def parse_energy(text: str) -> float:

@@ -330,7 +330,7 @@ def test_relevant_variables_keep_no_path_and_nothing_else():
 def test_the_rooms_import_neither_torch_nor_meters():
     rooms = ("hardware", "workload", "measure")
     imports = "; ".join(f"import precision_explorer.{room}" for room in rooms)
-    heavy = "{'torch', 'transformers', 'numpy', 'pynvml', 'psutil', 'yaml'}"
+    heavy = "{'torch', 'transformers', 'pynvml', 'psutil', 'yaml'}"
     code = f"import sys; {imports}; print(sorted({heavy} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -7,7 +7,15 @@ import pytest
 from scipy.stats import kendalltau, mannwhitneyu, theilslopes
 
 from precision_explorer.stats import assess
-from precision_explorer.stats.steady import mann_kendall_p, mser5, rank_sum_p, sen_slope, two_modes
+from precision_explorer.stats.steady import (
+    mann_kendall_p,
+    mser5,
+    rank_sum_p,
+    sen_slope,
+    time_beside_drift,
+    two_modes,
+)
+from tests.series import queue
 
 
 def labels(make, n, seeds=200):
@@ -42,6 +50,41 @@ def test_two_interleaved_clusters_are_bimodal(share):
         return np.where(generator.random(n) < share, 1.4, 1.0) * generator.lognormal(0, 0.03, n)
 
     assert labels(clusters, 150, 60)["bimodal"] >= 55
+
+
+@pytest.mark.parametrize("n", [300, 1000, 5000])
+def test_a_queue_that_is_steady_seldom_drifts(n):
+    """Tests for independent values would call about half of these drifting."""
+    found = labels(lambda g, k: queue(g, k, 0.7), n, 100)
+    assert found["drifting"] <= 8
+    assert found["steady"] >= 90
+
+
+def test_a_queue_without_room_drifts():
+    def growing(generator, n):
+        gaps, services = generator.exponential(1 / 1.3, n), generator.exponential(1.0, n)
+        walk = np.cumsum(services - gaps)
+        return walk - np.minimum.accumulate(np.minimum(walk, 0)) + services
+
+    assert labels(growing, 2000, 40)["drifting"] >= 38
+
+
+def test_a_correlation_time_above_1_makes_the_tests_more_careful():
+    generator = np.random.default_rng(5)
+    series = generator.normal(size=100) + np.linspace(0, 1, 100)
+    assert mann_kendall_p(series) < mann_kendall_p(series, 4.0)
+    first, second = series[:50], series[50:]
+    assert rank_sum_p(first, second) < rank_sum_p(first, second, 4.0)
+    # So few values are left that a normal quantile would claim too much.
+    assert mann_kendall_p(np.arange(100.0), 25.0) > 0.05
+
+
+def test_a_drift_is_no_correlation():
+    noise = np.random.default_rng(6).normal(size=500) / 10
+    for drift in (np.linspace(0, 5, 500), np.where(np.arange(500) < 300, 0, 2)):
+        assert time_beside_drift(noise + drift) < 2
+    assert time_beside_drift(queue(np.random.default_rng(7), 5000, 0.7)) > 5
+    assert time_beside_drift(np.ones(2)) == time_beside_drift(np.ones(50)) == 1
 
 
 def test_a_drift_too_small_to_matter_is_no_drift():

@@ -1040,6 +1040,8 @@ def test_a_served_row_counts_what_came_after_the_queue_had_filled(tmp_path):
     assert row["scenario"] == "server"
     assert row["latency_p50_s"] == pytest.approx(20.5 * MS)
     assert row["latency_p90_s"] == pytest.approx(36 * MS)
+    assert row["latency_p99_s"] is None
+    assert row["latency_p99_needed_n"] >= 299
     assert row["queue_p50_s"] == pytest.approx(20.5 * MS / 2)
     assert row["service_p50_s"] == pytest.approx(20.5 * MS / 2)
     assert row["cold_first_s"] == 9.0

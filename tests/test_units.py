@@ -166,6 +166,14 @@ def test_sizes_are_read(text, value):
     assert units.parse_size(text) == value
 
 
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("200/s", 200), ("200", 200), (" 1.2e4 / min", 200), ("7.2e5/h", 200), ("86400/d", 1)],
+)
+def test_rates_are_read(text, value):
+    assert units.parse_rate(text) == pytest.approx(value)
+
+
 def test_shares_are_read():
     assert units.parse_share("1%") == 0.01
     assert units.parse_share("0.5 %") == 0.005
@@ -184,6 +192,10 @@ def test_shares_are_read():
         (units.parse_size, "1e999"),
         (units.parse_size, "1e300TB"),
         (units.parse_size, "nan"),
+        (units.parse_rate, "200/fortnight"),
+        (units.parse_rate, "200/"),
+        (units.parse_rate, "-5/s"),
+        (units.parse_rate, "5k/s"),
         (units.parse_share, "1 pp"),
         (units.parse_share, "one"),
         (units.parse_share, "-1%"),

@@ -1,5 +1,14 @@
-"""What an hour costs, and cost, efficiency and value from it; latency objectives."""
+"""What an hour costs, and cost, efficiency and value from it; latency objectives, and the machines
+that meet one."""
 
+from precision_explorer.economics.capacity import (
+    HOURS_PER_MONTH,
+    Capacity,
+    Demand,
+    Spread,
+    parse_arrivals,
+    plan_capacity,
+)
 from precision_explorer.economics.formulas import (
     cost_per_1k,
     ownership_per_hour,
@@ -12,13 +21,19 @@ from precision_explorer.economics.price_sheet import Price, PriceSheet, load_she
 from precision_explorer.economics.slo import Slo, parse_slo
 
 __all__ = [
+    "HOURS_PER_MONTH",
+    "Capacity",
+    "Demand",
     "Price",
     "PriceSheet",
     "Slo",
+    "Spread",
     "cost_per_1k",
     "load_sheet",
     "ownership_per_hour",
+    "parse_arrivals",
     "parse_slo",
+    "plan_capacity",
     "price_for",
     "rate_within_slo",
     "requests_per_joule",

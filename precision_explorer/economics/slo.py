@@ -17,6 +17,11 @@ class Slo:
     quantile: float
     limit_s: float
 
+    @property
+    def name(self) -> str:
+        """The percentile as the reader writes it."""
+        return next(name for name, quantile in QUANTILES.items() if quantile == self.quantile)
+
 
 def parse_slo(text: str) -> Slo:
     """`p99=200ms` as an `Slo`; UsageError for an unknown percentile or a limit that is none."""

@@ -17,6 +17,13 @@ from precision_explorer.hardware.device_profiles import (
 )
 from precision_explorer.hardware.libraries import library_versions, relevant_variables
 from precision_explorer.hardware.profile import DeviceFacts, device_facts, resolve_device
+from precision_explorer.hardware.readings import (
+    CpuReadings,
+    NvmlReadings,
+    Reading,
+    Readings,
+    open_readings,
+)
 from precision_explorer.hardware.sensors import (
     CpuTimeSensor,
     EnergySensor,
@@ -31,12 +38,16 @@ from precision_explorer.hardware.toolchain import compiler
 __all__ = [
     "NEEDS",
     "PROFILES",
+    "CpuReadings",
     "CpuTimeSensor",
     "DeviceFacts",
     "DeviceProfile",
     "EnergySensor",
+    "NvmlReadings",
     "NvmlSensor",
     "RaplSensor",
+    "Reading",
+    "Readings",
     "UnavailableSensor",
     "bf16_native",
     "compiler",
@@ -48,6 +59,7 @@ __all__ = [
     "microscaling_native",
     "named_profile",
     "nvml_process_bytes",
+    "open_readings",
     "open_sensor",
     "profile_for",
     "relevant_variables",

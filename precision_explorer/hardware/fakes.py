@@ -59,6 +59,13 @@ class FakeGpu:
     memory: int = 150_000_000_000
     energy_mj: int | None = 1_000
     processes: dict[int, int | None] = field(default_factory=dict)
+    celsius: int | None = 45
+    sm_mhz: int = 1_500
+    power_mw: int = 300_000
+    event_reasons: int = 0
+    """NVML's bits."""
+    sm_percent: dict[int, int] = field(default_factory=dict)
+    """By process."""
 
 
 @dataclass
@@ -67,6 +74,8 @@ class _Fields:
     total: int = 0
     busId: str = ""
     pid: int = 0
+    timeStamp: int = 0
+    smUtil: int = 0
     usedGpuMemory: int | None = None
 
 
@@ -96,6 +105,13 @@ class FakeNvml:
             "nvmlDeviceGetComputeRunningProcesses": lambda g: [
                 _Fields(pid=p, usedGpuMemory=b) for p, b in g.processes.items()
             ],
+            "nvmlDeviceGetTemperature": lambda g, kind: self._there(g.celsius),
+            "nvmlDeviceGetClockInfo": lambda g, kind: g.sm_mhz,
+            "nvmlDeviceGetPowerUsage": lambda g: g.power_mw,
+            "nvmlDeviceGetCurrentClocksEventReasons": lambda g: g.event_reasons,
+            "nvmlDeviceGetProcessUtilization": lambda g, since_us: [
+                _Fields(pid=p, timeStamp=since_us + 1, smUtil=u) for p, u in g.sm_percent.items()
+            ],
         }
         if name not in answers:
             raise AttributeError(name)
@@ -106,6 +122,11 @@ class FakeNvml:
             if getattr(gpu, attribute) == value:
                 return gpu
         raise self.NVMLError(value)
+
+    def _there(self, value: int | None) -> int:
+        if value is None:
+            raise self.NVMLError("not supported")
+        return value
 
     def _energy(self, gpu: FakeGpu) -> int:
         if gpu.energy_mj is None:

@@ -6,6 +6,7 @@ from precision_explorer.measure.latency import LatencySeries, single_stream
 from precision_explorer.measure.memory import CudaPeakMemory, PeakMemory
 from precision_explorer.measure.others import OtherWork
 from precision_explorer.measure.phases import NullPhases, Phases
+from precision_explorer.measure.soak import SoakMonitor
 from precision_explorer.measure.throughput import offline
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "OtherWork",
     "PeakMemory",
     "Phases",
+    "SoakMonitor",
     "idle_power",
     "measure",
     "offline",

@@ -205,9 +205,8 @@ class SweepSpec(BaseModel):
             skipped -= {"quality_budget", "reference"}  # They say when the scoring stops.
         else:
             skipped |= {"until_decided"}  # Sweeps from before there was any keep their name.
-        skipped |= {name for name in ("tails", "duration") if getattr(self, name) is None}
-        if self.batch_tokens is None:
-            skipped |= {"batch_tokens"}  # As above.
+        later = ("batch_tokens", "tails", "duration")
+        skipped |= {name for name in later if getattr(self, name) is None}  # As above.
         return canonical_hash(self.model_dump(mode="json", exclude=set(skipped)), 6)
 
 

@@ -24,6 +24,7 @@ from precision_explorer.records.record import (
 )
 from precision_explorer.records.roof import Bandwidth, Launch, MatmulRate, Roof
 from precision_explorer.records.scores import AddedScore, AddedScores, read_scores
+from precision_explorer.records.soak import Soak, SoakWindow, windows_owed, with_repeats
 from precision_explorer.records.upgrade import NewerSchema
 
 __all__ = [
@@ -53,6 +54,8 @@ __all__ = [
     "PhaseProfile",
     "Profile",
     "Roof",
+    "Soak",
+    "SoakWindow",
     "Spent",
     "TaskIdentity",
     "Timing",
@@ -61,4 +64,6 @@ __all__ = [
     "metric_info",
     "read_record",
     "read_scores",
+    "windows_owed",
+    "with_repeats",
 ]

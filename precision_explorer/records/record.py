@@ -12,6 +12,7 @@ from precision_explorer.errors import StoreError
 from precision_explorer.records.cell import Cell
 from precision_explorer.records.profile import Profile
 from precision_explorer.records.serving import Serving
+from precision_explorer.records.soak import Soak
 from precision_explorer.records.upgrade import SCHEMA_VERSION, NewerSchema, upgrade
 
 Status = Literal["ok", "failed", "timeout", "out_of_memory", "invalid_numerics", "skipped"]
@@ -282,6 +283,8 @@ class Measurements(_Data):
     energy: Energy | None = None
     other_work_share: float | None = None
     """Share of the usable cores' time that other processes took during the timed part."""
+    soak: Soak | None = None
+    """The windows of a long run."""
     profile: Profile | None = None
     noise: Repeat | None = None
     kept: KeptDistributions | None = None

@@ -124,6 +124,27 @@ def _front(group: Group, row: Row) -> Cell:
     return Cell(text, "strong" if row["pareto"] == "yes" else "")
 
 
+def _percentile(name: str) -> Callable[[Group, Row], str]:
+    """A percentile, or how many requests it takes."""
+
+    def show(group: Group, row: Row) -> str:
+        needed = row[f"latency_{name}_needed_n"]
+        value = row[f"latency_{name}_s"]
+        if value is None and needed is not None:
+            return f"needs n >= {needed:,}"
+        return seconds(value)
+
+    return show
+
+
+def _seconds_interval(name: str) -> Callable[[Group, Row], str]:
+    def show(group: Group, row: Row) -> str:
+        low, high = (row[f"latency_{name}_ci_{end}_s"] for end in ("low", "high"))
+        return MISSING if low is None or high is None else f"{seconds(low)} to {seconds(high)}"
+
+    return show
+
+
 def _throughput(group: Group, row: Row) -> str:
     batch = "" if row["batch_size"] is None else f" ({row['batch_size']})"
     return rate(row["throughput_per_s"]) + batch
@@ -139,6 +160,10 @@ def _plain(column: str, show: Callable[..., str]) -> Callable[[Group, Row], str]
 
 def _word(value: object) -> str:
     return MISSING if value is None or value == "" else str(value)
+
+
+def _whole(value: float | None) -> str:
+    return MISSING if value is None else f"{round(value):,}"
 
 
 def _quality_columns(group: Group) -> list[_Column]:
@@ -183,7 +208,7 @@ def _speed_columns(group: Group) -> list[_Column]:
     ]
     return [
         _Column("Latency p50", _plain("latency_p50_s", seconds)),
-        _Column("p99", _plain("latency_p99_s", seconds)),
+        _Column("p99", _percentile("p99")),
         _Column("Series", lambda g, r: _series(r), False),
         *(tokens if group.generates else []),
         _Column("Throughput (batch)", _throughput),
@@ -214,6 +239,10 @@ def _other_scores(group: Group, row: Row) -> str:
 def _detail_columns(group: Group) -> list[_Column]:
     scored = any(_other_scores(group, row) != MISSING for row in group.ok)
     others = [_Column("Other scores", _other_scores, numeric=False)]
+    over_time = [
+        _Column("First minute", _plain("peak_rate_per_s", rate)),
+        _Column("After it", _plain("sustained_rate_per_s", rate)),
+    ]
     return [
         *(others if scored else []),
         _Column("Converted", _plain("converted_share", lambda v: share(v, 2))),
@@ -225,8 +254,12 @@ def _detail_columns(group: Group) -> list[_Column]:
         _Column("p value", _plain("p_value", lambda v: significant(v, 2))),
         *_load_columns(group),
         _Column("Requests timed", _plain("latency_n", _word)),
-        _Column("p90", _plain("latency_p90_s", seconds)),
-        _Column("p99.9", _plain("latency_p999_s", seconds)),
+        _Column("Worth, for p99", _plain("latency_n_eff", _whole)),
+        _Column("p50, 95% CI", _seconds_interval("p50")),
+        _Column("p90", _percentile("p90")),
+        _Column("p99, 95% CI", _seconds_interval("p99")),
+        _Column("p99.9", _percentile("p999")),
+        *(over_time if any(r["peak_rate_per_s"] is not None for r in group.ok) else []),
         _Column("First call", _plain("cold_first_s", seconds)),
         _Column("Load", _plain("load_s", seconds)),
         _Column("Compile", _plain("compile_s", seconds)),

@@ -11,6 +11,7 @@ from precision_explorer.report.findings import Finding, findings
 from precision_explorer.report.groups import Group, direction_words, groups
 from precision_explorer.report.questions import Question, questions
 from precision_explorer.report.safety import Safety, safeties
+from precision_explorer.report.soak import SoakSection, soak_sections
 from precision_explorer.report.text import cleaned, listed
 from precision_explorer.report.why import WhySection, of_group
 from precision_explorer.table import Context, Table, TaskContext
@@ -39,6 +40,8 @@ class Section:
     detail: View | None
     differences: View | None
     """How formats differ from the reference, beyond the verdict."""
+    over_time: list[SoakSection]
+    """Rows that were measured for several windows of time."""
     unmeasured: View | None
     why: WhySection | None
     """Why formats are or are not faster than the reference."""
@@ -111,6 +114,7 @@ def _section(group: Group, table: Table) -> Section:
         views=main_views(group),
         detail=detail_view(group),
         differences=differences_view(group, table),
+        over_time=soak_sections(group, table),
         unmeasured=unmeasured_view(group),
         why=of_group(table, group),
     )
@@ -159,8 +163,9 @@ def _notes(sections: list[Section], context: Context) -> tuple[str, ...]:
         "On the front: yes where no other row is as good in every objective and better in one; the "
         "percentage is how often the row is on it when examples, requests and batches are "
         "resampled. Memory, and differences from run to run, are not resampled.",
-        "Series: whether latency had settled; a dash (—) is a value that was not measured, or that "
-        "the sample does not support.",
+        "Series: whether latency had settled; a dash (—) is a value that was not measured.",
+        "needs n >= N: so many requests like these would support the percentile at 95 %. Where a "
+        "request depends on those before it, as in a queue, they are worth fewer independent ones.",
     ]
     if any(s.differences for s in sections):
         notes.append(

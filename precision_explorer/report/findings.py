@@ -29,6 +29,7 @@ def findings(group: Group) -> list[Finding]:
         Finding("Pareto front", _front(group)),
         Finding("Quality", _quality(group)),
         Finding("Latency", _latency(group)),
+        Finding("Over time", _over_time(group)),
         Finding("Memory", _memory(group)),
         Finding("Execution", _execution(group)),
         Finding("Not measured", _unmeasured(group)),
@@ -144,6 +145,15 @@ def _latency(group: Group) -> str:
     if moving:
         text += f" Latency had not settled for {listed(moving)}: take this as rough."
     return text
+
+
+def _over_time(group: Group) -> str:
+    """How much of its first minute's rate each long row kept."""
+    rows = [r for r in group.ok if r["peak_rate_per_s"] and r["sustained_rate_per_s"] is not None]
+    kept = [
+        f"{group.named(r)} {share(r['sustained_rate_per_s'] / r['peak_rate_per_s'])}" for r in rows
+    ]
+    return f"Of the rate of the first minute was kept after it: {listed(kept)}." if kept else ""
 
 
 def _memory(group: Group) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from precision_explorer.report.columns import View
 from precision_explorer.report.content import Content, Fact, Section, make_content
 from precision_explorer.report.safety import Safety
+from precision_explorer.report.soak import SoakSection
 from precision_explorer.report.why import WhySection
 from precision_explorer.table import Table
 
@@ -81,8 +82,14 @@ def _section(section: Section) -> list[str]:
         escape(section.line),
         *_titled("### Findings", found),
         *(block for view in views for block in (f"### {escape(view.title)}", grid(view))),
+        *(block for soak in section.over_time for block in _soak(soak)),
         *(_why(section.why) if section.why else []),
     ]
+
+
+def _soak(soak: SoakSection) -> list[str]:
+    line = [escape(soak.line)] if soak.line else []
+    return [f"### {escape(soak.view.title)}", *line, grid(soak.view)]
 
 
 def _why(why: WhySection) -> list[str]:

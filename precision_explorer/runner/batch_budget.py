@@ -43,7 +43,7 @@ def batch_budgets(
     """{`budget_key`: padded tokens of a batch} of every model and task of `plan`.
 
     `stored`: what the run's folder was begun with. Where nothing is known and not to be asked for
-    (`ask`), or a probe fails, the task keeps the device's constant, and a note says so. Empty where
+    (`ask`), or a probe fails (which a note says), the task keeps the device's constant. Empty where
     the user declared a budget.
     """
     if spec.batch_tokens is not None:
@@ -55,11 +55,7 @@ def batch_budgets(
             known = _probe(planned, spec, facts, threads, on_event)
             if known is not None:
                 _store(key, known)  # What came of no answer is asked again by the next run.
-        if known is None:
-            known = planned.cell.batch_plan["max_tokens"]
-            if not ask:
-                _note(on_event, planned, "a sweep fixes the size of its batches by a short probe")
-        found[key] = known
+        found[key] = planned.cell.batch_plan["max_tokens"] if known is None else known
     return found
 
 

@@ -20,6 +20,7 @@ from precision_explorer.stats.clusters import (
     few_clusters,
     share_interval,
 )
+from precision_explorer.stats.correlation import autocorrelation, correlation_time
 from precision_explorer.stats.divergence import Divergence, divergence
 from precision_explorer.stats.intervals import tango, wilson
 from precision_explorer.stats.noise import NoiseFloor, is_different
@@ -37,26 +38,36 @@ from precision_explorer.stats.ratios import Ratio, error_ratio, perplexity_ratio
 from precision_explorer.stats.sequential import SequentialVerdict, looks
 from precision_explorer.stats.sqnr import SQNR_STATES, relative_error, sqnr
 from precision_explorer.stats.steady import SteadyState, assess
+from precision_explorer.stats.tails import TAILS, Tail, effective_n, tail, tails
+from precision_explorer.stats.windows import Rates, Window, cut_windows, peak_and_sustained, spans
 
 __all__ = [
     "FEW",
     "SQNR_STATES",
+    "TAILS",
     "Divergence",
     "Few",
     "NoiseFloor",
+    "Rates",
     "Ratio",
     "SequentialVerdict",
     "SteadyState",
+    "Tail",
     "Verdict",
+    "Window",
     "assess",
+    "autocorrelation",
     "cluster_labels",
     "cluster_signs",
     "clusters_with",
+    "correlation_time",
+    "cut_windows",
     "divergence",
     "draws_interval",
     "draws_of",
     "draws_p_value",
     "effective_clusters",
+    "effective_n",
     "error_ratio",
     "few_clusters",
     "flips",
@@ -71,13 +82,17 @@ __all__ = [
     "order_interval",
     "paired_interval",
     "paired_p_value",
+    "peak_and_sustained",
     "percentile",
     "perplexity_ratio",
     "relative_error",
     "resample_counts",
     "share_interval",
+    "spans",
     "sqnr",
     "supports",
+    "tail",
+    "tails",
     "tango",
     "verdict_for_bootstrap",
     "verdict_for_share",

@@ -9,6 +9,7 @@ from precision_explorer.table.data import (
     Comparison,
     Context,
     ModelContext,
+    SoakTable,
     Table,
     TaskContext,
 )
@@ -21,6 +22,7 @@ __all__ = [
     "Comparison",
     "Context",
     "ModelContext",
+    "SoakTable",
     "Table",
     "TaskContext",
     "build",

@@ -24,8 +24,7 @@ from precision_explorer.economics import (
 )
 from precision_explorer.errors import StoreError, UsageError
 from precision_explorer.records import Caution, CellRecord, Roof
-from precision_explorer.records.serving import Serving
-from precision_explorer.stats import Divergence, Ratio, assess, percentile
+from precision_explorer.stats import Divergence, Ratio
 from precision_explorer.store import RunFolder, read_run
 from precision_explorer.table.against import (
     against_reference,
@@ -35,7 +34,7 @@ from precision_explorer.table.against import (
 )
 from precision_explorer.table.computed import Computed, computed_columns
 from precision_explorer.table.context import Run, make_context
-from precision_explorer.table.data import COLUMNS, Table
+from precision_explorer.table.data import COLUMNS, SoakTable, Table
 from precision_explorer.table.front import DRAWS, in_words, mark_front
 from precision_explorer.table.headline import (
     check_metric,
@@ -44,24 +43,12 @@ from precision_explorer.table.headline import (
     quality_of,
     scores_text,
 )
+from precision_explorer.table.latency import latency_columns
 from precision_explorer.table.quality import Quality, own_columns
 from precision_explorer.table.sequential import placed
-from precision_explorer.table.serving import (
-    counted,
-    is_steady_load,
-    load_columns,
-    median,
-    split_columns,
-)
+from precision_explorer.table.serving import served_columns
 from precision_explorer.table.why import diagnoses
 from precision_explorer.tasks import has_terms, is_harness_metric
-
-_PERCENTILES = (
-    ("latency_p50_s", 0.5),
-    ("latency_p90_s", 0.9),
-    ("latency_p99_s", 0.99),
-    ("latency_p999_s", 0.999),
-)
 
 
 @dataclass
@@ -79,6 +66,7 @@ class Entry:
     """The reference of a row that was scored until its verdict was clear."""
     latencies: np.ndarray = field(default_factory=lambda: np.array([]))
     output_tokens: list[int | None] = field(default_factory=list)
+    soak: SoakTable | None = None
     price: Price | None = None
     slo: Slo | None = None
     cautions: list[Caution] = field(default_factory=list)
@@ -132,6 +120,7 @@ def build(
         context,
         why=diagnoses(entries, roof),
         comparisons=comparisons(entries),
+        soaks=tuple(e.soak for e in entries if e.soak is not None),
     )
 
 
@@ -185,60 +174,12 @@ def _own_row(entry: Entry) -> None:
     if measured.compilation:
         row["graph_breaks"] = measured.compilation.graph_breaks
     if record.status == "ok":
-        _latency(entry)
+        latency_columns(entry)
+        if measured.serving:
+            served_columns(entry, measured.serving)
         _throughput(entry)
         _energy(entry)
         _quality(entry)
-
-
-def _latency(entry: Entry) -> None:
-    latency, windows = entry.record.measurements.latency, entry.record.measurements.serving
-    if windows:
-        _served(entry, windows)
-    if latency is None:
-        return
-    rows = entry.folder.read_samples(entry.record.cell_id, "request")
-    kept = [i for i, window in enumerate(rows["window"]) if window == "measure"]
-    values = np.array([rows["latency_s"][i] for i in kept])
-    entry.latencies = values
-    made = rows.get("output_tokens") or []
-    entry.output_tokens = [made[i] for i in kept] if made else []
-    entry.row.update(latency_n=len(values), cold_first_s=latency.cold_first_s)
-    entry.row["steady"] = assess(values, latency.stopped_by == "budget").label
-    _percentiles(entry, rows, kept, latency.generates)
-
-
-def _percentiles(entry: Entry, rows: dict[str, Any], kept: list[int], generates: bool) -> None:
-    """Of the latencies and, where the cell `generates`, medians of the tokens' times."""
-    row = entry.row
-    row.update({name: percentile(entry.latencies, q) for name, q in _PERCENTILES})
-    if generates:
-        row["ttft_s"] = median(rows["ttft_s"], kept)
-        # A request of one output token has no time between tokens.
-        between = [i for i in kept if rows["tpot_s"][i] is not None]
-        row["tpot_s"] = median(rows["tpot_s"], between)
-
-
-def _served(entry: Entry, windows: list[Serving]) -> None:
-    """Columns of requests that came by their own clock; nothing that supposes a steady state where
-    there was none, and nothing of the latency where the loop was late."""
-    rows = entry.folder.read_samples(entry.record.cell_id, "request")
-    kept = counted(rows)
-    made = rows.get("output_tokens") or []
-    # Those of all requests that the meter's window held.
-    entry.output_tokens = [t for t, b in zip(made, rows["batch"], strict=False) if b is not None]
-    row = entry.row
-    row.update(load_columns(windows) | {"cold_first_s": windows[0].cold_first_s})
-    if any(w.refused for w in windows):
-        return
-    row["latency_n"] = sum(w.requests for w in windows)
-    if not is_steady_load(windows):
-        row["steady"] = "drifting"
-        return
-    entry.latencies = np.array([rows["latency_s"][i] for i in kept])
-    row["steady"] = assess(entry.latencies, False).label
-    row.update(split_columns(rows, kept))
-    _percentiles(entry, rows, kept, windows[0].generates)
 
 
 def _throughput(entry: Entry) -> None:

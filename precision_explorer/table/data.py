@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from precision_explorer.diagnose import Why
-from precision_explorer.stats import Divergence, Ratio
+from precision_explorer.records import SoakWindow
+from precision_explorer.stats import Divergence, Rates, Ratio, Window
 
 # The contract's columns, in order; columns may only be added at the end.
 CONTRACT_COLUMNS: tuple[str, ...] = (
@@ -32,6 +33,9 @@ EXTRA_COLUMNS: tuple[str, ...] = (
     "noise_floor_flips", "noise_floor_delta", "noise_floor_kl",
     "flips_to_wrong", "flips_to_right", "error_ratio", "p_value_holm", "different",
     "perplexity_ratio", "kl_mean", "kl_p99", "same_top", "kl_note",
+    "latency_p50_ci_low_s", "latency_p50_ci_high_s", "latency_p99_ci_low_s",
+    "latency_p99_ci_high_s", "latency_n_eff", "peak_rate_per_s", "sustained_rate_per_s",
+    "latency_p90_needed_n", "latency_p99_needed_n", "latency_p999_needed_n",
     "scenario", "offered_rate_per_s", "achieved_rate_per_s", "utilisation", "queue_p50_s",
     "service_p50_s", "lateness_p99_s",
 )  # fmt: skip
@@ -108,6 +112,18 @@ class Comparison:
 
 
 @dataclass(frozen=True)
+class SoakTable:
+    """A long row in windows of time. `row`: its values of `ROW_KEY`; `seen`: what the device was
+    like in each window, empty where nothing was read; `rates`: the first minute against the rest.
+    """
+
+    row: tuple[Any, ...]
+    windows: tuple[Window, ...]
+    seen: tuple[SoakWindow, ...] = ()
+    rates: Rates | None = None
+
+
+@dataclass(frozen=True)
 class Table:
     """`rows`: one dict per cell with every name in `COLUMNS`; None where not measured."""
 
@@ -117,6 +133,8 @@ class Table:
     why: tuple[Why, ...] = ()
     """Why formats are or are not faster, per run and group; empty without profiles and roofs."""
     comparisons: tuple[Comparison, ...] = ()
+    soaks: tuple[SoakTable, ...] = ()
+    """Of rows that were measured for several windows of time."""
 
     def to_frame(self) -> Any:
         """The rows as a pandas DataFrame with the declared columns (imports pandas)."""

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from precision_explorer.records.serving import Serving
+from precision_explorer.stats import assess
+from precision_explorer.table.latency import over_time, tail_columns, token_columns
+
+if TYPE_CHECKING:
+    from precision_explorer.table.build import Entry
 
 Columns = dict[str, list[Any]]
 
@@ -33,18 +38,34 @@ def is_steady_load(windows: Sequence[Serving]) -> bool:
     return not any(w.refused or w.saturated for w in windows)
 
 
-def counted(rows: Columns) -> list[int]:
+def served_columns(entry: Entry, windows: Sequence[Serving]) -> None:
+    """Fill the columns of an entry whose requests came by their own clock: nothing that supposes a
+    steady state where there was none, and nothing of the latency where the loop was late."""
+    rows = entry.folder.read_samples(entry.record.cell_id, "request")
+    kept = _counted(rows)
+    made = rows.get("output_tokens") or []
+    # Those of all requests that the meter's window held.
+    entry.output_tokens = [t for t, b in zip(made, rows["batch"], strict=False) if b is not None]
+    row = entry.row
+    row.update(load_columns(windows) | {"cold_first_s": windows[0].cold_first_s})
+    if any(w.refused for w in windows):
+        return
+    row["latency_n"] = sum(w.requests for w in windows)
+    if not is_steady_load(windows) or not kept:
+        row["steady"] = "drifting"
+        return
+    entry.latencies = np.array([rows["latency_s"][i] for i in kept])
+    row.update(tail_columns(entry.latencies))
+    row["steady"] = assess(entry.latencies, False).label
+    row["queue_p50_s"] = float(np.median([rows["queue_s"][i] for i in kept]))
+    row["service_p50_s"] = float(np.median([rows["service_s"][i] for i in kept]))
+    if windows[0].generates:
+        row.update(token_columns(rows, kept))
+    if len(windows) == 1:
+        over_time(entry, rows, None)
+
+
+def _counted(rows: Columns) -> list[int]:
     """Places of the request rows that count and were finished."""
     places = enumerate(zip(rows["window"], rows["latency_s"], strict=True))
     return [i for i, (window, latency) in places if window == "measure" and latency is not None]
-
-
-def split_columns(rows: Columns, kept: list[int]) -> dict[str, Any]:
-    """Medians of the time in the queue and in service, in seconds."""
-    names = {"queue_p50_s": "queue_s", "service_p50_s": "service_s"}
-    return {column: median(rows[name], kept) for column, name in names.items()}
-
-
-def median(values: Sequence[Any], kept: list[int]) -> float | None:
-    """The median of `values` at the places `kept`; None without any."""
-    return float(np.median([values[i] for i in kept])) if kept else None

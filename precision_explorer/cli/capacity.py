@@ -1,0 +1,109 @@
+"""``precision-explorer capacity``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+
+@click.command("capacity", short_help="Machines per format for a rate within a latency objective.")
+@click.argument("run", type=click.Path(path_type=Path), metavar="RUN")
+@click.option("--rate", metavar="200/s", required=True, help="Requests that come, per s, min or h.")
+@click.option("--slo", metavar="p99=200ms", help="The latency objective (that of RUN's sweep).")
+@click.option("--price-per-hour", type=float, metavar="USD", help="Your price for one machine.")
+@click.option(
+    "--arrivals", metavar="poisson|gamma:CV", default="poisson",
+    help="How requests come (poisson); gamma:3 comes in bursts: the times between requests vary "
+    "three times as much.",
+)  # fmt: skip
+@click.option(
+    "--head-room", type=float, metavar="FACTOR", default=1.3,
+    help="The objective holds still at this many times the rate (1.3).",
+)  # fmt: skip
+@click.option("--max-batch", type=int, metavar="N", help="Largest batch (each format's best).")
+@click.option(
+    "--max-wait", metavar="5ms", default="0ms", help="How long a request waits for a batch (0ms)."
+)
+@click.option(
+    "--dispatch", metavar="round-robin|random|shared", default="round-robin",
+    help="How requests reach the machines (round-robin); shared is one queue for all.",
+)  # fmt: skip
+@click.option("--seed", type=int, metavar="N", default=0, help="Seed of every draw (0).")
+@click.option("--json", "as_json", is_flag=True, help="The same as one JSON document.")
+def command(run: Path, as_json: bool, price_per_hour: float | None, **options: Any) -> int:
+    """How many machines each format of RUN needs for a rate of requests within a latency objective,
+    and what that fleet costs.
+
+    Simulates the machines' queues with the service times that RUN measured; runs no model.
+    """
+    from precision_explorer.table.capacity import capacity_of
+
+    demand = _demand(run, options)
+    table = capacity_of(
+        run, demand, price_per_hour, lambda name: click.echo(f"simulating {name}", err=True)
+    )
+    if as_json:
+        click.echo(_json(table))
+    else:
+        from precision_explorer.cli.show import console
+        from precision_explorer.report.capacity import print_capacity
+
+        print_capacity(table, console())
+    if any(row.capacity.machines for row in table.rows):
+        return 0
+    from precision_explorer.report.capacity import unmet
+
+    nearest = min(table.rows, key=lambda row: row.capacity.idle_s)
+    click.echo(f"no format can; the nearest is {unmet(nearest, demand)}", err=True)
+    return 5
+
+
+def _demand(run: Path, options: dict[str, Any]) -> Any:
+    from precision_explorer.economics import Demand, parse_arrivals, parse_slo
+    from precision_explorer.errors import UsageError
+    from precision_explorer.store import read_run
+    from precision_explorer.units import parse_duration, parse_rate
+
+    slo = options["slo"] or read_run(run)[1]["reader"].get("slo")
+    if not slo:
+        raise UsageError(
+            f"{run} was swept without a latency objective; give one by --slo p99=200ms"
+        )
+    try:
+        rate_per_s = parse_rate(options["rate"])
+        max_wait_s = parse_duration(options["max_wait"])
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    return Demand(
+        rate_per_s=rate_per_s,
+        slo=parse_slo(slo),
+        head_room=options["head_room"],
+        cv=parse_arrivals(options["arrivals"]),
+        dispatch=options["dispatch"],
+        max_batch=options["max_batch"],
+        max_wait_s=max_wait_s,
+        seed=options["seed"],
+    )
+
+
+def _json(table: Any) -> str:
+    import json
+    from dataclasses import asdict
+
+    document = {"schema_version": 1, **asdict(table)}
+    document["demand"].pop("arrivals")
+    document["demand"] |= {
+        "slo": {"percentile": table.demand.slo.name, "limit_s": table.demand.slo.limit_s},
+        "peak_per_s": table.demand.peak_per_s,
+        "requests": table.demand.requests,
+    }
+    for cell, row in zip(document["rows"], table.rows, strict=True):
+        cell["per_hour_usd"] = row.per_hour_usd
+        cell["per_month_usd"] = row.per_month_usd
+        cell["fleet_memory_bytes"] = row.fleet_memory_bytes
+    document["left_out"] = [
+        {"name": name, "status": status, "reason": why} for name, status, why in table.left_out
+    ]
+    return json.dumps(document, indent=1, allow_nan=False)

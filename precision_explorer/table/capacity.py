@@ -1,0 +1,195 @@
+"""`capacity_of`: the machines that each measured format of a run needs for a demand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from precision_explorer.economics import HOURS_PER_MONTH, Capacity, Demand, plan_capacity
+from precision_explorer.errors import StoreError, UsageError
+from precision_explorer.records import CellRecord
+from precision_explorer.store import RunFolder, read_run
+from precision_explorer.table.build import build
+from precision_explorer.table.data import Context
+from precision_explorer.units import rate, seconds, significant
+from precision_explorer.workload.service_times import ServiceTimes
+
+_DISPATCH_WORDS = {
+    "round-robin": "requests are dealt to the machines in turn, each with a queue of its own",
+    "random": "each request is sent to a machine by chance, each with a queue of its own",
+    "shared": "all machines take from one queue",
+}
+
+
+@dataclass(frozen=True)
+class CapacityRow:
+    """One format of one model and task. `verdict`: of its quality against the reference, which is
+    ``reference`` itself. `price_per_hour_usd` of one machine, None where there is no price;
+    `peak_memory_bytes` of one machine. `measured_n`: the fewest service times
+    of a batch size that were measured; `steady`: of the latencies among them, as in the table."""
+
+    model: str
+    task: str
+    format: str
+    runtime: str
+    device: str
+    execution: str | None
+    verdict: str | None
+    capacity: Capacity
+    price_per_hour_usd: float | None
+    price_source: str | None
+    peak_memory_bytes: int | None
+    measured_n: int
+    steady: str | None
+
+    @property
+    def per_hour_usd(self) -> tuple[float, float] | None:
+        """What the fleet costs per hour, for the least and the most machines."""
+        if self.capacity.machines is None or self.price_per_hour_usd is None:
+            return None
+        least, most = self.capacity.machines
+        return least * self.price_per_hour_usd, most * self.price_per_hour_usd
+
+    @property
+    def per_month_usd(self) -> tuple[float, float] | None:
+        """The same for a month of `HOURS_PER_MONTH`."""
+        cost = self.per_hour_usd
+        return None if cost is None else (HOURS_PER_MONTH * cost[0], HOURS_PER_MONTH * cost[1])
+
+    @property
+    def fleet_memory_bytes(self) -> int | None:
+        """What the most machines take together."""
+        if self.capacity.machines is None or self.peak_memory_bytes is None:
+            return None
+        return self.capacity.machines[1] * self.peak_memory_bytes
+
+
+@dataclass(frozen=True)
+class CapacityTable:
+    """`rows`: the formats that were measured; `left_out`: name, status and reason of all others.
+    `assumptions`: what the answers rest on, in sentences."""
+
+    run: str
+    demand: Demand
+    rows: tuple[CapacityRow, ...]
+    left_out: tuple[tuple[str, str, str], ...]
+    assumptions: tuple[str, ...]
+
+
+def capacity_of(
+    path: Path,
+    demand: Demand,
+    price_per_hour: float | None = None,
+    on_cell: Callable[[str], Any] | None = None,
+) -> CapacityTable:
+    """Machines per model, task, format and runtime of the run at `path`.
+
+    `price_per_hour`: the reader's for one machine, else that of the run's sweep or the price sheet.
+    `on_cell` is told each row's name before it is simulated. StoreError for a folder that is no run
+    or holds no service times; UsageError for a largest batch above all that were measured.
+    """
+    folder, sweep = read_run(path)
+    reader = {"price_per_hour": price_per_hour} if price_per_hour is not None else {}
+    table = build([path], reader)
+    known = [folder.read_record(cell["cell_id"]) for cell in sweep["plan"]["cells"]]
+    both = list(zip(table.rows, [r for r in known if r is not None], strict=True))
+    services = [service_times(folder, r) if r.status == "ok" else None for _, r in both]
+    _check(path, demand, [s for s in services if s is not None])
+    rows, left_out = [], []
+    for (row, record), service in zip(both, services, strict=True):
+        if service is None:
+            why = row["reason"] or "no service times were measured"
+            left_out.append((_name(row), record.status, why))
+            continue
+        if on_cell is not None:
+            on_cell(_name(row))
+        rows.append(_row(row, service, demand, table.context.reference))
+    return CapacityTable(
+        run=folder.name,
+        demand=demand,
+        rows=tuple(rows),
+        left_out=tuple(left_out),
+        assumptions=_assumptions(demand, table.context),
+    )
+
+
+def service_times(folder: RunFolder, record: CellRecord) -> ServiceTimes | None:
+    """Seconds of whole batches by size: single-stream requests for a batch of one (offline ones
+    where there are none), offline batches for the others. None where nothing was measured."""
+    series: dict[int, list[float]] = {}
+    throughput, latency = record.measurements.throughput, record.measurements.latency
+    if throughput is not None:
+        found = throughput.by_batch_size.items()
+        series = {int(size): done.batch_s for size, done in found if done.batch_s}
+    if latency is not None:
+        rows = folder.read_samples(record.cell_id, "request")
+        # Requests that came by a clock of their own waited in a queue: theirs is no service time.
+        clocked = rows.get("scheduled_s") or [None] * len(rows["window"])
+        alone = [
+            value
+            for value, window, when in zip(rows["latency_s"], rows["window"], clocked, strict=True)
+            if window == "measure" and when is None
+        ]
+        series[1] = alone or series.get(1, [])
+    measured = {size: times for size, times in series.items() if times}
+    return ServiceTimes(measured) if measured else None
+
+
+def _check(path: Path, demand: Demand, services: list[ServiceTimes]) -> None:
+    if not services:
+        raise StoreError(f"{path} holds no service times of a cell that is ok; run the sweep again")
+    largest = max(service.largest for service in services)
+    if demand.max_batch is not None and demand.max_batch > largest:
+        raise UsageError(
+            f"no batch of {demand.max_batch} was measured, the largest is {largest}; lower "
+            "--max-batch, or sweep again with that --batch-size"
+        )
+
+
+def _row(row: dict[str, Any], service: ServiceTimes, demand: Demand, reference: str) -> CapacityRow:
+    # A format that took no larger batch is held to what it took.
+    limit = None if demand.max_batch is None else min(demand.max_batch, service.largest)
+    capacity = plan_capacity(service, replace(demand, max_batch=limit))
+    return CapacityRow(
+        model=row["model"],
+        task=row["task"],
+        format=row["format"],
+        runtime=row["runtime"],
+        device=row["device"],
+        execution=row["execution"],
+        verdict="reference" if row["format"] == reference else row["verdict"],
+        capacity=capacity,
+        price_per_hour_usd=row["price_per_hour_usd"],
+        price_source=row["price_source"],
+        peak_memory_bytes=row["peak_memory_bytes"],
+        measured_n=min(service.count(n) for n in service.sizes if n <= capacity.max_batch),
+        steady=row["steady"],
+    )
+
+
+def _name(row: dict[str, Any]) -> str:
+    runtime = "" if row["runtime"] == "eager" else f" ({row['runtime']})"
+    return f"{row['model']} on {row['task']}, {row['format']}{runtime}"
+
+
+def _assumptions(demand: Demand, context: Context) -> tuple[str, ...]:
+    """What the answers rest on."""
+    bursty = "" if demand.cv == 1 else f", whose coefficient of variation is {demand.cv:g}"
+    law = "Poisson" if demand.cv == 1 else "with gamma distributed times between them"
+    wait = "as soon as a machine is free"
+    if demand.max_wait_s > 0:
+        wait = f"when full or after {seconds(demand.max_wait_s)}, once a machine is free"
+    return (
+        f"Arrivals are {law}{bursty}, at a constant rate; the fleet holds the objective at "
+        f"{significant(demand.head_room)} times that rate, {rate(demand.peak_per_s)}, and when "
+        "idle.",
+        f"One machine is the device that was measured: {'; '.join(context.devices)}.",
+        f"A batch begins {wait}, with what is queued then; {_DISPATCH_WORDS[demand.dispatch]}.",
+        "Service times are those measured alone, one request or batch after the other, drawn "
+        "independently; sizes between two measured ones are interpolated. Network, balancer, "
+        "failures and the starting of machines are not in it.",
+        f"Simulated, not measured: {demand.draws} draws of resampled service times and arrivals "
+        f"of {demand.requests:,} requests each; where they disagree, the range is shown.",
+    )
