@@ -58,7 +58,6 @@ MEASURING = {
     "models.compiled", "runner.compiling",
     "models.answering", "models.generation", "models.greedy", "models.seq2seq",
     "runner.batch_job", "runner.numerics_job", "runner.preload", "runner.session",
-    "runner.closed_loop", "runner.serving", "runner.timed",
 }  # fmt: skip
 # These may import it inside functions, which are called in a worker or in a process of their own.
 INSIDE_FUNCTIONS = {"models.convert_gguf", "measure.memory", "runner.worker"}

@@ -3,12 +3,14 @@ in a worker."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from precision_explorer.measure import LatencySeries, Phases, single_stream
 from precision_explorer.measure.multi_stream import multi_stream
-from precision_explorer.models.adapter import Adapter
 from precision_explorer.workload import Workload
+
+if TYPE_CHECKING:
+    from precision_explorer.models.adapter import Adapter
 
 
 def closed_loop(adapter: Adapter, count: int, rules: Workload, **how: Any) -> LatencySeries | None:

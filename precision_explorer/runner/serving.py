@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from precision_explorer.errors import PrecisionExplorerError
 from precision_explorer.hardware import EnergySensor
@@ -12,11 +12,13 @@ from precision_explorer.measure import EnergyWindow, offline
 from precision_explorer.measure.clock import RealClock
 from precision_explorer.measure.served import ServingSeries
 from precision_explorer.measure.serving import Service, ServingRules, serve
-from precision_explorer.models.adapter import Adapter
 from precision_explorer.records.record import Throughput
 from precision_explorer.records.serving import Serving
 from precision_explorer.stats import needed_n
 from precision_explorer.workload import TAILS, Schedule, Workload, plan_schedule
+
+if TYPE_CHECKING:
+    from precision_explorer.models.adapter import Adapter
 
 Json = dict[str, Any]
 # Requests whose lengths are looked at for a capacity: their mean is then known to a few percent.

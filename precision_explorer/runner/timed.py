@@ -5,15 +5,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from precision_explorer.hardware import EnergySensor
 from precision_explorer.measure import EnergyWindow, LatencySeries, idle_power, offline
-from precision_explorer.models.adapter import Adapter
 from precision_explorer.records.record import Throughput
 from precision_explorer.runner.closed_loop import closed_loop
 from precision_explorer.runner.serving import Server
 from precision_explorer.workload import Workload
+
+if TYPE_CHECKING:
+    from precision_explorer.models.adapter import Adapter
 
 Json = dict[str, Any]
 
