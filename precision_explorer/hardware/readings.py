@@ -1,7 +1,7 @@
 """What a device tells of itself while it works: temperature, clock, power, why it slows down.
 
-What a device does not tell is None; no reading here disturbs what is measured by more than some
-tens of microseconds of one core.
+What a device does not tell is None. Reading a processor took 0.2 ms of one core on a machine under
+load, so once a second is no disturbance.
 """
 
 from __future__ import annotations

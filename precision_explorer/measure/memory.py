@@ -48,6 +48,15 @@ def _own_and_shared(proc: Path) -> tuple[int, int]:
     return own, max(fields["Rss"] - own, 0)
 
 
+def own_bytes(proc: Path = _PROC) -> int | None:
+    """This process's own memory (USS) now; None where the system does not tell. The kernel walks
+    the page tables for it, so not for every request."""
+    try:
+        return _own_and_shared(proc)[0]
+    except (OSError, KeyError):
+        return None
+
+
 class PeakMemory:
     """`baseline` once before the load; then `begin`, work, `end` -> peak above the baseline.
 

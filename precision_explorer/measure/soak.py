@@ -23,6 +23,7 @@ from typing import Protocol
 
 from precision_explorer.hardware import DeviceFacts, nvml_process_bytes
 from precision_explorer.hardware.readings import THROTTLES, Reading, Readings, open_readings
+from precision_explorer.measure.memory import own_bytes
 from precision_explorer.measure.others import OtherWork
 from precision_explorer.records.soak import Soak, SoakWindow, with_repeats
 
@@ -173,17 +174,6 @@ def _held_bytes(facts: DeviceFacts) -> Callable[[], int | None]:
     if facts.kind == "cuda":
         return lambda: nvml_process_bytes(facts.index, os.getpid())
     return own_bytes
-
-
-def own_bytes() -> int | None:
-    """This process's own memory (USS) now; None where the system does not tell. It walks the page
-    tables, some milliseconds of one core per GB, so once a window."""
-    import psutil
-
-    try:
-        return int(psutil.Process().memory_full_info().uss)
-    except (psutil.Error, AttributeError):
-        return None
 
 
 def _mean(values: Sequence[float | None]) -> float | None:

@@ -8,7 +8,7 @@ import numpy as np
 
 from precision_explorer.pareto import front, front_probability
 from precision_explorer.records import CellRecord
-from precision_explorer.stats import resample_counts
+from precision_explorer.stats import effective_n, resample_counts
 from precision_explorer.table.computed import Computed
 from precision_explorer.table.quality import Quality, quality_draws
 
@@ -96,7 +96,8 @@ def _drawn(
 ) -> np.ndarray | None:
     """(DRAWS,) bootstrap values of one row's objective; None for those without a sample.
 
-    Examples are drawn as pairs (one seed for all rows), requests and batches per row.
+    Examples are drawn as pairs (one seed for all rows), requests and batches per row; of requests
+    as many as they are worth independent ones.
     """
     if isinstance(quality, Computed):
         if name == "quality":
@@ -106,7 +107,9 @@ def _drawn(
         return quality_draws(quality, seed, DRAWS)
     if name == "latency_p50_s" and len(latencies):
         own = _own_seed(record, seed)
-        index = np.random.default_rng(own).integers(0, len(latencies), (DRAWS, len(latencies)))
+        # As many as they are worth: each draw of dependent requests would vary too little.
+        size = max(round(effective_n(latencies, 0.5)), 1)
+        index = np.random.default_rng(own).integers(0, len(latencies), (DRAWS, size))
         return np.median(latencies[index], axis=1)
     throughput = record.measurements.throughput
     if name == "cost_per_1k_requests_usd" and throughput and throughput.best_batch_size:
