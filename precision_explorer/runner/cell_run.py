@@ -94,6 +94,8 @@ class CellRun:
             self.streams[name] = stream
 
     def samples(self) -> dict[str, bytes]:
-        """The rows by kind, once all is answered."""
-        requests = [self.streams[block_name(number)] for number in range(self.rounds)]
-        return {"example": self.streams["quality"], "request": joined_streams(requests)}
+        """The rows by kind, once all is answered; no requests where none was timed by itself."""
+        blocks = [self.streams.get(block_name(number)) for number in range(self.rounds)]
+        requests = [stream for stream in blocks if stream]
+        rows = {"example": self.streams["quality"]}
+        return rows | ({"request": joined_streams(requests)} if requests else {})
