@@ -1,6 +1,7 @@
 """What all tests share: a cache of their own, a device whose roofs are known, and a workload that
 takes moments."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -13,14 +14,21 @@ from precision_explorer.runner import batch_budget
 from precision_explorer.runner.roof import roof_key, store
 
 real_probe = batch_budget._probe
+AT_ONCE = "PYTEST_XDIST_WORKER" in os.environ
+if AT_ONCE:
+    # Threads of files of tests that run at once wait for each other. Read when torch is imported.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture(autouse=True, scope="session")
 def own_cache(tmp_path_factory):
     """Nothing that a user's cache holds may make a test pass, and no test may write there. One
     cache for the whole run, so that the device is probed once."""
+    folder = tmp_path_factory.getbasetemp()
+    if AT_ONCE:
+        folder = folder.parent  # Of all the processes that pytest-xdist has started.
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PRECISION_EXPLORER_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("PRECISION_EXPLORER_CACHE", str(folder / "cache"))
         know_the_roofs()
         # Batches keep their usual size: each model and task would else be loaded once more, to be
         # timed. tests/test_batch_budget.py has the real probe.

@@ -7,10 +7,18 @@ import numpy as np
 import pytest
 
 from precision_explorer.cli import main
-from precision_explorer.economics import Demand, capacity, parse_arrivals, parse_slo, plan_capacity
+from precision_explorer.economics import (
+    Demand,
+    capacity,
+    declared_arrivals,
+    parse_arrivals,
+    parse_slo,
+    plan_capacity,
+)
 from precision_explorer.economics.capacity import Simulation, _least
 from precision_explorer.errors import StoreError, UsageError
 from precision_explorer.table.capacity import capacity_of, service_times
+from precision_explorer.workload import load_workload
 from precision_explorer.workload.queue_theory import md1_wait_quantile
 from precision_explorer.workload.service_times import ServiceTimes
 from tests.test_table import (
@@ -113,6 +121,24 @@ def test_bursts_that_last_take_more_machines():
         return np.repeat(np.cumsum(rng.exponential(10 / rate, count // 10 + 1)), 10)[:count]
 
     assert machines(arrivals=tens)[0] > machines()[1]
+
+
+def test_a_workload_s_arrivals_come_at_the_given_rate(tmp_path):
+    rng = np.random.default_rng(0)
+    for name in ("poisson", "bursty"):
+        times = declared_arrivals(load_workload(name).arrivals)(50.0, 50_000, rng)
+        assert len(times) == 50_000
+        assert times[-1] == pytest.approx(1000, rel=0.05)
+    (tmp_path / "trace.csv").write_text("time_s\n" + "\n".join(map(str, [0, 1, 2, 9, 10])))
+    path = tmp_path / "w.yaml"
+    path.write_text(
+        "scenario: server\narrivals: {kind: trace, path: trace.csv, use_lengths: false}\n"
+    )
+    times = declared_arrivals(load_workload(path).arrivals)(1.0, 12, rng)
+    # The trace twice and a part, faster than it was recorded.
+    assert times[5:10] - times[:5] == pytest.approx(np.full(5, 5.0))
+    assert len(times) == 12
+    assert (np.diff(times) >= 0).all()
 
 
 def test_too_many_machines_for_one_queue_is_one_clear_line():
@@ -330,6 +356,19 @@ def test_the_same_as_json(run, capsys):
     assert "simulating demo on sentiment, fp32" in captured.err
 
 
+def test_a_workload_gives_arrivals_and_batches(run, capsys):
+    given = ("--rate", "20/s", "--slo", "p50=300ms", "--json")
+    assert call(run, *given, "--workload", "classification-api") == 0
+    asked = json.loads(capsys.readouterr().out)["demand"]
+    assert (asked["workload"], asked["max_batch"], asked["max_wait_s"]) == (
+        "classification-api",
+        8,
+        0.005,
+    )
+    assert call(run, *given, "--workload", "classification-api", "--max-batch", 1) == 0
+    assert json.loads(capsys.readouterr().out)["demand"]["max_batch"] == 1
+
+
 def test_an_objective_that_no_format_meets_names_the_nearest(run, capsys):
     code = call(run, "--rate", "200/s", "--slo", "p90=10ms")
     captured = capsys.readouterr()
@@ -351,6 +390,9 @@ def test_an_objective_that_no_format_meets_names_the_nearest(run, capsys):
         (("--rate", "200/s", "--max-wait", "5"), "write it as 200ms"),
         (("--rate", "200/s", "--arrivals", "bursty"), "gamma:2"),
         (("--rate", "200/s", "--dispatch", "robin"), "did you mean round-robin"),
+        (("--rate", "2/s", "--workload", "bursty", "--arrivals", "poisson"), "give one"),
+        (("--rate", "2/s", "--workload", "single-stream"), "such as bursty"),
+        (("--rate", "2/s", "--workload", "burst"), "did you mean bursty"),
     ],
 )
 def test_wrong_use_is_one_clear_line(run, capsys, options, words):

@@ -3,22 +3,16 @@ releases."""
 
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from precision_explorer.report.why import WITHOUT
 from precision_explorer.store import read_run
+from tests.command import run
 
 FORMATS = ("fp32", "bf16", "int8-weight-only")
 STORED = Path(__file__).parents[1] / "results" / "demo-sentiment-cpu"
-
-
-def run(*arguments):
-    command = [sys.executable, "-m", "precision_explorer", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
 @pytest.fixture(scope="module")

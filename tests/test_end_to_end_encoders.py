@@ -157,19 +157,6 @@ def test_a_sweep_in_four_formats(kind: str, tmp_path: Path, quick_workload: Path
     assert weights["int8-weight-only"] < weights["fp32"]
 
 
-@pytest.mark.slow
-def test_a_compiled_runtime_takes_them_too(tmp_path: Path, quick_workload: Path) -> None:
-    """One kind of them; `test_models_encoders` has the others without a compiler."""
-    kind = "extractive-qa"
-    more = {"formats": ("fp32",), "runtime": ("eager", "compile-fixed"), "limit": 4}
-    path = swept(tmp_path, kind, quick_workload, **more, batch_size=(2,))
-    run, sweep = read_run(path)
-    eager, fixed = (run.read_samples(c["cell_id"], "example") for c in sweep["plan"]["cells"])
-    proof = KINDS[kind].proof
-    assert fixed[proof] == pytest.approx(eager[proof], abs=1e-4)
-    assert fixed["prediction"] == eager["prediction"]
-
-
 def test_nothing_is_calibrated_on_the_corpus(tmp_path: Path) -> None:
     """Its documents are test data, and a calibrating format is given none of them."""
     model = tiny_models.encoder(tmp_path / "model")

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -216,39 +217,44 @@ def test_two_tasks_share_a_loaded_model_and_one_failure_spares_the_other(tmp_pat
 
 
 def command(folder: Path, workload: Path) -> list[str]:
-    options = (
-        "--formats fp32,bf16,fp16,int8-dynamic --device cpu --limit 16 --batch-size 1 --threads 1"
-    )
+    options = "--formats fp32,bf16,fp16 --device cpu --limit 16 --batch-size 1 --threads 1"
     base = [sys.executable, "-m", "precision_explorer", "sweep", *options.split()]
     return [*base, "--workload", str(workload), "--out", str(folder)]
 
 
-def test_a_killed_parent_loses_no_finished_cell_and_leaves_no_process(tmp_path, quick_workload):
-    folder = tmp_path / "run"
-    parent = subprocess.Popen(
-        command(folder, quick_workload), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory, quick_workload) -> SimpleNamespace:
+    """A sweep killed after two of its cells, and run again."""
+    folder = tmp_path_factory.mktemp("killed") / "run"
+    given = command(folder, quick_workload)
+    parent = subprocess.Popen(given, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
     while len(list((folder / "cells").glob("*.json"))) < 2:
         assert time.monotonic() < deadline
         assert parent.poll() is None
         time.sleep(0.02)
     children = psutil.Process(parent.pid).children(recursive=True)
-    assert children
     parent.kill()
     parent.wait()
     finished = {p: p.read_bytes() for p in (folder / "cells").glob("*.json")}
     assert all(read_record(p).status == "ok" for p in finished)
     _, alive = psutil.wait_procs(children, timeout=10)
-    assert not alive
-    again = subprocess.run(
-        command(folder, quick_workload), capture_output=True, text=True, check=False
+    again = subprocess.run(given, capture_output=True, text=True, check=False)
+    return SimpleNamespace(
+        folder=folder, given=given, children=children, alive=alive, finished=finished, again=again
     )
+
+
+def test_a_killed_parent_loses_no_finished_cell_and_leaves_no_process(killed):
+    assert killed.children
+    assert not killed.alive
+    finished, again = killed.finished, killed.again
     assert again.returncode == 0, again.stderr
-    assert f"{4 - len(finished)} measured, {len(finished)} already there" in again.stderr
+    assert f"{3 - len(finished)} measured, {len(finished)} already there" in again.stderr
     for path, content in finished.items():
         assert path.read_bytes() == content
-    assert {read_record(p).status for p in (folder / "cells").glob("*.json")} == {"ok"}
+    records = [read_record(p) for p in (killed.folder / "cells").glob("*.json")]
+    assert [record.status for record in records] == ["ok"] * 3
 
 
 def test_an_interrupted_sweep_ends_and_says_so(tmp_path, quick_workload):
@@ -271,24 +277,19 @@ def test_an_interrupted_sweep_ends_and_says_so(tmp_path, quick_workload):
     assert parent.returncode == 130
     assert "Traceback" not in err
     assert (folder / "tradeoffs.csv").is_file()
-    assert len(list((folder / "cells").glob("*.json"))) < 4
+    assert len(list((folder / "cells").glob("*.json"))) < 3
 
 
-def test_a_sweep_that_ran_runs_no_worker_again_and_ends_in_about_a_second(tmp_path, quick_workload):
-    folder = tmp_path / "run"
-    first = subprocess.run(
-        command(folder, quick_workload), capture_output=True, text=True, check=False
-    )
-    assert first.returncode == 0, first.stderr
-    before = {p: p.read_bytes() for p in folder.rglob("*") if p.is_file() and p.name != ".lock"}
+def test_a_sweep_that_ran_runs_no_worker_again_and_ends_in_about_a_second(killed):
+    before = {
+        p: p.read_bytes() for p in killed.folder.rglob("*") if p.is_file() and p.name != ".lock"
+    }
     spent = resource.getrusage(resource.RUSAGE_CHILDREN)
-    again = subprocess.run(
-        command(folder, quick_workload), capture_output=True, text=True, check=False
-    )
+    again = subprocess.run(killed.given, capture_output=True, text=True, check=False)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     seconds = after.ru_utime + after.ru_stime - spent.ru_utime - spent.ru_stime
-    assert "0 measured, 4 already there" in again.stderr
-    assert again.stdout == first.stdout
+    assert "0 measured, 3 already there" in again.stderr
+    assert again.stdout == killed.again.stdout
     assert {p: p.read_bytes() for p in before} == before
     # Time on the processor, which a busy machine does not stretch much: about 1.6 s, and importing
     # torch and transformers alone would add 4.

@@ -2,8 +2,6 @@
 
 import csv
 import json
-import subprocess
-import sys
 from types import SimpleNamespace
 
 import pytest
@@ -17,13 +15,9 @@ from precision_explorer.runner.budget import Budget, costs, parse_budget, refere
 from precision_explorer.runner.mix import MixOptions, find_recipe, window_tokens
 from precision_explorer.runner.mixed import check_revisions, read_recipes
 from precision_explorer.search import assign
+from tests.command import run
 
 FORMATS = ("int8-weight-only", "nf4")
-
-
-def run(*arguments, **options):
-    command = [sys.executable, "-m", "precision_explorer", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False, **options)
 
 
 def nothing(event):

@@ -51,10 +51,10 @@ def tokenizer(**special):
 BOTH = {"bos_token": "<bos>", "eos_token": "<eos>"}
 
 
-def llama(positions=512, seed=0):
+def llama(positions=512, seed=0, layers=2):
     torch.manual_seed(seed)
     config = transformers.LlamaConfig(
-        vocab_size=320, hidden_size=32, intermediate_size=48, num_hidden_layers=2,
+        vocab_size=320, hidden_size=32, intermediate_size=48, num_hidden_layers=layers,
         num_attention_heads=2, max_position_embeddings=positions, initializer_range=0.3,
     )  # fmt: skip
     return transformers.LlamaForCausalLM(config).eval()

@@ -5,8 +5,6 @@ import io
 import json
 import re
 import shutil
-import subprocess
-import sys
 from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
@@ -37,6 +35,7 @@ from precision_explorer.report.numerics_files import (
 )
 from precision_explorer.runner import numerics as runner
 from precision_explorer.runner.jobs import JobFailed
+from tests.command import run
 
 ENVIRONMENT = Environment(
     python="3.11", platform="Linux", device_name="Test CPU", device={}, cpu_model="Test", cores=2,
@@ -410,10 +409,10 @@ def test_what_was_found_is_kept_when_a_later_format_is_interrupted(monkeypatch, 
     assert "what was done is kept" in capsys.readouterr().err
 
 
-def test_the_command_end_to_end(tmp_path):
-    command = [sys.executable, "-m", "precision_explorer", "inspect", "--device", "cpu"]
-    command += ["--formats", "bf16,int8-dynamic,fp8-dynamic", "--limit", "2", "--threads", "1"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+def test_the_command_end_to_end(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    formats = "bf16,int8-dynamic,fp8-dynamic"
+    done = run("inspect", "--device", "cpu", "--formats", formats, "--limit", 2, "--threads", 1)
     assert done.returncode == 0, done.stderr
     folder = tmp_path / "results" / "inspect-demo-sentiment-cpu"
     assert sorted(p.name for p in folder.iterdir()) == [

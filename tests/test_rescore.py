@@ -40,6 +40,7 @@ from precision_explorer.tasks import (
     scores,
 )
 from precision_explorer.tasks.metrics import sufficient
+from tests import command
 from tests.test_records import CELL
 from tests.test_store import arrow
 from tests.test_table import (
@@ -515,13 +516,12 @@ def test_a_sweep_computes_the_card_s_metric_after_its_cells(tmp_path, quick_work
     (card.parent / "data.jsonl").write_text("\n".join(lines))
     script = card.parent / "agreement.py"
     script.write_text((MODULE / "agreement.py").read_text())
-    command = [sys.executable, "-m", "precision_explorer", "sweep", "--task", card, "--formats",
-               "fp32,bf16", "--device", "cpu", "--threads", "1", "--workload", quick_workload,
-               "--out", tmp_path / "run"]  # fmt: skip
 
-    def sweep() -> subprocess.CompletedProcess[str]:
-        command_ = [str(part) for part in command]
-        return subprocess.run(command_, capture_output=True, text=True, check=False)
+    def sweep() -> command.Done:
+        return command.run(
+            "sweep", "--task", card, "--formats", "fp32,bf16", "--device", "cpu", "--threads", 1,
+            "--workload", quick_workload, "--out", tmp_path / "run",
+        )  # fmt: skip
 
     done = sweep()
     assert done.returncode == 0, done.stderr

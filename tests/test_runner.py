@@ -4,6 +4,7 @@ probe's cache, the names of runs; and the progress that the command line makes o
 from __future__ import annotations
 
 import errno
+import gc
 import io
 import json
 import multiprocessing
@@ -35,8 +36,9 @@ from precision_explorer.plan import PlannedCell
 from precision_explorer.plan.spec import make_spec
 from precision_explorer.records import Attempt, Caution, Environment
 from precision_explorer.records.record import Quality
-from precision_explorer.runner import guard, local, manager, protocol, sessions, sweep
+from precision_explorer.runner import guard, jobs, local, manager, protocol, sessions, sweep
 from precision_explorer.runner import probe as probe_module
+from precision_explorer.runner import worker as worker_module
 from precision_explorer.runner.join import (
     failed_record,
     measurements,
@@ -937,6 +939,22 @@ def test_close_kills_a_worker_only_if_it_does_not_end(obeys, broken):
     assert handle.connection.sent == ([] if broken else [{"op": "close"}])
 
 
+def count_frozen(request: Any, progress: Any) -> tuple[dict[str, Any], bytes]:
+    """A job that answers how many objects collections pass over."""
+    return {"frozen": gc.get_freeze_count()}, b""
+
+
+def test_a_job_s_collections_of_garbage_pass_over_what_was_imported(monkeypatch):
+    """Else each would walk a million objects of torch and transformers, for a third of a second."""
+    monkeypatch.setitem(jobs.JOBS, "count", "tests.test_runner:count_frozen")
+    before = gc.get_freeze_count()
+    try:
+        answer, _ = worker_module._job({"job": "count", "device": None}, None)
+    finally:
+        gc.unfreeze()
+    assert answer["frozen"] > before + 50_000
+
+
 # -- the probe --------------------------------------------------------------------------------
 
 FACTS = DeviceFacts(
@@ -955,6 +973,7 @@ class Device:
         self.lost: dict[str, Exception] = {}
         self.start: Exception | None = None
         self.notes: list[str] = []
+        self.asked: list[str] = []
         self.open = self.started = 0
 
     def __call__(self, context: Any, on_event: Any) -> Device:
@@ -972,6 +991,7 @@ class Device:
         for name in request["formats"]:
             if name in self.lost:
                 raise self.lost[name]
+        self.asked += request["formats"]
         answers = {name: self.answer(name) for name in request["formats"]}
         return {"formats": answers}, b""
 
@@ -1068,19 +1088,27 @@ def test_a_device_is_asked_once_and_the_answer_is_read_again(tmp_path, device):
     assert first["fp32"].execution == "native"
     assert first["fp32"].recipe == RECIPE
     assert device.notes == ["note"]
-    assert len(cached(tmp_path)) == 1
+    assert len(cached(tmp_path)) == 2
     started = device.started
     assert device.probe() == first
     assert device.notes == ["note"]
     assert device.started == started
 
 
-def test_a_format_that_was_not_asked_for_yet_is_in_the_stored_answer(device):
+def test_only_formats_without_a_stored_answer_are_tried(device):
     device.probe()
-    assert device.probe(formats=["int8-dynamic"])["int8-dynamic"].reason.endswith(
-        "no int8-dynamic here"
-    )
-    assert device.notes == ["note"]
+    assert device.asked == ["fp32", "bf16"]
+    found = device.probe(formats=["bf16", "int8-dynamic"])
+    assert found["bf16"].supported
+    assert found["int8-dynamic"].reason.endswith("no int8-dynamic here")
+    assert device.asked == ["fp32", "bf16", "int8-dynamic"]
+    device.probe(formats=["int8-dynamic"])
+    assert device.notes == ["note"] * 2
+
+
+def test_fp32_is_tried_too_so_that_a_format_that_does_not_run_is_no_broken_device(device):
+    assert not device.probe(formats=["int8-dynamic"])["int8-dynamic"].supported
+    assert device.asked == ["fp32", "int8-dynamic"]
 
 
 @pytest.mark.parametrize(
@@ -1101,12 +1129,12 @@ def test_another_device_stack_or_number_of_threads_is_asked_anew(device, changes
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"{}", b"null", b"\xff\xfe\x00"])
 def test_a_damaged_answer_in_the_cache_is_asked_for_again(tmp_path, device, content):
-    first = device.probe()
+    first = device.probe(formats=["fp32"])
     (path,) = cached(tmp_path)
     whole = path.read_bytes()
     path.write_bytes(content)
     for _ in range(2):
-        assert device.probe() == first
+        assert device.probe(formats=["fp32"]) == first
         assert len(device.notes) == 2
         assert path.read_bytes() == whole
 
@@ -1143,15 +1171,16 @@ def test_a_format_that_ends_the_probe_s_worker_spares_the_others_and_is_asked_ag
     tmp_path, device, error
 ):
     device.lost = {"bf16": error}
-    found = device.probe()
+    asked = ["bf16", "fp32", "int8-dynamic"]
+    found = device.probe(formats=asked)
     assert found["fp32"].supported
     assert not found["bf16"].supported
     assert str(error) in found["bf16"].reason
     assert device.started == 2
-    assert cached(tmp_path) == []
+    assert len(cached(tmp_path)) == 2
     device.lost = {}
-    assert device.probe()["bf16"].supported
-    assert len(cached(tmp_path)) == 1
+    assert device.probe(formats=asked)["bf16"].supported
+    assert len(cached(tmp_path)) == 3
 
 
 @pytest.mark.parametrize(
@@ -1371,6 +1400,7 @@ def prepared_for(models: list[str], task: str = "sentiment", **given: Any) -> Pr
         supports={},
         environment=unused,
         plan=unused,
+        budgets={},
     )
 
 

@@ -987,3 +987,87 @@ def test_each_group_keeps_its_own_objectives_on_the_way_to_the_report(tmp_path):
     assert "energy per request" in first.objectives
     assert second.objectives
     assert "energy per request" not in second.objectives
+
+
+# -- requests that come by their own clock --------------------------------------------------------
+
+
+def by_their_clock(latencies: Any, **extras: Any) -> list[dict[str, Any]]:
+    """Request rows of a window: a cold one, one while the queue filled, then these, of which half
+    is waiting."""
+    rows = [{"id": "e0", "window": "cold", "latency_s": 9.0, "batch_size": 1}]
+    places = [("settle", 8.0)] + [("measure", float(latency)) for latency in latencies]
+    for k, (window, latency) in enumerate(places):
+        row = {"id": f"e{k % N}", "window": window, "latency_s": latency, "batch": k}
+        rows.append(row | {"queue_s": latency / 2, "service_s": latency / 2} | extras)
+    return rows
+
+
+SERVER = {"name": "server", "scenario": "server", "arrivals": {"kind": "poisson", "load": 0.7},
+          "load_of": "reference", "max_batch": 8, "max_wait_s": 0.0, "duration_seconds": 11.0,
+          "warmup_seconds": 1.0}  # fmt: skip
+
+
+def window(**changes: Any) -> dict[str, Any]:
+    return {
+        "scenario": "server", "batching": "dynamic", "max_batch": 8, "max_wait_s": 0.0,
+        "requests": N, "unfinished": 0, "batches": 30, "duration_s": 11.0, "settle_s": 1.0,
+        "ended_s": 11.0, "offered_rate_per_s": 4.0, "achieved_rate_per_s": 4.0, "utilisation": 0.5,
+        "lateness_p99_s": 1e-4, "lateness_limit_s": 1e-3, "full_share": 0.1, "saturated": False,
+        "cold_first_s": 9.0,
+        "little": {
+            "in_system": 1.0, "rate_times_latency": 1.0, "relative_gap": 0.0, "holds": True,
+        },
+    } | changes  # fmt: skip
+
+
+def served_row(folder: Path, windows: list[dict[str, Any]], **extras: Any) -> dict[str, Any]:
+    record, rows = ok(
+        "fp32", classified(REF_WRONG), by_their_clock(LATENCIES, **extras), {"workload": SERVER}
+    )
+    document = record.model_dump()
+    document["measurements"] |= {"latency": None, "serving": windows}
+    table = build([make_run(folder, [(type(record).model_validate(document), rows)])])
+    assert "planned arrival" in table.context.method[0] or any(
+        "scheduled arrival" in line for line in table.context.method
+    )
+    assert any("one queue" in line for line in table.context.caveats)
+    return table.rows[0]
+
+
+def test_a_served_row_counts_what_came_after_the_queue_had_filled(tmp_path):
+    row = served_row(tmp_path / "r", [window(), window(ended_s=21.0, achieved_rate_per_s=2.0)])
+    assert row["scenario"] == "server"
+    assert row["latency_p50_s"] == pytest.approx(20.5 * MS)
+    assert row["latency_p90_s"] == pytest.approx(36 * MS)
+    assert row["latency_p99_s"] is None
+    assert row["latency_p99_needed_n"] >= 299
+    assert row["queue_p50_s"] == pytest.approx(20.5 * MS / 2)
+    assert row["service_p50_s"] == pytest.approx(20.5 * MS / 2)
+    assert row["cold_first_s"] == 9.0
+    assert row["offered_rate_per_s"] == pytest.approx(2 * N / 20)
+    assert row["achieved_rate_per_s"] == pytest.approx((4 * 10 + 2 * 20) / 30)
+    assert row["utilisation"] == pytest.approx(0.5)
+    assert row["lateness_p99_s"] == 1e-4
+
+
+def test_first_tokens_of_served_requests_count_from_their_arrival(tmp_path):
+    tokens = {"ttft_s": 0.5, "tpot_s": 0.01, "output_tokens": 4}
+    row = served_row(tmp_path / "r", [window(generates=True)], **tokens)
+    assert (row["ttft_s"], row["tpot_s"]) == (0.5, 0.01)
+
+
+@pytest.mark.parametrize("changes", [{"saturated": True}, {"refused": "the loop was late"}])
+def test_no_percentile_of_a_window_that_is_saturated_or_refused(tmp_path, changes):
+    row = served_row(tmp_path / "r", [window(), window(**changes)])
+    for name in ("latency_p50_s", "latency_p90_s", "queue_p50_s", "service_p50_s"):
+        assert row[name] is None
+    assert row["steady"] == ("drifting" if "saturated" in changes else None)
+    assert row["offered_rate_per_s"] > 0
+    assert row["lateness_p99_s"] == 1e-4
+
+
+def test_rows_of_other_scenarios_have_no_rates(small_run):
+    for row in build([small_run]).rows:
+        assert row["offered_rate_per_s"] is None
+        assert row["queue_p50_s"] is None

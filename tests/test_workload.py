@@ -43,7 +43,7 @@ def test_rules_make_the_workload_again(workload):
 
 def test_rules_hold_what_belongs_to_the_scenario_and_nothing_else():
     own = {name: set(w.rules()) - set(Workload().rules()) for name, w in PRESETS.items()}
-    server = {"arrivals", "duration_seconds", "max_batch", "max_wait_s"}
+    server = {"arrivals", "duration_seconds", "load_of", "max_batch", "max_wait_s"}
     assert own["single-stream"] == own["offline"] == own["batch-scoring"] == set()
     assert own["multi-stream"] == {"streams"}
     assert own["server"] == own["bursty"] == server
@@ -275,12 +275,9 @@ def test_a_sweep_takes_the_duration():
     assert workload_of(make_spec({})) == Workload()
 
 
-@pytest.mark.parametrize("options", [{"workload": n} for n in PRESETS] + [{"tails": "p99"}])
-def test_a_sweep_refuses_what_no_worker_serves(options):
-    if options == {"workload": "single-stream"}:
-        return
-    with pytest.raises(UsageError, match="can be planned but not measured in this release"):
-        workload_of(make_spec(options))
+def test_a_sweep_takes_every_preset():
+    for name in PRESETS:
+        assert workload_of(make_spec({"workload": name})) == PRESETS[name]
 
 
 def test_a_change_is_validated_as_a_whole():

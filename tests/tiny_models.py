@@ -41,7 +41,7 @@ def bert(folder: Path, head: str, seed: int = 0, **more: Any) -> Path:
     torch.manual_seed(seed)
     own = tokenizer()
     config = transformers.BertConfig(
-        vocab_size=len(own), max_position_embeddings=POSITIONS, **_SIZES, **more
+        vocab_size=len(own), max_position_embeddings=POSITIONS, **(_SIZES | more)
     )
     model = getattr(transformers, f"Bert{head}")(config).eval()
     # Fresh weights are so small that all answers come out alike.

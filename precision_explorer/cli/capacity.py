@@ -14,7 +14,7 @@ import click
 @click.option("--slo", metavar="p99=200ms", help="The latency objective (that of RUN's sweep).")
 @click.option("--price-per-hour", type=float, metavar="USD", help="Your price for one machine.")
 @click.option(
-    "--arrivals", metavar="poisson|gamma:CV", default="poisson",
+    "--arrivals", metavar="poisson|gamma:CV",
     help="How requests come (poisson); gamma:3 comes in bursts: the times between requests vary "
     "three times as much.",
 )  # fmt: skip
@@ -22,10 +22,13 @@ import click
     "--head-room", type=float, metavar="FACTOR", default=1.3,
     help="The objective holds still at this many times the rate (1.3).",
 )  # fmt: skip
-@click.option("--max-batch", type=int, metavar="N", help="Largest batch (each format's best).")
 @click.option(
-    "--max-wait", metavar="5ms", default="0ms", help="How long a request waits for a batch (0ms)."
+    "--workload",
+    metavar="NAME|FILE",
+    help="Arrivals, largest batch and longest wait of a server workload, at the given rate.",
 )
+@click.option("--max-batch", type=int, metavar="N", help="Largest batch (each format's best).")
+@click.option("--max-wait", metavar="5ms", help="How long a request waits for a batch (0ms).")
 @click.option(
     "--dispatch", metavar="round-robin|random|shared", default="round-robin",
     help="How requests reach the machines (round-robin); shared is one queue for all.",
@@ -61,7 +64,7 @@ def command(run: Path, as_json: bool, price_per_hour: float | None, **options: A
 
 
 def _demand(run: Path, options: dict[str, Any]) -> Any:
-    from precision_explorer.economics import Demand, parse_arrivals, parse_slo
+    from precision_explorer.economics import Demand, parse_slo
     from precision_explorer.errors import UsageError
     from precision_explorer.store import read_run
     from precision_explorer.units import parse_duration, parse_rate
@@ -73,19 +76,42 @@ def _demand(run: Path, options: dict[str, Any]) -> Any:
         )
     try:
         rate_per_s = parse_rate(options["rate"])
-        max_wait_s = parse_duration(options["max_wait"])
+        max_wait_s = parse_duration(options["max_wait"] or "0s")
     except ValueError as error:
         raise UsageError(str(error)) from error
     return Demand(
         rate_per_s=rate_per_s,
         slo=parse_slo(slo),
         head_room=options["head_room"],
-        cv=parse_arrivals(options["arrivals"]),
         dispatch=options["dispatch"],
-        max_batch=options["max_batch"],
-        max_wait_s=max_wait_s,
         seed=options["seed"],
+        **_traffic(options, max_wait_s),
     )
+
+
+def _traffic(options: dict[str, Any], max_wait_s: float) -> dict[str, Any]:
+    """How requests come and are put together: the options', else the workload's."""
+    from precision_explorer.economics import declared_arrivals, parse_arrivals
+    from precision_explorer.errors import UsageError
+    from precision_explorer.workload import load_workload
+
+    own = {"max_batch": options["max_batch"], "max_wait_s": max_wait_s}
+    if options["workload"] is None:
+        return own | {"cv": parse_arrivals(options["arrivals"] or "poisson")}
+    if options["arrivals"] is not None:
+        raise UsageError("--workload says how requests come, and so does --arrivals; give one")
+    workload = load_workload(options["workload"])
+    if workload.arrivals is None:
+        raise UsageError(
+            f"in the workload '{workload.name}' no requests come by a clock; give one with the "
+            "scenario server, such as bursty"
+        )
+    return {
+        "arrivals": declared_arrivals(workload.arrivals),
+        "workload": workload.name,
+        "max_batch": options["max_batch"] or workload.max_batch,
+        "max_wait_s": max_wait_s if options["max_wait"] else workload.max_wait_s,
+    }
 
 
 def _json(table: Any) -> str:

@@ -6,6 +6,7 @@ from precision_explorer.economics.capacity import (
     Capacity,
     Demand,
     Spread,
+    declared_arrivals,
     parse_arrivals,
     plan_capacity,
 )
@@ -29,6 +30,7 @@ __all__ = [
     "Slo",
     "Spread",
     "cost_per_1k",
+    "declared_arrivals",
     "load_sheet",
     "ownership_per_hour",
     "parse_arrivals",

@@ -12,6 +12,7 @@ import numpy as np
 from precision_explorer.economics.slo import Slo
 from precision_explorer.errors import UsageError, unknown_name
 from precision_explorer.stats.queueing import latency_growth
+from precision_explorer.workload import ArrivalProcess, TraceArrivals
 from precision_explorer.workload.queueing import DISPATCHES, Dispatch, Served, assign, serve
 from precision_explorer.workload.service_times import ServiceTimes
 
@@ -55,6 +56,8 @@ class Demand:
     draws: int = 8
     seed: int = 0
     arrivals: ArrivalTimes | None = None
+    workload: str | None = None
+    """The workload's name that `arrivals` are of."""
 
     def __post_init__(self) -> None:
         above = "must be a number above 0; write it as"
@@ -99,6 +102,21 @@ def parse_arrivals(text: str) -> float:
             "them that vary twice as much"
         )
     return cv
+
+
+def declared_arrivals(process: ArrivalProcess) -> ArrivalTimes:
+    """The times of a workload's `process` at any mean rate; a trace begins again at its end."""
+
+    def times(rate_per_s: float, count: int, rng: np.random.Generator) -> np.ndarray:
+        placed = process.at(rate_per_s)
+        if not isinstance(placed, TraceArrivals):
+            return placed.times(rng, n=count)
+        span_s = placed.span_s(rate_per_s)
+        once = placed.times(rng, duration_s=span_s)
+        rounds = np.arange(math.ceil(count / len(once)))
+        return (once + span_s * rounds[:, None]).ravel()[:count]
+
+    return times
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from precision_explorer.measure.latency import LatencySeries, single_stream
 from precision_explorer.measure.memory import CudaPeakMemory, PeakMemory
 from precision_explorer.measure.others import OtherWork
 from precision_explorer.measure.phases import NullPhases, Phases
+from precision_explorer.measure.quiet import set_aside_imports
 from precision_explorer.measure.soak import SoakMonitor
 from precision_explorer.measure.throughput import offline
 
@@ -21,5 +22,6 @@ __all__ = [
     "idle_power",
     "measure",
     "offline",
+    "set_aside_imports",
     "single_stream",
 ]

@@ -133,41 +133,83 @@ class GreedyServing:
             ids = self.prompt_ids(index)
         with phases("copy"):
             inputs = torch.tensor([ids], device=self.device)
-        first, tokens = self._greedy(inputs, torch.ones_like(inputs), phases)
+        mask = torch.ones_like(inputs)
+        clocks, tokens = self._greedy(inputs, mask, phases, self.output_tokens)
         with phases("post"):
             answer = self.tokenizer.decode(tokens[0])
         end = time.perf_counter()
         rest = self.output_tokens - 1
         return {
             "answer": answer,
-            "ttft_s": first - start,
-            "tpot_s": (end - first) / rest if rest else None,
+            "ttft_s": clocks[0] - start,
+            "tpot_s": (end - clocks[0]) / rest if rest else None,
             "output_tokens": self.output_tokens,
         }
 
     def _greedy(
-        self, ids: torch.Tensor, mask: torch.Tensor, phases: Phases | NullPhases
-    ) -> tuple[float, list[list[int]]]:
-        """(clock at the first token, (batch, output_tokens) token ids); left-padded inputs."""
+        self, ids: torch.Tensor, mask: torch.Tensor, phases: Phases | NullPhases, count: int
+    ) -> tuple[list[float], list[list[int]]]:
+        """(clock at each of `count` tokens, (batch, count) token ids); left-padded inputs."""
         with phases("prefill"):
             out = self._prefill(ids, mask)
             token = out.logits[:, -1].argmax(-1, keepdim=True)
             tokens = [token.tolist()]
-        first = time.perf_counter()
+        clocks = [time.perf_counter()]
         with phases("decode"):
-            for _ in range(self.output_tokens - 1):
+            for _ in range(count - 1):
                 mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=-1)
                 out = self._next(token, mask, out)
                 token = out.logits[:, -1].argmax(-1, keepdim=True)
                 # A server streams each token, so each is moved off the device when it is made.
                 tokens.append(token.tolist())
-        return first, [[step[row][0] for step in tokens] for row in range(len(ids))]
+                clocks.append(time.perf_counter())
+        return clocks, [[step[row][0] for step in tokens] for row in range(len(ids))]
 
     def offline(self, indices: Sequence[int]) -> dict[str, Any]:
         """A batch of prompts, padded on the left, decoded in step."""
         ids, mask = pad_left([self.prompt_ids(i) for i in indices], self.pad, self.device)
-        _, tokens = self._greedy(ids, mask, NullPhases())
+        _, tokens = self._greedy(ids, mask, NullPhases(), self.output_tokens)
         return {"output_tokens": sum(map(len, tokens))}
+
+    def serve_batch(
+        self,
+        indices: Sequence[int],
+        input_tokens: Sequence[int] | None = None,
+        output_tokens: Sequence[int] | None = None,
+    ) -> list[dict[str, Any]]:
+        """A static batch: prompts padded on the left, decoded in step until the longest output is
+        there. Of each request `first_token_s` since the batch's start, `tpot_s` between its own
+        tokens (None for one token), `input_tokens` and `output_tokens`.
+
+        `input_tokens`, `output_tokens`: how many each request has, by default the workload's. A
+        longer prompt is cut there, a shorter one begins again, and both are cut to what the
+        model's positions hold.
+        """
+        start = time.perf_counter()
+        made = [self.output_tokens] * len(indices) if output_tokens is None else output_tokens
+        prompts = [self.prompt_ids(i) for i in indices]
+        if input_tokens is not None:
+            prompts = [resized(p, n) for p, n in zip(prompts, input_tokens, strict=True)]
+        positions = getattr(self.model.config, "max_position_embeddings", None) or 1 << 30
+        made = [min(count, positions - 1) for count in made]
+        # All rows of a batch are as long as the longest.
+        prompts = [p[-(positions - max(made)) :] for p in prompts]
+        ids, mask = pad_left(prompts, self.pad, self.device)
+        clocks, _ = self._greedy(ids, mask, NullPhases(), max(made))
+        return [
+            {
+                "first_token_s": clocks[0] - start,
+                "tpot_s": (clocks[n - 1] - clocks[0]) / (n - 1) if n > 1 else None,
+                "input_tokens": len(prompt),
+                "output_tokens": n,
+            }
+            for prompt, n in zip(prompts, made, strict=True)
+        ]
+
+
+def resized(ids: list[int], count: int) -> list[int]:
+    """`count` tokens: the first of `ids`, which begin again where they are too few."""
+    return (ids * -(-count // len(ids)))[:count]
 
 
 def _stopped(made: list[torch.Tensor], done: torch.Tensor, ended: Ended | None) -> torch.Tensor:

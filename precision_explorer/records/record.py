@@ -11,6 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from precision_explorer.errors import StoreError
 from precision_explorer.records.cell import Cell
 from precision_explorer.records.profile import Profile
+from precision_explorer.records.rounds import LatencyRound
+from precision_explorer.records.serving import Serving
 from precision_explorer.records.soak import Soak
 from precision_explorer.records.upgrade import SCHEMA_VERSION, NewerSchema, upgrade
 
@@ -182,28 +184,6 @@ class PhaseTimes(_Data):
     post_s: float | None = None
 
 
-class LatencyRound(_Data):
-    """One of the rounds in which a cell was timed, between those of other formats.
-
-    `place`: which of the `cells` that took part in the round it was, from 0. `interleaved`: whether
-    the reference (for the reference: another format) was timed in the same round of the same run of
-    the sweep; None where there was nothing to be timed beside.
-    """
-
-    round: int
-    requests: int
-    window_s: float
-    started_s: float
-    """Since the sweep, or its continuation after an interruption, began."""
-    place: int
-    cells: int
-    interleaved: bool | None = None
-    other_work_share: float | None = None
-    temperature_c: float | None = None
-    """Of a GPU, just before, after cooling down for `waited_s`."""
-    waited_s: float = 0.0
-
-
 class Latency(_Data):
     """Single-stream: the next request when the last is done. Raw values stand in the samples.
 
@@ -316,6 +296,8 @@ class Measurements(_Data):
     compilation: Compilation | None = None
     quality: Quality | None = None
     latency: Latency | None = None
+    serving: list[Serving] | None = None
+    """In place of `latency` where requests come by their own clock; one of each window."""
     throughput: Throughput | None = None
     memory: Memory | None = None
     energy: Energy | None = None

@@ -176,6 +176,30 @@ def _quality_columns(group: Group) -> list[_Column]:
     ]
 
 
+def _series(row: Row) -> str:
+    """Whether the latencies are a steady state's, or what else they are."""
+    ids = (row["cautions"] or "").split(";")
+    if "serving-refused" in ids:
+        return "refused"
+    if "serving-saturated" in ids:
+        return "saturated"
+    return "disturbed" if is_busy(row) else _word(row["steady"])
+
+
+def _load_columns(group: Group) -> list[_Column]:
+    """Of requests that came by their own clock; none where all came in turn."""
+    if all(row["offered_rate_per_s"] is None for row in group.ok):
+        return []
+    return [
+        _Column("Offered", _plain("offered_rate_per_s", rate)),
+        _Column("Achieved", _plain("achieved_rate_per_s", rate)),
+        _Column("Busy", _plain("utilisation", lambda v: share(v, 0))),
+        _Column("Queue p50", _plain("queue_p50_s", seconds)),
+        _Column("Service p50", _plain("service_p50_s", seconds)),
+        _Column("Lateness p99", _plain("lateness_p99_s", seconds)),
+    ]
+
+
 def _speed_columns(group: Group) -> list[_Column]:
     tokens = [
         _Column("First token", _plain("ttft_s", seconds)),
@@ -185,7 +209,7 @@ def _speed_columns(group: Group) -> list[_Column]:
     return [
         _Column("Latency p50", _plain("latency_p50_s", seconds)),
         _Column("p99", _percentile("p99")),
-        _Column("Series", lambda g, r: "disturbed" if is_busy(r) else _word(r["steady"]), False),
+        _Column("Series", lambda g, r: _series(r), False),
         *(tokens if group.generates else []),
         _Column("Throughput (batch)", _throughput),
         _Column("Weights", _plain("weight_bytes", bytes_)),
@@ -235,6 +259,7 @@ def _detail_columns(group: Group) -> list[_Column]:
         _Column("Examples", _plain("quality_n", _word)),
         _Column("Flips", _plain("flips", _word)),
         _Column("p value", _plain("p_value", lambda v: significant(v, 2))),
+        *_load_columns(group),
         _Column("Requests timed", _plain("latency_n", _word)),
         *(rounds if any(row["rounds"] for row in group.ok) else []),
         _Column("Worth, for p99", _plain("latency_n_eff", _whole)),

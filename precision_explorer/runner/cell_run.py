@@ -94,8 +94,8 @@ class CellRun:
             self.streams[name] = stream
 
     def samples(self) -> dict[str, bytes]:
-        """The rows by kind, once all is answered; no requests where none was timed by itself."""
-        blocks = [self.streams.get(block_name(number)) for number in range(self.rounds)]
+        """The rows by kind, once all is answered; none of requests where all are at hand."""
+        blocks = [self.streams.get(block_name(number), b"") for number in range(self.rounds)]
         requests = [stream for stream in blocks if stream]
-        rows = {"example": self.streams["quality"]}
-        return rows | ({"request": joined_streams(requests)} if requests else {})
+        found = {"example": self.streams["quality"]}
+        return found | ({"request": joined_streams(requests)} if requests else {})

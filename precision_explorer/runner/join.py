@@ -19,6 +19,7 @@ from precision_explorer.records import (
     Roof,
 )
 from precision_explorer.runner.rounds import blocks_in, joined_block
+from precision_explorer.runner.served_cautions import served_cautions
 from precision_explorer.units import share
 
 # An idle Linux machine's own housekeeping stays below 1 %; at a twentieth of the cores the order of
@@ -58,6 +59,8 @@ def measurements(
     if block:
         names = ("latency", "throughput", "energy", "other_work_share")
         result |= {name: block[name] for name in names}
+        if block.get("serving"):
+            result["serving"] = block["serving"]
     if load and (quality or block):
         parts = [p for p in (quality, block) if p]
         memory = result["memory"]
@@ -115,6 +118,9 @@ def _cautions(
             "machine; measure again on one"
         )
         found.append(Caution(id="machine-busy", message=text))
+    found += served_cautions(
+        parts.get("serving") or [], planned.cell.workload.get("load_of") == "reference"
+    )
     found += _compile_cautions(parts.get("compilation"))
     quality = parts.get("quality") or {}
     if quality.get("cut_examples"):
@@ -123,11 +129,12 @@ def _cautions(
             "task's max_length and were cut"
         )
         found.append(Caution(id="inputs-cut", message=text))
-    return [*found, *_unparsed_cautions(quality), *_round_cautions(latency)]
+    return [*found, *_unparsed_cautions(quality), *_round_cautions(parts)]
 
 
-def _round_cautions(latency: dict[str, Any]) -> list[Caution]:
-    rounds = latency.get("rounds") or []
+def _round_cautions(parts: dict[str, Any]) -> list[Caution]:
+    windows = [w["round"] for w in parts.get("serving") or [] if w.get("round")]
+    rounds = (parts.get("latency") or {}).get("rounds") or windows
     apart = [r["round"] for r in rounds if r["interleaved"] is False]
     if len(rounds) < 2 or not apart:
         return []

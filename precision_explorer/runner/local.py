@@ -31,6 +31,7 @@ from precision_explorer.runner.manager import (
     WorkerHandle,
     start_context,
 )
+from precision_explorer.runner.offered import offered
 from precision_explorer.runner.parking import Parking
 from precision_explorer.runner.requests import load_bytes, load_request, task_request
 from precision_explorer.runner.rounds import block_name
@@ -243,9 +244,14 @@ class Executor:
 
     def _block(self, run: CellRun, number: int, place: Json, schedule: Schedule) -> None:
         """One round's block of a cell."""
-        self._ledger.event("round", run.planned, round=number, rounds=run.rounds)
+        planned = run.planned
+        self._ledger.event("round", planned, round=number, rounds=run.rounds)
+        load = offered(
+            self.spec.workload, planned, self.comparisons.reference(planned), self.folder
+        )
         try:
-            answer, rows = run.ask({"op": "block", "round": number, "first": not run.served})
+            how = {"op": "block", "round": number, "first": not run.served}
+            answer, rows = run.ask(load | how)
         except LOST as error:
             self._lost(run, error, schedule)
             return

@@ -32,9 +32,13 @@ def _silence() -> Iterator[None]:
 
 
 with _silence():
-    # transformers loads its parts when they are first used: these are what every worker uses.
+    # transformers loads its parts when they are first used: these are what every worker uses. Of
+    # scikit-learn most kinds' metrics are: imported by each worker after its first scores, it would
+    # count as memory of the model.
     for _name in (
         "precision_explorer.runner.session",
+        "sklearn.metrics",
+        "transformers.generation.utils",
         "transformers.modeling_utils",
         "transformers.models.auto.modeling_auto",
         "transformers.models.auto.tokenization_auto",

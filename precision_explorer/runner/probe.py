@@ -1,4 +1,4 @@
-"""The probe: one worker asks the device what it makes of each format; the answer is cached by
+"""The probe: one worker asks the device what it makes of each format; each answer is cached by
 device facts, library versions and threads, so that the parent plans without torch."""
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from typing import Any
 from precision_explorer import __version__
 from precision_explorer.errors import UsageError
 from precision_explorer.formats import Support, decide
-from precision_explorer.formats.catalog import DEFAULT_FORMATS
 from precision_explorer.formats.runtimes import RUNTIMES
 from precision_explorer.formats.support import candidates
 from precision_explorer.hardware import DeviceFacts, compiler
@@ -46,21 +45,22 @@ def probe(
     threads: int,
     on_event: OnEvent,
 ) -> dict[str, Support]:
-    """{format: Support} on the device of `facts`; runs the dry runs unless they are cached.
+    """{format: Support} on the device of `facts`; runs the dry runs of those formats that no cached
+    answer is of, and of fp32, without which a device runs nothing.
 
     Raises UsageError when the device can't be used at all (a torch without CUDA, say).
     """
-    wanted = candidates(facts, list(dict.fromkeys([*DEFAULT_FORMATS, *formats])))
-    path = _cache_path(facts, wanted, versions, threads)
-    answer = _cached(path)
-    if answer is None:
+    wanted = candidates(facts, list(dict.fromkeys(["fp32", *formats])))
+    paths = {f: _cache_path(facts, f, versions, threads) for f in wanted}
+    answers, lacking = _read(paths)
+    if lacking:
         on_event(Event("note", {"text": "asking the device what it can do (once, then cached)"}))
-        answer = _ask(facts, wanted, threads, on_event)
-        if "device_error" not in answer and not _any_gone(answer):
-            _store(path, answer)
-    if "device_error" in answer:
-        raise UsageError(f"{facts.device}: {answer['device_error']}")
-    return {f: decide(f, facts, answer["formats"].get(f)) for f in formats}
+        answers |= _ask(facts, lacking, threads, on_event)
+        if not any(answer["ok"] for answer in answers.values()):
+            why = next(iter(answers.values()))["why"]
+            raise UsageError(f"no format runs on {facts.device}: {why}; {_CHECK}")
+        _store(paths, answers, lacking)
+    return {f: decide(f, facts, answers.get(f)) for f in formats}
 
 
 def probe_compiled(
@@ -80,57 +80,60 @@ def probe_compiled(
     wanted = [f for f in formats if f in (*_CHOOSE_KERNEL, *_MAY_NOT_COMPILE)]
     if not RUNTIMES[runtime].compiles or missing is not None or not wanted:
         return {}
-    path = _cache_path(facts, wanted, versions, threads, [runtime, tools])
-    answer = _cached(path)
-    if answer is None and not ask:
+    paths = {f: _cache_path(facts, f, versions, threads, [runtime, tools]) for f in wanted}
+    answers, lacking = _read(paths)
+    if lacking and not ask:
         text = (
-            f"which kernel {', '.join(wanted)} takes under {runtime} is not known yet: a sweep "
+            f"which kernel {', '.join(lacking)} takes under {runtime} is not known yet: a sweep "
             "tries them first, for some minutes, and keeps the answer; shown is the eager one"
         )
         on_event(Event("note", {"text": text}))
-        return {}
-    if answer is None:
-        text = f"trying the kernels of {', '.join(wanted)} under {runtime} (once, then cached)"
+    elif lacking:
+        text = f"trying the kernels of {', '.join(lacking)} under {runtime} (once, then cached)"
         on_event(Event("note", {"text": text}))
-        answer = _ask(facts, wanted, threads, on_event, runtime)
-        if not _any_gone(answer):
-            _store(path, answer)
-    return {f: decide(f, facts, answer["formats"].get(f)) for f in wanted}
-
-
-def _any_gone(answer: dict[str, Any]) -> bool:
-    """Whether a worker died of a format: that may have been chance, so it is asked again."""
-    return any(found.get("gone") for found in answer["formats"].values())
+        answers |= _ask(facts, lacking, threads, on_event, runtime)
+        _store(paths, answers, lacking)
+    return {f: decide(f, facts, answers[f]) for f in wanted if f in answers}
 
 
 def _cache_path(
     facts: DeviceFacts,
-    formats: list[str],
+    format_id: str,
     versions: dict[str, str],
     threads: int,
     runtime: list[Any] | None = None,
 ) -> Path:
     stack = {n: versions.get(n) for n in ("torch", "torchao", "bitsandbytes", "transformers")}
     key = canonical_hash(
-        [__version__, facts.model_dump(mode="json"), formats, stack, threads, "dry run 5"]
+        [__version__, facts.model_dump(mode="json"), format_id, stack, threads, "dry run 6"]
         + (runtime or [])
     )
     return cache_dir() / "probe" / f"{key}.json"
 
 
+def _read(paths: dict[str, Path]) -> tuple[dict[str, Any], list[str]]:
+    """({format: its cached answer}, formats that have none)."""
+    found = {f: _cached(path) for f, path in paths.items()}
+    answers = {f: answer for f, answer in found.items() if answer is not None}
+    return answers, [f for f in paths if f not in answers]
+
+
 def _cached(path: Path) -> dict[str, Any] | None:
     try:
         answer = json.loads(path.read_text(encoding="utf8"))
-        whole = all(isinstance(found["ok"], bool) for found in answer["formats"].values())
-        return answer if whole else None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError):
+        return answer if isinstance(answer["ok"], bool) else None
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError):
         return None
 
 
-def _store(path: Path, answer: dict[str, Any]) -> None:
+def _store(paths: dict[str, Path], answers: dict[str, Any], new: list[str]) -> None:
+    """Keep what the formats `new` answered, but not that a worker died of one: that may have been
+    chance, so it is asked again."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(path, answer)
+        for format_id in new:
+            if not answers[format_id].get("gone"):
+                paths[format_id].parent.mkdir(parents=True, exist_ok=True)
+                write_json(paths[format_id], answers[format_id])
     except (OSError, ValueError):
         pass  # A cache that can't be written costs the next run some seconds, nothing else.
 
@@ -142,8 +145,9 @@ def _ask(
     on_event: OnEvent,
     runtime: str = "eager",
 ) -> dict[str, Any]:
-    """The dry run of one format after the other. One that kills or hangs its worker is recorded so,
-    and a new worker goes on with the rest."""
+    """{format: its answer}, of the dry run of one format after the other. One that kills or hangs
+    its worker is recorded so, and a new worker goes on with the rest. UsageError where the device
+    can't be used."""
     answers: dict[str, Any] = {}
     worker = None
     with tempfile.TemporaryDirectory(prefix="precision-explorer-") as folder:
@@ -160,7 +164,7 @@ def _ask(
                 worker = worker or _start(facts, on_event)
                 answer = _ask_one(worker, request | {"formats": [format_id]})
                 if "device_error" in answer:
-                    return answer
+                    raise UsageError(f"{facts.device}: {answer['device_error']}")
                 answers |= answer["formats"]
                 # A dead worker answers nothing more, and a CUDA error stays with its process.
                 if answers[format_id].get("gone") or (
@@ -171,11 +175,7 @@ def _ask(
         finally:
             if worker is not None:
                 worker.close()
-    eager = not RUNTIMES[runtime].compiles
-    if eager and not any(answer["ok"] for answer in answers.values()):
-        why = next(iter(answers.values()))["why"]
-        raise UsageError(f"no format runs on {facts.device}: {why}; {_CHECK}")
-    return {"formats": answers}
+    return answers
 
 
 def _start(facts: DeviceFacts, on_event: OnEvent) -> WorkerHandle:

@@ -39,6 +39,7 @@ def joined_block(blocks: list[Json]) -> Json | None:
     # What only some scenarios have is not divided over rounds.
     return blocks[0] | {
         "latency": _latency(blocks) if blocks[0]["latency"] else None,
+        "serving": _serving(blocks),
         "throughput": _throughput(blocks),
         "energy": _energy([block["energy"] for block in blocks]),
         # Rounds last about as long as each other.
@@ -60,13 +61,24 @@ def _latency(blocks: list[Json]) -> Json:
         "stopped_by": "budget" if any(b["stopped_by"] == "budget" for b in each) else "rules",
         "phases": {name: _median([taken.get(name) for taken in phases]) for name in names},
         "generates": each[0].get("generates", False),
-        "rounds": [_round(block) for block in blocks],
+        "rounds": [_round(b, b["latency"]["requests"], b["latency"]["window_s"]) for b in blocks],
     }
 
 
-def _round(block: Json) -> Json:
-    latency = {name: block["latency"][name] for name in ("requests", "window_s")}
-    return block["place"] | latency | {"other_work_share": block.get("other_work_share")}
+def _serving(blocks: list[Json]) -> list[Json] | None:
+    """The windows of requests that came by their own clock; None in other scenarios."""
+    if not blocks[0].get("serving"):
+        return None
+    return [
+        block["serving"]
+        | {"round": _round(block, block["serving"]["requests"], block["serving"]["ended_s"])}
+        for block in blocks
+    ]
+
+
+def _round(block: Json, requests: int, window_s: float) -> Json:
+    timed = {"requests": requests, "window_s": window_s}
+    return block["place"] | timed | {"other_work_share": block.get("other_work_share")}
 
 
 def _median(values: list[float | None]) -> float | None:

@@ -29,14 +29,10 @@ from precision_explorer.hardware import (
 )
 from precision_explorer.measure import (
     CudaPeakMemory,
-    EnergyWindow,
     NullPhases,
     OtherWork,
     PeakMemory,
-    Phases,
-    idle_power,
-    offline,
-    single_stream,
+    set_aside_imports,
 )
 from precision_explorer.models.adapter import Adapter, Item, plan_batches
 from precision_explorer.models.adapters import make_adapter
@@ -52,6 +48,8 @@ from precision_explorer.runner.comparing import (
 from precision_explorer.runner.compiling import calls, compilation, warm_up
 from precision_explorer.runner.guard import limit_memory
 from precision_explorer.runner.profiling import make_subject, profile_cell
+from precision_explorer.runner.serving import batch_sizes
+from precision_explorer.runner.timed import Subject, timed_part
 from precision_explorer.tasks import KINDS, GenerationRules, scores, signatures, unparsed
 from precision_explorer.units import bytes_
 from precision_explorer.workload import Workload
@@ -86,6 +84,7 @@ class Session:
         limit_memory(request["memory_limit"])
         self.memory = self._memory()
         self.memory.baseline()
+        set_aside_imports()
         self.memory.begin()
         self._check_fit()
         self.load_answer = self._load(import_s)
@@ -188,7 +187,8 @@ class Session:
         items = adapter.items()
         batches = self._batches(request, items)
         with torch.inference_mode():
-            found = calls(adapter, items, batches, count, request["batch_sizes"])
+            sizes = batch_sizes(request["batch_sizes"], request["workload"])
+            found = calls(adapter, items, batches, count, sizes)
             seconds = warm_up(model, found, self._sync, self.progress)
         made = compilation(model, self.runtime, self.facts.kind)
         self.memory.trim()
@@ -283,64 +283,23 @@ class Session:
         return {}, b""
 
     def block(self, request: dict[str, Any]) -> tuple[dict[str, Any], bytes]:
-        """One round of single-stream latency with its energy, then of offline throughput. `first`:
-        whether this process has not served the cell before."""
+        """One round of the latency of the workload's scenario with its energy, and of offline
+        throughput. `first`: whether this process has not served the cell before."""
         adapter = self.adapter = self.adapter or self._adapter(request)
-        number, first = request["round"], request["first"]
-        rules = Workload.model_validate(request["workload"]).one_round(first)
-        count = len(request["examples"])
-        sensor = open_sensor(self.facts)
         made = self._graphs()
         self.memory.begin()
-        phases = Phases()
-
-        def serve(index: int) -> dict[str, Any]:
-            answer = adapter.request(index, phases)
-            return answer | {"phases": phases.take()}
-
-        self.progress("latency", 0, 1)
-        idle_w = idle_power(sensor, 1.0)
-        window, others = EnergyWindow(sensor), OtherWork()
+        subject = Subject(adapter, request, self.request["seed"], self._sync, self.progress)
+        others = OtherWork()
         others.begin()
         with torch.inference_mode():
-            series = single_stream(
-                serve,
-                count,
-                rules,
-                sync=self._sync,
-                on_begin=window.begin,
-                on_end=window.end,
-                min_seconds=sensor.min_window_s,
-                cold=first,
-                first=number * rules.min_requests,
-            )
-            self.progress("latency", 1, 1)
-            self.progress("offline", 0, 1)
-            throughput = offline(
-                lambda indices: adapter.offline(indices),
-                count,
-                request["batch_sizes"],
-                rules,
-                sync=self._sync,
-                warm_up=first,
-                skipped=number * rules.offline_min_batches,
-            )
-        other_work_share = others.end()
-        self.progress("offline", 1, 1)
-        peak = self.memory.end()
-        latency = series.record(generates=adapter.generates)
-        energy = window.record(requests=latency.requests, idle_power_w=idle_w)
-        answer = {
-            "latency": latency.model_dump(),
-            "throughput": throughput.model_dump(),
-            "energy": energy.model_dump(),
-            "other_work_share": other_work_share,
-            "peak_bytes": peak,
+            answer, rows = timed_part(subject, open_sensor(self.facts))
+        answer |= {
+            "other_work_share": others.end(),
+            "peak_bytes": self.memory.end(),
             "recompiles": self._graphs(made),
         }
         gc.collect()
-        rows = [_request_row(row, request["examples"], number) for row in series.rows]
-        return answer | self.memory.extras(), to_arrow(rows)
+        return answer | self.memory.extras(), to_arrow(rows) if rows else b""
 
     def _graphs(self, before: int | None = 0) -> int | None:
         """Graphs compiled beyond `before`; None where nothing is compiled."""
@@ -418,14 +377,6 @@ class Session:
 
     def _adapter(self, request: dict[str, Any]) -> Adapter:
         return make_adapter(self.model, self.tokenizer, self.device, request)
-
-
-def _request_row(
-    row: dict[str, Any], examples: list[dict[str, Any]], number: int
-) -> dict[str, Any]:
-    flat = {k: v for k, v in row.items() if k != "phases"}
-    flat |= {"id": examples[row["index"]]["id"], "round": number}
-    return flat | {f"{name}_s": value for name, value in row.get("phases", {}).items()}
 
 
 def _signatures(card: dict[str, Any], rows: list[dict[str, Any]]) -> dict[str, str]:

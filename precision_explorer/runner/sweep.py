@@ -36,6 +36,7 @@ from precision_explorer.runner.mixed import (
     read_recipes,
     with_mixed,
 )
+from precision_explorer.runner.offered import check_served
 from precision_explorer.runner.probe import probe, probe_compiled
 from precision_explorer.runner.roof import device_roof, roof_key
 from precision_explorer.runner.scoring import cells_to_score, score_cells
@@ -110,6 +111,7 @@ def prepare_sweep(
             check_library(ref.name, ref.scheme, facts)
     check_revisions(recipes, refs)
     tasks = tasks or [_prepare_task(spec, default_task(refs))]
+    check_served(workload, tasks, spec.runtime)
     threads = spec.threads or facts.cores
     versions = library_versions()
     # A first expansion with nothing known of the formats checks heads and labels before the probe,
@@ -148,18 +150,8 @@ def _stored_budgets(folder: RunFolder) -> Budgets:
 
 
 def workload_of(spec: SweepSpec) -> Workload:
-    """The workload that `spec` names, as its other options change it. UsageError also for what can
-    be declared and planned, but not served by a worker yet."""
-    workload = changed(load_workload(spec.workload), spec.tails, spec.duration)
-    others = sorted(set(workload.rules()) - set(Workload().rules()))
-    if workload.scenario != "single-stream" or others:
-        single = workload.scenario == "single-stream"
-        asked = ", ".join(others) if single else f"scenario {workload.scenario}"
-        raise UsageError(
-            f"workload '{workload.name}' ({asked}) can be planned but not measured in this "
-            "release; use single-stream"
-        )
-    return workload
+    """The workload that `spec` names, as its other options change it."""
+    return changed(load_workload(spec.workload), spec.tails, spec.duration)
 
 
 def _prepare_tasks(spec: SweepSpec, name: str, on_event: OnEvent) -> list[PreparedTask]:

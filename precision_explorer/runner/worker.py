@@ -83,7 +83,9 @@ def _probe(request: dict[str, Any]) -> dict[str, Any]:
     from precision_explorer.formats.compiling import configure
     from precision_explorer.formats.dryrun import dry_run
     from precision_explorer.formats.runtimes import RUNTIMES
+    from precision_explorer.measure import set_aside_imports
 
+    set_aside_imports()
     torch.set_num_threads(request["threads"])
     device = request["device"]
     if device.startswith("cuda") and not torch.cuda.is_available():
@@ -99,6 +101,7 @@ def _probe(request: dict[str, Any]) -> dict[str, Any]:
 
 def _job(request: dict[str, Any], progress: Any) -> tuple[dict[str, Any], bytes]:
     """Run a named job; see `runner.jobs`."""
+    from precision_explorer.measure import set_aside_imports
     from precision_explorer.runner.jobs import load_job
 
     if request["device"] is not None:
@@ -107,7 +110,9 @@ def _job(request: dict[str, Any], progress: Any) -> tuple[dict[str, Any], bytes]
         torch.set_num_threads(request["threads"])
         if request["device"] != "cpu":
             torch.cuda.set_device(request["device"])
-    answer, arrow = load_job(request["job"])(request, progress)
+    job = load_job(request["job"])
+    set_aside_imports()
+    answer, arrow = job(request, progress)
     return answer, arrow
 
 

@@ -47,6 +47,7 @@ from precision_explorer.table.latency import latency_columns
 from precision_explorer.table.quality import Quality, own_columns
 from precision_explorer.table.rounds import mark_drift
 from precision_explorer.table.sequential import placed
+from precision_explorer.table.serving import served_columns
 from precision_explorer.table.why import diagnoses
 from precision_explorer.tasks import has_terms, is_harness_metric
 
@@ -144,6 +145,7 @@ def _own_row(entry: Entry) -> None:
         task=cell.task.name,
         format=cell.format,
         runtime=cell.runtime,
+        scenario=cell.workload.get("scenario"),
         device=cell.device_name,
         status=record.status,
         execution=applied.execution if applied else None,
@@ -175,6 +177,8 @@ def _own_row(entry: Entry) -> None:
         row["graph_breaks"] = measured.compilation.graph_breaks
     if record.status == "ok":
         latency_columns(entry)
+        if measured.serving:
+            served_columns(entry, measured.serving)
         _throughput(entry)
         _energy(entry)
         _quality(entry)

@@ -176,20 +176,26 @@ def _name(row: dict[str, Any]) -> str:
 
 def _assumptions(demand: Demand, context: Context) -> tuple[str, ...]:
     """What the answers rest on."""
-    bursty = "" if demand.cv == 1 else f", whose coefficient of variation is {demand.cv:g}"
-    law = "Poisson" if demand.cv == 1 else "with gamma distributed times between them"
+    how = "Requests come as a Poisson process"
+    if demand.arrivals is not None:
+        how = f"Requests come as those of the workload {demand.workload}"
+    elif demand.cv != 1:
+        how = (
+            "Times between requests are gamma distributed with a coefficient of variation of "
+            f"{demand.cv:g}"
+        )
     wait = "as soon as a machine is free"
     if demand.max_wait_s > 0:
         wait = f"when full or after {seconds(demand.max_wait_s)}, once a machine is free"
     return (
-        f"Arrivals are {law}{bursty}, at a constant rate; the fleet holds the objective at "
+        f"{how}, at a rate that stays the same; the fleet holds the objective at "
         f"{significant(demand.head_room)} times that rate, {rate(demand.peak_per_s)}, and when "
         "idle.",
         f"One machine is the device that was measured: {'; '.join(context.devices)}.",
         f"A batch begins {wait}, with what is queued then; {_DISPATCH_WORDS[demand.dispatch]}.",
-        "Service times are those measured alone, one request or batch after the other, drawn "
-        "independently; sizes between two measured ones are interpolated. Network, balancer, "
-        "failures and the starting of machines are not in it.",
+        "Service times are those of the run's own requests, measured alone, one request or batch "
+        "after the other, and drawn independently; sizes between two measured ones are "
+        "interpolated. Network, balancer, failures and the starting of machines are not in it.",
         f"Simulated, not measured: {demand.draws} draws of resampled service times and arrivals "
         f"of {demand.requests:,} requests each; where they disagree, the range is shown.",
     )

@@ -12,9 +12,16 @@ if TYPE_CHECKING:
     from precision_explorer.table.build import Entry
     from precision_explorer.table.context import Run
 
-_ALWAYS = [
+_IN_TURN = (
     "Requests came one at a time or all at once: no arrivals by their own clock, no queue, no "
-    "background work of the test's own, minutes rather than hours.",
+    "background work of the test's own, minutes rather than hours."
+)
+_BY_THEIR_CLOCK = (
+    "Requests came by a plan of their own and waited in one queue for one server: no background "
+    "work of the test's own, minutes rather than hours; another pattern of arrivals has other "
+    "tails."
+)
+_ALWAYS = [
     "Cost and value assume that the device is busy all the time at the offline rate.",
     "A verdict holds for this task and these examples; another task may lose more or less.",
 ]
@@ -22,7 +29,9 @@ _ALWAYS = [
 
 def caveats(runs: list[Run], entries: list[Entry]) -> tuple[str, ...]:
     """Those that hold for every table, then those of its runs, its rows and its methods."""
-    lines = [*_ALWAYS]
+    served = [e.record.measurements.serving is not None for e in entries]
+    lines = [_BY_THEIR_CLOCK] if any(served) else []
+    lines += [*([] if all(served) else [_IN_TURN]), *_ALWAYS]
     for _, sweep, options, missing in runs:
         lines += _of_run(sweep, options, missing)
     lines += _of_rows(entries)

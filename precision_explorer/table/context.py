@@ -8,8 +8,9 @@ from precision_explorer.records import metric_info
 from precision_explorer.store import RunFolder
 from precision_explorer.table.caveats import caveats
 from precision_explorer.table.data import Context, ModelContext, TaskContext
+from precision_explorer.table.scenario_words import latency_words
 from precision_explorer.table.sequential import RULE
-from precision_explorer.units import bytes_, seconds, significant
+from precision_explorer.units import bytes_, significant
 
 if TYPE_CHECKING:
     from precision_explorer.table.build import Entry
@@ -104,11 +105,7 @@ def _how(method: dict[str, Any]) -> list[str]:
         f"Quality: {which}, batches of at most {batch['max_items']} rows and "
         f"{batch['max_tokens']:,} padded tokens{shared}, the same for every format; 95 % intervals "
         f"(Wilson for 0/1 scores, else bootstrap), paired differences to the reference ({paired}).",
-        f"Latency: single-stream (the next request when the last is done), text to answer; the "
-        f"first call is kept apart, then warm-up, then at least {work['min_requests']} requests "
-        f"and {seconds(work['min_seconds'])}, or until the budget of "
-        f"{seconds(work['budget_seconds'])} ends. A percentile stands only where the sample "
-        "supports it.",
+        latency_words(work),
         "Throughput: offline (all requests at hand), the best of the batch sizes tried. "
         "Peak memory: while serving, above the process's own memory before the load.",
         *_order(work.get("rounds", 1)),

@@ -45,7 +45,7 @@ def latency_columns(entry: Entry) -> None:
     made = rows.get("output_tokens") or []
     entry.output_tokens = [made[i] for i in kept] if made else []
     row = entry.row
-    row.update(_tail_columns(values))
+    row.update(tail_columns(values))
     row.update(latency_n=len(values), cold_first_s=latency.cold_first_s)
     if latency.rounds:
         row["rounds"] = len(latency.rounds)
@@ -53,16 +53,21 @@ def latency_columns(entry: Entry) -> None:
         row["latency_p50_round_spread"] = round_spread(medians)
     row["steady"] = assess(values, latency.stopped_by == "budget").label
     if latency.generates:
-        ttft = np.array([rows["ttft_s"][i] for i in kept])
-        tpot = [rows["tpot_s"][i] for i in kept]
-        row["ttft_s"] = float(np.median(ttft))
-        # A request of one output token has no time between tokens.
-        if None not in tpot:
-            row["tpot_s"] = float(np.median(tpot))
-    _over_time(entry, rows, soak)
+        row.update(token_columns(rows, kept))
+    over_time(entry, rows, soak)
 
 
-def _tail_columns(values: np.ndarray) -> dict[str, Any]:
+def token_columns(rows: Rows, kept: Sequence[int]) -> dict[str, Any]:
+    """Medians of the time to the first token and of that between tokens, over the requests that
+    have one: one of a single output token has no time between tokens."""
+    between = [t for i in kept if (t := rows["tpot_s"][i]) is not None]
+    return {
+        "ttft_s": float(np.median([rows["ttft_s"][i] for i in kept])),
+        "tpot_s": float(np.median(between)) if between else None,
+    }
+
+
+def tail_columns(values: np.ndarray) -> dict[str, Any]:
     """Percentiles, intervals, and what those that are missing would take."""
     found: dict[str, Any] = {}
     for name, tail in zip(_NAMES, tails(values), strict=True):
@@ -107,7 +112,7 @@ def _ends(rows: Rows, kept: Sequence[int]) -> np.ndarray | None:
     return None if None in ends else np.array(ends, dtype=float)
 
 
-def _over_time(entry: Entry, rows: Rows, soak: Soak | None) -> None:
+def over_time(entry: Entry, rows: Rows, soak: Soak | None) -> None:
     """Windows of a long series; first minute against the rest."""
     kept = _measured(rows)
     ends = _ends(rows, kept)

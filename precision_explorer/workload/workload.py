@@ -20,10 +20,10 @@ TAILS = {"p99": 0.99, "p999": 0.999}
 BELONGS: dict[str, tuple[str, ...]] = {
     "arrivals": ("server",),
     "duration_seconds": ("server",),
+    "load_of": ("server",),
     "max_batch": ("server",),
     "max_wait_s": ("server",),
     # What comes by its own clock is planned as a whole: parts of it would be another load.
-    "rounds": ("single-stream", "multi-stream", "offline"),
     "streams": ("multi-stream",),
     "tails": ("single-stream", "multi-stream", "server"),
 }
@@ -64,6 +64,7 @@ class Workload(Declared):
     output_tokens: int = Field(default=16, ge=1)
     rounds: int = Field(default=3, ge=1, le=100)
     arrivals: Arrivals | None = None
+    load_of: Literal["reference", "own"] = "reference"
     duration_seconds: float = Field(default=30.0, gt=0)
     max_batch: int = Field(default=8, ge=1)
     max_wait_s: float = Field(default=0.0, ge=0)
@@ -142,15 +143,15 @@ class Workload(Declared):
 
     def one_round(self, first: bool) -> Workload:
         """The rules of one of `rounds`: least numbers (rounded up), seconds and budgets divided by
-        them. The warm-up is whole in the `first` round of a process and divided in later ones.
-        `energy_seconds` holds in each, since a meter's counter needs its window. A `server` has one
-        round, and these rules as they are."""
-        if self.scenario not in BELONGS["rounds"]:
-            return self
+        them. The warm-up is whole in the `first` round of a process and divided in later ones, but
+        for `server`, whose queue has to fill anew. `energy_seconds` holds in each, since a meter's
+        counter needs its window."""
         n = self.rounds
         counts = ["min_requests", "offline_min_batches"]
         times = ["min_seconds", "budget_seconds", "offline_seconds", "offline_budget_seconds"]
-        if not first:
+        if self.scenario == "server":
+            times.append("duration_seconds")
+        elif not first:
             counts.append("warmup_requests")
             times.append("warmup_seconds")
         shares: dict[str, Any] = {name: -(-getattr(self, name) // n) for name in counts}

@@ -1,0 +1,239 @@
+"""The timed part of a cell whose requests come by their own clock. Runs in a worker."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from precision_explorer.errors import PrecisionExplorerError
+from precision_explorer.hardware import EnergySensor
+from precision_explorer.measure import EnergyWindow, offline
+from precision_explorer.measure.clock import RealClock
+from precision_explorer.measure.served import ServingSeries
+from precision_explorer.measure.serving import Service, ServingRules, serve
+from precision_explorer.records.record import Throughput
+from precision_explorer.records.serving import Serving
+from precision_explorer.stats import needed_n
+from precision_explorer.workload import TAILS, Schedule, Workload, plan_schedule
+
+if TYPE_CHECKING:
+    from precision_explorer.models.adapter import Adapter
+
+Json = dict[str, Any]
+# Requests whose lengths are looked at for a capacity: their mean is then known to a few percent.
+_CAPACITY_REQUESTS = 256
+# More than the least for a percentile, as a Poisson number of requests falls below its mean.
+_MORE = 1.2
+_STATIC = (
+    "a batch is decoded in step until its longest output is there, and no request joins it; "
+    "continuous batching is not in this release"
+)
+
+
+@dataclass(frozen=True)
+class Served:
+    """What the timed part gave: the last window, its record, what was measured before it, and the
+    request rows."""
+
+    serving: Serving
+    throughput: Throughput
+    window: EnergyWindow
+    rows: list[Json]
+    served: int
+    """How many requests had their turn in the window."""
+
+
+@dataclass(frozen=True)
+class Server:
+    """A cell's model as a server by the rules of `workload`; `groups`: of each example, or None."""
+
+    adapter: Adapter
+    workload: Workload
+    seed: int
+    sync: Callable[[], None]
+    groups: Sequence[str | None]
+
+    def measure(
+        self,
+        batch_sizes: Sequence[int],
+        reference: Json,
+        sensor: EnergySensor,
+        round: int,
+        first: bool,
+    ) -> Served:
+        """Capacity first, then a window at the rate that the workload declares. A window whose loop
+        was late is served once more. `reference`: its `capacity_per_s`, or that it `is_reference`,
+        where the load is a share of that. `first`: whether this process has not served before."""
+        rules, sizes = self.workload, sorted({*batch_sizes, self.workload.max_batch})
+        throughput = offline(
+            lambda indices: self.adapter.offline(indices),
+            len(self.groups),
+            sizes,
+            rules,
+            sync=self.sync,
+            warm_up=first,
+            skipped=round * rules.offline_min_batches,
+        )
+        load = self._load(throughput, reference)
+        arrivals = self.workload.arrivals
+        assert arrivals is not None
+        schedule = self._plan(arrivals.rate(load.get("capacity_per_s")), round)
+        windows, window = 1, EnergyWindow(sensor)
+        series = self._window(schedule, window)
+        if series.refused() is not None:
+            windows, window = 2, EnergyWindow(sensor)
+            series = self._window(schedule, window)
+        rows = self._rows(series, schedule)
+        serving = series.record(
+            "server",
+            batching="static" if self._streams else "dynamic",
+            note=_STATIC if self._streams else None,
+            windows=windows,
+            generates=self._streams,
+            cut_requests=_cut(rows, schedule),
+            **load,
+        )
+        return Served(serving, throughput, window, rows, series.served)
+
+    @property
+    def _streams(self) -> bool:
+        """Whether the adapter tells of each request's tokens."""
+        return hasattr(self.adapter, "serve_batch")
+
+    # -- how fast ------------------------------------------------------------------------------
+
+    def _load(self, throughput: Throughput, reference: Json) -> Json:
+        """Share, whose and capacity where the arrivals declare a share; empty where a rate."""
+        arrivals = self.workload.arrivals
+        assert arrivals is not None
+        if arrivals.load is None:
+            return {}
+        shared = self.workload.load_of == "reference"
+        capacity = reference.get("capacity_per_s") if shared else None
+        same = shared and (capacity is not None or reference.get("is_reference", False))
+        if capacity is None:
+            capacity = self._capacity(throughput)
+        return {
+            "load": arrivals.load,
+            "load_of": "reference" if same else "own",
+            "capacity_per_s": capacity,
+        }
+
+    def _capacity(self, throughput: Throughput) -> float:
+        """Requests per second at the largest batch that a window may have, of its own lengths."""
+        probe = self._plan(_CAPACITY_REQUESTS / self.workload.duration_seconds, 0)
+        if probe.input_tokens is None and probe.output_tokens is None:
+            rates = throughput.by_batch_size
+        else:
+            serve_all = self._service(probe)
+
+            def batch(positions: list[int]) -> Json:
+                serve_all(positions)
+                return {}
+
+            sizes = [self.workload.max_batch]
+            found = offline(batch, probe.n, sizes, self.workload, sync=self.sync)
+            rates = found.by_batch_size
+        fitting = [int(size) for size in rates if int(size) <= self.workload.max_batch]
+        known = [rates[str(size)].requests_per_s for size in sorted(fitting)]
+        capacity = next((rate for rate in reversed(known) if rate), None)
+        if capacity is None:
+            raise PrecisionExplorerError(
+                f"no batch of up to {self.workload.max_batch} fits, so there is no capacity to "
+                "take a share of; lower max_batch, or give rate_per_s"
+            )
+        return capacity
+
+    # -- the window ----------------------------------------------------------------------------
+
+    def _plan(self, rate_per_s: float, round: int) -> Schedule:
+        rules = self.workload
+        duration = rules.duration_seconds
+        if rules.tails is not None:
+            each = _MORE * needed_n(TAILS[rules.tails]) / rules.rounds
+            longer = each / rate_per_s + rules.warmup_seconds
+            duration = max(duration, min(longer, rules.budget_seconds))
+        return plan_schedule(
+            rules,
+            len(self.groups),
+            self.seed,
+            rate_per_s,
+            round,
+            duration_s=duration,
+            groups=self.groups,
+        )
+
+    def _window(self, schedule: Schedule, window: EnergyWindow) -> ServingSeries:
+        rules, duration = self.workload, schedule.duration_s
+        return serve(
+            schedule.times_s,
+            self._service(schedule),
+            ServingRules(
+                max_batch=rules.max_batch,
+                max_wait_s=rules.max_wait_s,
+                # Half the window again where the budget leaves less: a queue must have time to end.
+                drain_s=max(rules.budget_seconds - duration, duration / 2),
+                warmup_requests=rules.warmup_requests,
+                warmup_s=rules.warmup_seconds,
+                # A request that counts there must be.
+                settle_s=min(rules.warmup_seconds, float(schedule.times_s[-1])),
+            ),
+            clock=RealClock(),
+            duration_s=duration,
+            sync=self.sync,
+            on_begin=window.begin,
+            on_end=window.end,
+        )
+
+    def _service(self, schedule: Schedule) -> Service:
+        items = schedule.items.tolist()
+        own = getattr(self.adapter, "serve_batch", None)
+        if own is None:
+
+            def at_once(positions: list[int]) -> list[Json]:
+                answers = self.adapter.offline([items[p] for p in positions]).get("answers")
+                given = answers if answers is not None else [None] * len(positions)
+                return [{} if a is None else {"answer": str(a)} for a in given]
+
+            return at_once
+
+        lengths = {
+            name: values.tolist()
+            for name in ("input_tokens", "output_tokens")
+            if (values := getattr(schedule, name)) is not None
+        }
+
+        def generating(positions: list[int]) -> list[Json]:
+            asked = {name: [values[p] for p in positions] for name, values in lengths.items()}
+            return own([items[p] for p in positions], **asked)
+
+        return generating
+
+    def _rows(self, series: ServingSeries, schedule: Schedule) -> list[Json]:
+        rows = series.rows()
+        for row in rows:
+            row["index"] = int(schedule.items[row["position"]])
+        return rows
+
+
+def _cut(rows: Sequence[Json], schedule: Schedule) -> int:
+    """How many requests of the window had other lengths than were drawn for them."""
+    cut = set()
+    for name in ("input_tokens", "output_tokens"):
+        drawn = getattr(schedule, name)
+        if drawn is not None:
+            told = ((row["position"], row.get(name)) for row in rows if "batch" in row)
+            cut |= {place for place, found in told if found not in (None, drawn[place])}
+    return len(cut)
+
+
+def batch_sizes(offline_sizes: Sequence[int], workload: Json) -> list[int]:
+    """The batch sizes that a cell of this workload uses, for a compiler to know: those of the
+    offline part, and what a window may put together, in powers of two."""
+    rules = Workload.model_validate(workload)
+    most = {"server": rules.max_batch, "multi-stream": rules.streams}.get(rules.scenario)
+    if most is None:
+        return list(offline_sizes)
+    powers = {1 << k for k in range(most.bit_length()) if 1 << k <= most}
+    return sorted({*offline_sizes, *powers, most})

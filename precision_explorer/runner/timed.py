@@ -1,0 +1,146 @@
+"""A cell's timed part, whatever its scenario: latency with its energy, and offline throughput. Runs
+in a worker."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from precision_explorer.hardware import EnergySensor
+from precision_explorer.measure import EnergyWindow, LatencySeries, idle_power, offline
+from precision_explorer.records.record import Throughput
+from precision_explorer.runner.closed_loop import closed_loop
+from precision_explorer.runner.serving import Server
+from precision_explorer.workload import Workload
+
+if TYPE_CHECKING:
+    from precision_explorer.models.adapter import Adapter
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is timed: a task's `adapter`, and the manager's `request`."""
+
+    adapter: Adapter
+    request: Json
+    seed: int
+    sync: Callable[[], None]
+    progress: Callable[[str, int, int], None]
+
+    @property
+    def first(self) -> bool:
+        """Whether this process has not served the cell before."""
+        return self.request["first"]
+
+    @property
+    def round(self) -> int:
+        """The number of the round, from 0."""
+        return self.request["round"]
+
+    @property
+    def rules(self) -> Workload:
+        """The workload's rules for one round."""
+        return Workload.model_validate(self.request["workload"]).one_round(self.first)
+
+    @property
+    def examples(self) -> list[Json]:
+        """What is asked."""
+        return self.request["examples"]
+
+
+def timed_part(subject: Subject, sensor: EnergySensor) -> tuple[Json, list[Json]]:
+    """(latency or serving, throughput and energy, as answered to the manager; the request rows)."""
+    idle_w = idle_power(sensor, 1.0)
+    timed = _served if subject.rules.scenario == "server" else _in_turn
+    answer, rows = timed(subject, sensor, idle_w)
+    return answer, [_request_row(row, subject) for row in rows]
+
+
+def _in_turn(
+    subject: Subject, sensor: EnergySensor, idle_w: float | None
+) -> tuple[Json, list[Json]]:
+    """Requests that wait for one another, then offline throughput."""
+    adapter, window, rules = subject.adapter, EnergyWindow(sensor), subject.rules
+    subject.progress("latency", 0, 1)
+    series = closed_loop(
+        adapter,
+        len(subject.examples),
+        rules,
+        sync=subject.sync,
+        on_begin=window.begin,
+        on_end=window.end,
+        min_seconds=sensor.min_window_s,
+        cold=subject.first,
+        first=subject.round * rules.min_requests,
+    )
+    subject.progress("latency", 1, 1)
+    throughput = _offline(subject, None if series else window)
+    # A query of several may tell of no tokens though each request alone does.
+    tells = series is not None and "ttft_s" in series.rows[-1]
+    latency = series.record(generates=adapter.generates and tells) if series else None
+    energy = window.record(requests=_requests(series, throughput), idle_power_w=idle_w)
+    answer = {
+        "latency": latency.model_dump() if latency else None,
+        "throughput": throughput.model_dump(),
+        "energy": energy.model_dump(),
+    }
+    return answer, series.rows if series else []
+
+
+def _offline(subject: Subject, window: EnergyWindow | None) -> Throughput:
+    """Offline throughput, the energy `window` around it where there is no other."""
+    adapter, rules = subject.adapter, subject.rules
+    subject.progress("offline", 0, 1)
+    if window is not None:
+        window.begin()
+    throughput = offline(
+        lambda indices: adapter.offline(indices),
+        len(subject.examples),
+        subject.request["batch_sizes"],
+        rules,
+        sync=subject.sync,
+        warm_up=subject.first,
+        skipped=subject.round * rules.offline_min_batches,
+    )
+    if window is not None:
+        window.end()
+    subject.progress("offline", 1, 1)
+    return throughput
+
+
+def _served(
+    subject: Subject, sensor: EnergySensor, idle_w: float | None
+) -> tuple[Json, list[Json]]:
+    """Offline throughput, then requests that come by their own clock."""
+    groups = [example.get("group") for example in subject.examples]
+    server = Server(subject.adapter, subject.rules, subject.seed, subject.sync, groups)
+    request = subject.request
+    subject.progress("serve", 0, 1)
+    made = server.measure(request["batch_sizes"], request, sensor, subject.round, subject.first)
+    subject.progress("serve", 1, 1)
+    energy = made.window.record(requests=made.served, idle_power_w=idle_w)
+    answer = {
+        "latency": None,
+        "serving": made.serving.model_dump(),
+        "throughput": made.throughput.model_dump(),
+        "energy": energy.model_dump(),
+    }
+    return answer, made.rows
+
+
+def _requests(series: LatencySeries | None, throughput: Throughput) -> int:
+    """How many requests the energy window held: samples of queries; of offline batches also the
+    one that warms each size up."""
+    if series is not None:
+        return sum(row.get("samples", 1) for row in series.measured())
+    tried = throughput.by_batch_size.items()
+    return sum(int(size) * (rate.batches + 1) for size, rate in tried if rate.requests_per_s)
+
+
+def _request_row(row: Json, subject: Subject) -> Json:
+    flat = {k: v for k, v in row.items() if k != "phases"}
+    flat |= {"id": subject.examples[row["index"]]["id"], "round": subject.round}
+    return flat | {f"{name}_s": value for name, value in row.get("phases", {}).items()}

@@ -1,0 +1,58 @@
+"""How the latency of a workload came about, in one sentence."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from precision_explorer.units import rate, seconds, share
+
+_SUPPORTED = "A percentile stands only where the sample supports it."
+_ARRIVALS = {
+    "constant": "at equal distances",
+    "poisson": "as a Poisson process",
+    "gamma": "with gamma gaps",
+    "on-off": "in bursts",
+    "daily": "by a day's curve",
+    "trace": "as a trace recorded them",
+}
+
+
+def latency_words(work: dict[str, Any]) -> str:
+    """Of a workload's rules as a cell holds them."""
+    scenario = work.get("scenario", "single-stream")
+    if scenario == "offline":
+        return "Latency: none, as all requests are at hand (offline)."
+    if scenario == "server":
+        return _server_words(work)
+    how = "single-stream (the next request when the last is done)"
+    if scenario == "multi-stream":
+        how = f"multi-stream (queries of {work['streams']}, the next when the last is done)"
+    return (
+        f"Latency: {how}, text to answer; the first call is kept apart, then warm-up, then at "
+        f"least {work['min_requests']} requests and {seconds(work['min_seconds'])}, or until the "
+        f"budget of {seconds(work['budget_seconds'])} ends. {_SUPPORTED}"
+    )
+
+
+def _server_words(work: dict[str, Any]) -> str:
+    arrivals = work["arrivals"]
+    kind = _ARRIVALS.get(arrivals["kind"], arrivals["kind"])
+    if arrivals["kind"] == "gamma":
+        kind += f" of burstiness {arrivals['burstiness']:g}"
+    waits = f", waiting {seconds(work['max_wait_s'])} at most for more" * bool(work["max_wait_s"])
+    return (
+        f"Latency: server (requests come by their own clock, {kind}, {_speed(work)}), from the "
+        f"scheduled arrival to the answer; one queue, first come first served, batches of at most "
+        f"{work['max_batch']}{waits}; requests come for {seconds(work['duration_seconds'])}, of "
+        f"which the first {seconds(work['warmup_seconds'])} don't count. {_SUPPORTED}"
+    )
+
+
+def _speed(work: dict[str, Any]) -> str:
+    arrivals = work["arrivals"]
+    if arrivals.get("rate_per_s") is not None:
+        return f"at {rate(arrivals['rate_per_s'])}"
+    if arrivals.get("load") is not None:
+        whose = {"own": "each format's own", "reference": "the reference's"}[work["load_of"]]
+        return f"at {share(arrivals['load'], 0)} of {whose} batched capacity"
+    return f"{arrivals['scale']:g} times as fast"

@@ -1,0 +1,397 @@
+"""Requests that come by their own clock, from a cell's request to its row: load, lengths, repeats,
+cautions, columns, and one sweep of two formats."""
+
+from __future__ import annotations
+
+import csv
+import gc
+import subprocess
+import sys
+import time
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from precision_explorer.errors import UsageError
+from precision_explorer.hardware.sensors import UnavailableSensor
+from precision_explorer.measure.clock import VirtualClock
+from precision_explorer.models.causal_lm import LanguageModeling
+from precision_explorer.models.generation import Generation
+from precision_explorer.models.seq2seq import Seq2Seq
+from precision_explorer.records.serving import Serving
+from precision_explorer.runner import serving as serving_module
+from precision_explorer.runner.closed_loop import closed_loop
+from precision_explorer.runner.offered import check_served, offered
+from precision_explorer.runner.served_cautions import served_cautions
+from precision_explorer.runner.serving import Server, batch_sizes
+from precision_explorer.store import read_run
+from precision_explorer.table.scenario_words import latency_words
+from precision_explorer.units import rate
+from precision_explorer.workload import Workload, plan_schedule
+from tests.test_models_causal_lm import BOTH, llama, tokenizer
+from tests.test_models_generation import PAD, bart, card, examples, sequence_card
+
+RULES: dict[str, Any] = {
+    "scenario": "server",
+    "arrivals": {"kind": "poisson", "rate_per_s": 20},
+    "duration_seconds": 10,
+    "warmup_requests": 1,
+    "warmup_seconds": 1,
+    "offline_seconds": 0,
+    "offline_min_batches": 1,
+    "max_batch": 4,
+}
+COUNT = 6
+
+
+@pytest.fixture(autouse=True, scope="module")
+def cheap_collections():
+    """A window collects garbage first, which walks all that torch and transformers have made."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def workload(**changes: Any) -> Workload:
+    return Workload.model_validate(RULES | changes)
+
+
+class Stub:
+    """An adapter that takes `seconds` of a clock for any batch."""
+
+    generates = False
+
+    def __init__(self, pause: Any) -> None:
+        self.pause, self.batches = pause, []
+
+    def offline(self, indices: list[int]) -> dict[str, Any]:
+        self.batches.append(list(indices))
+        self.pause()
+        return {"answers": [f"answer {i}" for i in indices]}
+
+
+def served(rules: Workload, adapter: Any, reference: dict[str, Any] | None = None) -> Any:
+    server = Server(adapter, rules, 0, lambda: None, [None] * COUNT)
+    return server.measure([1], reference or {}, UnavailableSensor(), 0)
+
+
+@pytest.fixture
+def virtual(monkeypatch):
+    """A virtual clock in place of the loop's."""
+    clock = VirtualClock()
+    monkeypatch.setattr(serving_module, "RealClock", lambda: clock)
+    return clock
+
+
+def test_rows_hold_the_examples_of_the_plan_and_their_answers(virtual):
+    rules = workload()
+    made = served(rules, Stub(lambda: virtual.advance(0.01)))
+    plan = plan_schedule(rules, COUNT, 0, None, 0)
+    window = [row for row in made.rows if row["window"] in ("settle", "measure")]
+    assert [row["index"] for row in window] == plan.items.tolist()
+    np.testing.assert_allclose([row["scheduled_s"] for row in window], plan.times_s)
+    assert all(row["answer"] == f"answer {row['index']}" for row in window)
+    settled = [row["scheduled_s"] for row in window if row["window"] == "settle"]
+    assert max(settled) < 1.0 <= min(r["scheduled_s"] for r in window if r["window"] == "measure")
+    assert made.served == len(window)
+    assert made.serving.load is None
+    assert made.serving.offered_rate_per_s == pytest.approx(20, rel=0.4)
+    # The offline part also tried the largest batch that a window may have.
+    assert set(made.throughput.by_batch_size) == {"1", "4"}
+
+
+def test_every_format_is_offered_the_same_share_of_the_references_capacity(virtual):
+    rules = workload(arrivals={"kind": "poisson", "load": 0.5})
+    slow, fast = (
+        served(rules, Stub(lambda s=s: virtual.advance(s)), {"capacity_per_s": 40.0})
+        for s in (0.02, 0.01)
+    )
+    for made in (slow, fast):
+        assert (made.serving.load, made.serving.load_of) == (0.5, "reference")
+        assert made.serving.capacity_per_s == 40.0
+        assert made.serving.offered_rate_per_s == pytest.approx(20, rel=0.4)
+    assert slow.serving.requests == fast.serving.requests
+    assert slow.serving.utilisation > 1.5 * fast.serving.utilisation
+
+
+@pytest.mark.parametrize(
+    ("load_of", "reference", "named"),
+    [
+        ("own", {"capacity_per_s": 7.0}, "own"),
+        ("reference", {"capacity_per_s": None, "is_reference": True}, "reference"),
+        ("reference", {"capacity_per_s": None, "is_reference": False}, "own"),
+    ],
+)
+def test_a_capacity_of_ones_own_is_that_of_the_largest_batch(virtual, load_of, reference, named):
+    rules = workload(
+        arrivals={"kind": "constant", "load": 0.5}, load_of=load_of, duration_seconds=2
+    )
+
+    def pause() -> None:
+        time.sleep(0.004)
+        virtual.advance(0.001)
+
+    serving = served(rules, Stub(pause), reference).serving
+    assert serving.load_of == named
+    # 4 at a time, in 4 ms or more each.
+    assert 0 < serving.capacity_per_s <= 1000
+    assert serving.offered_rate_per_s == pytest.approx(serving.capacity_per_s / 2, rel=0.2)
+
+
+def test_a_window_whose_loop_was_late_is_served_once_more(monkeypatch):
+    class Late(VirtualClock):
+        def sleep_until(self, moment: float) -> None:
+            super().sleep_until(moment + 0.1 if moment > self.now() else moment)
+
+    late, good = Late(), VirtualClock()
+    for clocks, windows, refused in (
+        ([late, good], 2, False),
+        ([Late(), Late()], 2, True),
+        ([VirtualClock()], 1, False),
+    ):
+        given = iter(clocks)
+        current: list[VirtualClock] = []
+
+        def clock(given=given, current=current) -> VirtualClock:
+            current[:] = [next(given)]
+            return current[0]
+
+        monkeypatch.setattr(serving_module, "RealClock", clock)
+
+        def pause(current=current) -> None:
+            if current:
+                current[0].advance(0.001)
+
+        serving = served(workload(), Stub(pause)).serving
+        assert serving.windows == windows
+        assert (serving.refused is not None) is refused
+
+
+def test_tails_make_the_window_as_long_as_they_need(virtual):
+    plain = served(workload(), Stub(lambda: virtual.advance(0.001))).serving
+    long = served(workload(tails="p99"), Stub(lambda: virtual.advance(0.001))).serving
+    assert plain.duration_s == 10
+    assert plain.requests < 299 <= long.requests
+    # p99.9 needs more than the budget.
+    longest = served(workload(tails="p999"), Stub(lambda: virtual.advance(0.001))).serving
+    assert longest.duration_s == 60
+
+
+def language_model(output_tokens: int = 3) -> LanguageModeling:
+    texts = [{"id": f"d{i}", "text": "the film was very good indeed " * (i + 1)} for i in range(3)]
+    asked = {"kind": "language-modeling", "metrics": ["bits_per_byte"], "max_length": 64}
+    return LanguageModeling(
+        llama(),
+        tokenizer(**BOTH),
+        "cpu",
+        texts,
+        asked,
+        prompt_tokens=4,
+        output_tokens=output_tokens,
+    )
+
+
+def test_a_static_batch_tells_of_each_requests_tokens():
+    found = language_model()
+    with torch.inference_mode():
+        rows = found.serve_batch([0, 1, 2], output_tokens=[1, 2, 5], input_tokens=[9, 2, 4])
+    assert [row["output_tokens"] for row in rows] == [1, 2, 5]
+    assert [row["input_tokens"] for row in rows] == [9, 2, 4]
+    assert rows[0]["tpot_s"] is None
+    assert rows[1]["tpot_s"] > 0
+    assert rows[2]["tpot_s"] > 0
+    # The prompts are passed through the model together.
+    assert len({row["first_token_s"] for row in rows}) == 1
+    assert rows[0]["first_token_s"] > 0
+
+
+def test_lengths_stay_within_the_models_positions():
+    found = language_model()
+    positions = found.model.config.max_position_embeddings
+    with torch.inference_mode():
+        row = found.serve_batch([0], input_tokens=[positions], output_tokens=[4])[0]
+    assert row["input_tokens"] + row["output_tokens"] <= positions
+
+
+@pytest.mark.parametrize("make", ["generation", "seq2seq"])
+def test_generating_adapters_serve_batches(make):
+    if make == "generation":
+        found: Any = Generation(llama(), tokenizer(**BOTH), "cpu", examples(), card(), 4)
+    else:
+        found = Seq2Seq(bart(), tokenizer(**PAD), "cpu", examples(), sequence_card(), 4)
+    with torch.inference_mode():
+        rows = found.serve_batch([0, 1])
+    assert len(rows) == 2
+    for row in rows:
+        assert row["output_tokens"] == 4
+        assert row["first_token_s"] > 0
+        assert row["tpot_s"] > 0
+
+
+def test_multi_stream_and_offline_are_scenarios_of_a_cell():
+    adapter = Stub(lambda: None)
+    rules = Workload(scenario="multi-stream", streams=4, min_requests=3, min_seconds=0)
+    series = closed_loop(adapter, COUNT, rules)
+    assert {len(batch) for batch in adapter.batches} == {4}
+    assert [row["samples"] for row in series.measured()] == [4, 4, 4]
+    assert closed_loop(adapter, COUNT, Workload(scenario="offline")) is None
+
+
+def test_a_compiler_knows_the_batches_of_a_window():
+    assert batch_sizes([1, 8], RULES | {"max_batch": 6}) == [1, 2, 4, 6, 8]
+    assert batch_sizes([1, 8], {"scenario": "single-stream"}) == [1, 8]
+
+
+# -- what stands in the request and the record ------------------------------------------------
+
+
+def planned(name: str, rules: dict[str, Any]) -> Any:
+    return SimpleNamespace(cell_id=name, cell=SimpleNamespace(workload=rules))
+
+
+def test_the_references_first_block_says_what_is_offered():
+    answers = {"ref": {"serving": {"capacity_per_s": 12.5}}}
+    folder = SimpleNamespace(read_answer=lambda cell_id, part: answers.get(cell_id))
+    reference, other = planned("ref", RULES), planned("other", RULES)
+    found = offered("server", other, reference, folder)
+    assert found["capacity_per_s"] == 12.5
+    assert found["is_reference"] is False
+    assert offered("server", reference, reference, folder)["is_reference"] is True
+    assert offered("server", other, planned("none", RULES), folder)["capacity_per_s"] is None
+    assert offered("single-stream", planned("x", {"scenario": "single-stream"}), None, folder) == {}
+
+
+def a_task(kind: str) -> Any:
+    return SimpleNamespace(card=SimpleNamespace(kind=kind, name="some-task"))
+
+
+LENGTHS = {"input": {"kind": "fixed", "tokens": 7}}
+
+
+@pytest.mark.parametrize(
+    ("rules", "kind", "runtime", "words"),
+    [
+        ({"lengths": LENGTHS}, "text-classification", "eager", "have their own"),
+        ({"lengths": LENGTHS}, "generation", "compile", "use --runtime eager"),
+        (
+            {"lengths": LENGTHS, "scenario": "single-stream"},
+            "generation",
+            "eager",
+            "lengths is for",
+        ),
+        ({"tails": "p99", "scenario": "single-stream"}, "generation", "eager", "tails is for"),
+        ({"lengths": LENGTHS}, "generation", "eager", None),
+        ({}, "text-classification", "compile", None),
+    ],
+)
+def test_what_can_not_be_served_is_said_in_one_line(rules, kind, runtime, words):
+    if rules.get("scenario") == "single-stream":
+        made = Workload.model_validate(rules)
+    else:
+        made = workload(**rules)
+    if words is None:
+        check_served(made, [a_task(kind)], [runtime])
+        return
+    with pytest.raises(UsageError, match=words) as raised:
+        check_served(made, [a_task(kind)], [runtime])
+    assert "\n" not in str(raised.value)
+
+
+def window(**changes: Any) -> dict[str, Any]:
+    made = {
+        "scenario": "server", "batching": "dynamic", "max_batch": 4, "max_wait_s": 0.0,
+        "requests": 40, "unfinished": 0, "batches": 30, "duration_s": 11.0, "settle_s": 1.0,
+        "ended_s": 11.0, "offered_rate_per_s": 4.0, "achieved_rate_per_s": 4.0, "utilisation": 0.5,
+        "lateness_p99_s": 1e-4, "lateness_limit_s": 1e-3, "full_share": 0.1, "saturated": False,
+        "little": {
+            "in_system": 1.0, "rate_times_latency": 1.0, "relative_gap": 0.0, "holds": True,
+        },
+    }  # fmt: skip
+    return Serving.model_validate(made | changes).model_dump()
+
+
+@pytest.mark.parametrize(
+    ("changes", "shared", "ids"),
+    [
+        ({}, True, []),
+        ({"refused": "the loop saw 1 % late"}, True, ["serving-refused"]),
+        ({"saturated": True}, True, ["serving-saturated"]),
+        ({"saturated": True, "unfinished": 3}, True, ["serving-saturated"]),
+        ({"load_of": "own"}, True, ["serving-own-load"]),
+        ({"load_of": "own"}, False, []),
+        ({"cut_requests": 2}, True, ["lengths-cut"]),
+        (
+            {"little": {"in_system": 1.0, "rate_times_latency": 2.0, "relative_gap": 0.5,
+                        "holds": False}},
+            True,
+            ["serving-unbalanced"],
+        ),
+    ],
+)  # fmt: skip
+def test_cautions_say_what_to_do(changes, shared, ids):
+    found = served_cautions([window(), window(**changes)], shared)
+    assert [caution.id for caution in found] == ids
+    assert all(";" in c.message or ":" in c.message for c in found)
+
+
+def test_a_load_is_told_in_words():
+    words = latency_words(
+        workload(arrivals={"kind": "gamma", "load": 0.7, "burstiness": 0.25}).rules()
+    )
+    for part in ("burstiness 0.25", "70 % of the reference's", "scheduled arrival", "at most 4"):
+        assert part in words
+    assert f"at {rate(20)}" in latency_words(workload().rules())
+    assert "single-stream" in latency_words(Workload().rules())
+    assert "queries of 8" in latency_words(Workload(scenario="multi-stream").rules())
+    assert "none" in latency_words(Workload(scenario="offline").rules())
+
+
+def test_a_sweep_offers_two_formats_the_same_requests(tmp_path):
+    rules = RULES | {"duration_seconds": 3, "warmup_seconds": 0.5, "budget_seconds": 30}
+    rules["arrivals"] = {"kind": "poisson", "rate_per_s": 4}
+    file, folder = tmp_path / "few.yaml", tmp_path / "run"
+    file.write_text(yaml.safe_dump(rules))
+    asked = ["--formats", "fp32,int8-dynamic", "--limit", "12", "--workload", file, "--out", folder]
+    command = ["sweep", *asked, "--device", "cpu", "--threads", "1", "--batch-size", "1"]
+    done = subprocess.run(
+        [sys.executable, "-m", "precision_explorer", *map(str, command)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    with (folder / "tradeoffs.csv").open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert [row["format"] for row in rows] == ["fp32", "int8-dynamic"]
+    assert {row["scenario"] for row in rows} == {"server"}
+    assert len({row["offered_rate_per_s"] for row in rows}) == 1
+    assert len({row["method_id"] for row in rows}) == 1
+    found, _ = read_run(folder)
+    plans = []
+    for row, cell in zip(rows, sorted(folder.glob("cells/*.json")), strict=True):
+        record = found.read_record(cell.stem)
+        (window,) = record.measurements.serving
+        assert record.measurements.latency is None
+        assert window.little.holds
+        requests = found.read_samples(cell.stem, "request")
+        assert len(requests["id"]) > window.requests
+        served = [t for t in requests["scheduled_s"] if t is not None]
+        plans.append((served, requests["index"][-len(served) :]))
+        # A machine at work may be late or too slow for the rate: then it says so.
+        if window.refused is None and not window.saturated:
+            assert float(row["latency_p50_s"]) > 0
+    assert plans[0] == plans[1]
+    assert "requests come by their own clock" in (folder / "tradeoffs.md").read_text()
