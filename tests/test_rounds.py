@@ -87,8 +87,10 @@ def test_numbers_and_budgets_are_divided_over_the_rounds_and_the_meter_s_window_
     alone = Workload(rounds=1)
     assert alone.one_round(first=True) == alone
     server = Workload(scenario="server", arrivals={"kind": "poisson", "load": 0.5})
-    assert server.one_round(first=True) is server
-    assert "rounds" not in server.rules()
+    for one in (server.one_round(first=True), server.one_round(first=False)):
+        # Its queue has to fill anew in each of them.
+        assert (one.duration_seconds, one.warmup_seconds, one.warmup_requests) == (10, 0.5, 3)
+    assert server.rules()["rounds"] == 3
     assert changed(whole, duration_s=600.0).rounds == 1
 
 

@@ -66,7 +66,7 @@ def one_thread():
 
 
 def workload(**changes: Any) -> Workload:
-    return Workload.model_validate(RULES | changes)
+    return Workload.model_validate({"rounds": 1} | RULES | changes)
 
 
 class Stub:
@@ -85,7 +85,7 @@ class Stub:
 
 def served(rules: Workload, adapter: Any, reference: dict[str, Any] | None = None) -> Any:
     server = Server(adapter, rules, 0, lambda: None, [None] * COUNT)
-    return server.measure([1], reference or {}, UnavailableSensor(), 0)
+    return server.measure([1], reference or {}, UnavailableSensor(), 0, True)
 
 
 @pytest.fixture
@@ -360,7 +360,7 @@ def test_a_load_is_told_in_words():
 
 
 def test_a_sweep_offers_two_formats_the_same_requests(tmp_path):
-    rules = RULES | {"duration_seconds": 3, "warmup_seconds": 0.5, "budget_seconds": 30}
+    rules = RULES | {"duration_seconds": 6, "warmup_seconds": 0.5, "budget_seconds": 30}
     rules["arrivals"] = {"kind": "poisson", "rate_per_s": 4}
     file, folder = tmp_path / "few.yaml", tmp_path / "run"
     file.write_text(yaml.safe_dump(rules))
@@ -383,15 +383,22 @@ def test_a_sweep_offers_two_formats_the_same_requests(tmp_path):
     plans = []
     for row, cell in zip(rows, sorted(folder.glob("cells/*.json")), strict=True):
         record = found.read_record(cell.stem)
-        (window,) = record.measurements.serving
+        windows = record.measurements.serving
+        assert [w.round.round for w in windows] == [0, 1, 2]
+        assert all(w.round.interleaved for w in windows)
         assert record.measurements.latency is None
-        assert window.little.holds
+        assert all(w.little.holds and w.duration_s == 2 for w in windows)
         requests = found.read_samples(cell.stem, "request")
-        assert len(requests["id"]) > window.requests
-        served = [t for t in requests["scheduled_s"] if t is not None]
-        plans.append((served, requests["index"][-len(served) :]))
+        assert len(requests["id"]) > sum(w.requests for w in windows)
+        assert int(row["rounds"]) == 3
+        asked = zip(requests["round"], requests["scheduled_s"], requests["index"], strict=True)
+        plans.append([one for one in asked if one[1] is not None])
         # A machine at work may be late or too slow for the rate: then it says so.
-        if window.refused is None and not window.saturated:
+        if not any(w.refused or w.saturated for w in windows):
             assert float(row["latency_p50_s"]) > 0
     assert plans[0] == plans[1]
+    # Each round has a draw of its own.
+    first, second = ([t for k, t, _ in plans[0] if k == number] for number in (0, 1))
+    assert first
+    assert first != second
     assert "requests come by their own clock" in (folder / "tradeoffs.md").read_text()

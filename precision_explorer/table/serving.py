@@ -56,7 +56,8 @@ def served_columns(entry: Entry, windows: Sequence[Serving]) -> None:
         row["steady"] = "drifting"
         return
     values = np.array([rows["latency_s"][i] for i in kept])
-    entry.latencies = by_round(values, [rows["round"][i] for i in kept])
+    numbers = rows.get("round") or [0] * len(rows["window"])
+    entry.latencies = by_round(values, [numbers[i] for i in kept])
     row.update(tail_columns(values), rounds=len(windows))
     medians = [float(np.median(of_round)) for of_round in entry.latencies]
     row["latency_p50_round_spread"] = round_spread(medians)
