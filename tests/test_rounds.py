@@ -490,6 +490,25 @@ def test_the_time_of_other_cells_does_not_count_against_a_cell_s_limit(tmp_path,
     assert cell.left_s == 80.0
 
 
+def test_a_scenario_without_latency_leaves_no_request_rows(run):
+    """Offline alone: no request is timed by itself."""
+
+    def trouble(worker: Fake, op: str, number: Any) -> Any:
+        if op != "block":
+            return None
+        made = block(number, latency=None)
+        made.pop("place")
+        return made, b""
+
+    Fake.trouble = staticmethod(trouble)
+    found = run()
+    for record in found.records.values():
+        assert record.status == "ok"
+        assert record.measurements.latency is None
+        assert record.measurements.throughput.by_batch_size["1"].requests_per_s == 11.0
+        assert found.folder.read_samples(record.cell_id, "request")["id"] == []
+
+
 # -- until decided ------------------------------------------------------------------------------
 
 
