@@ -49,6 +49,13 @@ def test_one_task_has_no_such_table():
         assert 'class="heat"' not in text
 
 
+def test_of_an_interrupted_run_with_the_reference_alone_nothing_is_said():
+    rows = [row("fp32"), next(r for r in perplexity_rows() if r["format"] == "fp32")]
+    plain = table()
+    safety = only(table(*rows, tasks=(*plain.context.tasks, ARTICLES)))
+    assert safety.lines == ("Only the reference has results, so nothing is known of any format.",)
+
+
 def test_each_format_is_told_what_it_is_safe_for():
     safety = only(two_tasks())
     words = {cells[0].text: cells[-1].text for cells in safety.view.rows}
@@ -63,7 +70,7 @@ def test_each_format_is_told_what_it_is_safe_for():
         "int8-llm: not for: articles; can't tell for: sentiment.",
         "nf4: not for: sentiment; not known for: articles.",
     )
-    assert safety.view.headings == ("Format", "sentiment", "articles", "Safe for")
+    assert safety.view.headings == ("Format", "sentiment", "articles", "Safe?")
     by_format = {cells[0].text: [c.text for c in cells[1:3]] for cells in safety.view.rows}
     # Points of a share; relative to the reference for what is none.
     assert by_format["nf4"] == ["outside, -5.00 pp", "no result"]

@@ -219,7 +219,11 @@ def make_run(
             "run": path.name,
             "spec": {},
             "reader": READER | (reader or {}),
-            "plan": {"cells": [{"cell_id": cell.cell_id} for cell in planned]},
+            "plan": {
+                "cells": [
+                    {"cell_id": c.cell_id, "format": c.format, "task": c.task.name} for c in planned
+                ]
+            },
             "models": [{"name": "demo", "revision": "r", "cautions": []}],
             "tasks": [
                 {
@@ -676,6 +680,18 @@ def test_a_row_that_is_beaten_in_all_is_not_on_the_front(tmp_path):
     assert (rows["bf16"]["pareto"], rows["bf16"]["pareto_probability"]) == ("no", 0.0)
 
 
+def test_too_few_requests_say_nothing_of_how_sure_the_front_is(tmp_path):
+    """One value drawn again and again never varies, and would pass for certain."""
+    for count, told in ((1, False), (5, False), (6, True)):
+        cells = [
+            ok("fp32", classified(REF_WRONG)),
+            ok("bf16", classified({*range(9)}), served(LATENCIES[:count])),
+        ]
+        rows = rows_of(build([make_run(tmp_path / str(count), cells)]))
+        assert all((r["pareto_probability"] is not None) == told for r in rows.values())
+        assert {r["pareto"] for r in rows.values()} <= {"yes", "no"}
+
+
 def test_the_probability_resamples_whole_passages(tmp_path):
     """fp32 and bf16 differ in one passage of ten: a resample leaves it out with 0.9^10 = 0.349, and
     then the two are equal in quality. Drawn one by one, one of its four examples would nearly
@@ -891,7 +907,9 @@ def test_what_is_left_to_run_is_said(tmp_path):
     run = make_run(tmp_path / "r", cells, missing=(make_cell(format="bf16"),))
     table = build([run])
     assert [row["format"] for row in table.rows] == ["fp32"]
-    assert any("r: 1 cell has no readable result" in line for line in table.context.caveats)
+    assert table.context.caveats[0].startswith(
+        "UNFINISHED: 1 of 2 cell has no readable result in r"
+    )
 
 
 def test_a_run_with_nothing_finished_is_no_table(tmp_path):

@@ -251,13 +251,16 @@ def test_the_reference_is_a_finished_one_and_not_the_cell_itself():
 
     base, other = one("fp32"), one("bf16")
     status = {"fp32": "ok"}
-    folder = SimpleNamespace(read_record=lambda i: SimpleNamespace(cell_id=i, status=status[i]))
+    folder = SimpleNamespace(
+        read_record=lambda i: SimpleNamespace(cell_id=i, status=status[i]),
+        has_part=lambda i, name: False,
+    )
     plan = SimpleNamespace(to_run=[base, other])
     executor = Executor(make_spec({}), plan, None, None, folder, None)
-    assert executor._reference(other).cell_id == "fp32"
-    assert executor._reference(base) is None
+    assert executor._scored_reference(other) is base
+    assert executor._scored_reference(base) is None
     status["fp32"] = "failed"
-    assert executor._reference(other) is None
+    assert executor._scored_reference(other) is None
 
 
 def test_positions_beyond_the_last_look_are_clusters_of_their_own(monkeypatch):

@@ -122,7 +122,11 @@ def sentence(cell: CellWhy, base: CellWhy | None, lighter: bool) -> str:
     else:
         how = f"takes {_times(1 / speed)} as long as {base.format}"
     foretold = cell.expected_speedup
-    limits = "" if foretold is None else f" (the device's limits promise {_times(foretold)})"
+    limits = ""
+    if foretold is not None:
+        # A promise to be slower in the same words as a promise to be faster would be misread.
+        told = f"{_times(foretold)} as fast" if foretold >= 1 else f"{_times(1 / foretold)} as long"
+        limits = f" (the device's limits promise {told})"
     text = f"{cell.label} {how} in {cell.phase}{limits}"
     if speed >= 1 + LEVEL:
         causes = _gained(cell, base)

@@ -217,7 +217,9 @@ def _tooltip(measure: _Measure, row: Row) -> str:
         parts.append(f"change {change_text(group, change(group, row))}")
     if row["pareto"] is not None:
         on = "on" if row["pareto"] == "yes" else "not on"
-        parts.append(f"{on} the front ({share(row['pareto_probability'], 0)} of resamples)")
+        known = row["pareto_probability"]
+        sure = "" if known is None else f" ({share(known, 0)} of resamples)"
+        parts.append(f"{on} the front{sure}")
     return "; ".join(parts)
 
 

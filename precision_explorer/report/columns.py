@@ -120,7 +120,8 @@ def verdict_cell(group: Group, row: Row) -> Cell:
 def _front(group: Group, row: Row) -> Cell:
     if row["pareto"] is None:
         return Cell(MISSING)
-    text = f"{row['pareto']} {share(row['pareto_probability'], 0)}"
+    known = row["pareto_probability"]
+    text = row["pareto"] if known is None else f"{row['pareto']} {share(known, 0)}"
     return Cell(text, "strong" if row["pareto"] == "yes" else "")
 
 

@@ -172,6 +172,11 @@ def _notes(sections: list[Section], context: Context) -> tuple[str, ...]:
     notes = [
         f"Change: the format minus {context.reference} on the same examples, with its 95 % "
         "interval; pp are percentage points, and after = it is relative to the reference's value.",
+        "Verdict, against the quality budget: within, where even the worst loss that the examples "
+        "leave possible (one-sided 95 %) is inside it; outside, where even the least is beyond it; "
+        "else cannot-tell, with how many examples would tell if the formats went on to differ as "
+        "they did. Flips are examples that are right in one of the two only. Different: there is "
+        "a change, whether or not it is too large.",
         "On the front: yes where no other row is as good in every objective and better in one; the "
         f"percentage is how often the row is on it when {_resampled(sections)}",
         "Series: whether latency had settled; a dash (—) is a value that was not measured.",

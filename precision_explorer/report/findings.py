@@ -67,6 +67,8 @@ def _front(group: Group) -> str:
     unsure = [
         f"{group.named(r)} ({share(r['pareto_probability'], 0)})" for r in rows if is_unsure(r)
     ]
+    if any(r["pareto_probability"] is None for r in rows):
+        text += " How sure that is can't be told: too few requests were timed."
     if unsure:
         text += f" Not certain, by the share of resamples on the front: {listed(unsure)}."
     return text

@@ -117,7 +117,7 @@ def _view(grid: _Grid, words: dict[str, str]) -> View:
         rows.append((Cell(label), *cells, Cell(words[label], _tone(words[label]))))
     return View(
         "Verdict and change against the reference",
-        ("Format", *grid.columns, "Safe for"),
+        ("Format", *grid.columns, "Safe?"),
         tuple(rows),
         (False, *(False for _ in grid.columns), False),
     )
@@ -157,6 +157,8 @@ def _lines(grid: _Grid, words: dict[str, str]) -> list[str]:
     """The same format by format, those that are safe for all together."""
     count = len(grid.columns)
     safe = [label for label, text in words.items() if text == "safe for all"]
+    if set(words.values()) == {"reference"}:
+        return ["Only the reference has results, so nothing is known of any format."]
     lines = [
         f"Within the quality budget on all {count} tasks: {listed(safe)}."
         if safe

@@ -101,11 +101,11 @@ def build(
         own = {"price_per_hour": sweep["reader"]["price_per_hour"]}
         options = first | own | (reader or {})
         _check(options)
-        missing = 0
+        missing: list[str] = []
         for cell in sweep["plan"]["cells"]:
             record = folder.read_record(cell["cell_id"])
             if record is None:
-                missing += 1
+                missing.append(f"{cell['format']} on {cell['task']}")
                 continue
             metric = headline(sweep, record, wanted)
             entries.append(Entry(folder, record, options, metric))

@@ -30,10 +30,11 @@ _ALWAYS = [
 def caveats(runs: list[Run], entries: list[Entry]) -> tuple[str, ...]:
     """Those that hold for every table, then those of its runs, its rows and its methods."""
     served = [e.record.measurements.serving is not None for e in entries]
-    lines = [_BY_THEIR_CLOCK] if any(served) else []
+    lines = [_unfinished(sweep, missing) for _, sweep, _, missing in runs if missing]
+    lines += [_BY_THEIR_CLOCK] if any(served) else []
     lines += [*([] if all(served) else [_IN_TURN]), *_ALWAYS]
-    for _, sweep, options, missing in runs:
-        lines += _of_run(sweep, options, missing)
+    for _, sweep, options, _ in runs:
+        lines += _of_run(sweep, options)
     lines += _of_rows(entries)
     budgets = {e.row["quality_budget"] for e in entries}
     lines.append(
@@ -43,11 +44,16 @@ def caveats(runs: list[Run], entries: list[Entry]) -> tuple[str, ...]:
     return (*lines, *_of_methods(entries))
 
 
-def _of_run(sweep: dict[str, Any], options: dict[str, Any], missing: int) -> list[str]:
+def _unfinished(sweep: dict[str, Any], missing: list[str]) -> str:
+    have = "have" if len(missing) > 1 else "has"
+    return (
+        f"UNFINISHED: {len(missing)} of {len(sweep['plan']['cells'])} cells {have} no readable "
+        f"result in {sweep['run']} ({', '.join(missing)}); run the sweep again to resume."
+    )
+
+
+def _of_run(sweep: dict[str, Any], options: dict[str, Any]) -> list[str]:
     lines = []
-    if missing:
-        cells = f"{missing} cells have" if missing > 1 else "1 cell has"
-        lines.append(f"{sweep['run']}: {cells} no readable result; run the sweep again.")
     own = sweep["reader"]
     changed = [n for n in ("reference", "quality_budget", "slo") if own[n] != options[n]]
     if changed:

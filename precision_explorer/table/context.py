@@ -15,7 +15,8 @@ from precision_explorer.units import bytes_, significant
 if TYPE_CHECKING:
     from precision_explorer.table.build import Entry
 
-Run = tuple[RunFolder, dict[str, Any], dict[str, Any], int]
+Run = tuple[RunFolder, dict[str, Any], dict[str, Any], list[str]]
+"""Folder, sweep.json, the reader's options, and the planned cells without a result."""
 
 
 def make_context(runs: list[Run], entries: list[Entry], objectives: dict[str, str]) -> Context:

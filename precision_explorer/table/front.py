@@ -15,6 +15,9 @@ from precision_explorer.table.quality import Quality, quality_draws
 from precision_explorer.table.rounds import batches_by_round
 
 DRAWS = 500
+FEW_REQUESTS = 6
+"""Below so many independent requests not even the median has an interval at 95 %
+(`order_interval`): resampling them would show no doubt where there is much."""
 _OBJECTIVES = (
     ("quality", None),
     ("latency_p50_s", False),
@@ -54,7 +57,8 @@ def mark_front(
     placed: list[tuple[float, np.ndarray] | None],
     with_quality: bool = True,
 ) -> list[str]:
-    """Fill `pareto` and `pareto_probability` of `rows` (all ok); returns the objectives used.
+    """Fill `pareto` and `pareto_probability` of `rows` (all ok); returns the objectives used. No
+    probability where a row's latency rests on fewer than `FEW_REQUESTS`.
 
     `placed`: value and (DRAWS,) draws of the quality of a row whose own is that of fewer examples
     than the others'; None for all others. `with_quality`: False where the rows' quality can't be
@@ -81,11 +85,16 @@ def mark_front(
             drawn = place[1] if place is not None else drawn
             if drawn is not None:
                 draws[:, index, column] = drawn
-    probability = front_probability(draws, maximise)
+    told = "latency_p50_s" not in names or all(map(_enough, latencies))
+    probability = front_probability(draws, maximise) if told else None
     for index, row in enumerate(rows):
         row["pareto"] = "yes" if on_front[index] else "no"
-        row["pareto_probability"] = float(probability[index])
+        row["pareto_probability"] = None if probability is None else float(probability[index])
     return names
+
+
+def _enough(latencies: list[np.ndarray]) -> bool:
+    return sum(effective_n(values, 0.5) for values in latencies) >= FEW_REQUESTS
 
 
 def _drawn(

@@ -241,15 +241,15 @@ def _check_direction(card: TaskCard) -> None:
 
 
 def _check_columns(card: TaskCard) -> None:
-    for role in KINDS[card.kind].required:
-        if role not in card.columns:
-            raise ValueError(f"{card.kind} needs columns.{role}; name the column that holds it")
     kind = KINDS[card.kind]
     shown = [card.prompt or "", *(card.choices or [])] if kind.prompts else []
     in_prompt = [field for text in shown for field in prompt_fields(text)]
     for role in card.columns:
         if role not in kind.roles and role not in in_prompt:
             raise ValueError(unknown_name("role in columns", role, kind.roles))
+    for role in kind.required:
+        if role not in card.columns:
+            raise ValueError(f"{card.kind} needs columns.{role}; name the column that holds it")
 
 
 def _check_choices(card: TaskCard) -> None:
@@ -381,7 +381,8 @@ def load_card(name_or_path: str) -> LoadedCard:
     if looks_like_path or path.name == CARD_FILE or not name_or_path:
         raise TaskError(f"no task card at {path}; give a bundled name, a task.yaml or its folder")
     known = list(bundled) or ["none is bundled here"]
-    raise TaskError(unknown_name("task", name_or_path, known) + "; or give a path to a task.yaml")
+    text = unknown_name("task", name_or_path, known)
+    raise TaskError(text if text.endswith("?") else f"{text}, or give a path to a task.yaml")
 
 
 def card_hash(card: TaskCard) -> str:
