@@ -907,8 +907,9 @@ def test_what_is_left_to_run_is_said(tmp_path):
     run = make_run(tmp_path / "r", cells, missing=(make_cell(format="bf16"),))
     table = build([run])
     assert [row["format"] for row in table.rows] == ["fp32"]
-    assert table.context.caveats[0].startswith(
-        "UNFINISHED: 1 of 2 cell has no readable result in r"
+    assert table.context.caveats[0] == (
+        "UNFINISHED: 1 of 2 cells has no readable result in r (bf16 on sentiment); run the sweep "
+        "again to resume."
     )
 
 
