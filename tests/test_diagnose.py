@@ -247,8 +247,8 @@ def test_one_sentence_says_what_is_slow_and_why(why):
     )
     assert weight_only.sentence == (
         "int8-weight-only takes 1.50 x as long as fp32 in prefill (the device's limits promise "
-        "1.00 x as fast): the arithmetic stays float32 and 38 % of the time goes to widening weights; it "
-        "saves memory, not time."
+        "1.00 x as fast): the arithmetic stays float32 and 38 % of the time goes to widening "
+        "weights; it saves memory, not time."
     )
     assert "60 % of the time goes to (de)quantizing" in dynamic.sentence
 
@@ -281,8 +281,8 @@ def test_a_gain_is_not_explained_by_what_would_hinder_it():
     """Faster though the limits are the same: that arithmetic stays the same is no cause of it."""
     text = beside(spent(a_phase(took=0.8), quantizing=0.2)).cells[1].sentence
     assert text == (
-        "int8-dynamic is 1.25 x as fast as fp32 in prefill (the device's limits promise 1.00 x as fast): "
-        "it reaches 62 % of its limit, fp32 50 %."
+        "int8-dynamic is 1.25 x as fast as fp32 in prefill (the device's limits promise 1.00 x as "
+        "fast): it reaches 62 % of its limit, fp32 50 %."
     )
     why = beside(spent(a_phase(took=0.8), quantizing=0.2))
     assert "at batch 1 it did, so they miss something" in " ".join(why_section([why]).lines)

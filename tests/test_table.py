@@ -700,8 +700,10 @@ def test_the_probability_resamples_whole_passages(tmp_path):
         ok("fp32", classified(set(), group=4), peak=2000),
         ok("bf16", classified(set(range(4)), group=4), served(LATENCIES / 50), quality=0.9),
     ]
-    rows = rows_of(build([make_run(tmp_path / "r", cells)]))
+    table = build([make_run(tmp_path / "r", cells)])
+    rows = rows_of(table)
     assert rows["fp32"]["pareto_probability"] == pytest.approx(1 - 0.9**10, abs=0.08)
+    assert any("come in 10 groups" in line for line in table.context.method)
 
 
 ESTIMATED = NVML | {"source": "estimated:cpu-time"}

@@ -36,6 +36,7 @@ def make_context(runs: list[Run], entries: list[Entry], objectives: dict[str, st
         method_ids=tuple(sorted({e.record.method_id for e in entries})),
         method=(
             *_unique(s for sweep in sweeps for m in sweep["methods"].values() for s in _how(m)),
+            *_clusters(entries),
             *_signatures(entries),
         ),
         prices=_prices(entries),
@@ -121,6 +122,20 @@ def _order(rounds: int) -> list[str]:
         "numbers and budgets are divided, by processes that stayed loaded; each format has the "
         "same mean place, the reference is first and last. Throughput is the rounds' median."
     ]
+
+
+def _clusters(entries: list[Entry]) -> tuple[str, ...]:
+    """Where examples come in groups, how many there are."""
+    found = []
+    for entry in entries:
+        rows = getattr(entry.quality, "columns", None) or {}
+        groups = {group for group in rows.get("group") or [] if group is not None}
+        if groups:
+            found.append(
+                f"{entry.row['task']}: the examples come in {len(groups):,} groups, which "
+                "intervals and tests take whole (docs/method.md)."
+            )
+    return _unique(found)
 
 
 def _signatures(entries: list[Entry]) -> tuple[str, ...]:
