@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from pydantic import ValidationError
 
 from precision_explorer.errors import UsageError
 from precision_explorer.plan.spec import make_spec
@@ -181,7 +182,7 @@ SERVER = "scenario: server\n"
         ("arrivals: {kind: trace, path: none.csv}", "can't read the trace"),
         (
             "arrivals: {kind: poisson, load: 0.7}\nduration_seconds: 4\nwarmup_seconds: 5",
-            "duration_seconds (4.00 s) is not longer than the warm-up (warmup_seconds, 5.00 s)",
+            "duration_seconds (4.00 s) is not longer than the warm-up (warmup_seconds, 5.00 s in each",
         ),
         (
             "arrivals: {kind: poisson, load: 0.7}\nmax_batch: 1\nmax_wait_s: 0.01",
@@ -293,3 +294,15 @@ def test_a_change_is_validated_as_a_whole():
         changed(daily, duration_s=40)
     assert changed(daily, duration_s=90).duration_seconds == 90
     assert PoissonArrivals(load=0.7) == PRESETS["server"].arrivals
+
+
+def test_a_served_window_is_cut_to_rounds_only_where_a_part_is_the_same_load():
+    daily = {"kind": "daily", "rate_per_s": 5, "day_s": 30}
+    assert Workload(scenario="server", arrivals=daily, duration_seconds=30).rounds == 1
+    assert Workload(scenario="server", arrivals={"kind": "poisson", "load": 0.7}).rounds == 3
+    with pytest.raises(ValidationError, match="3 rounds would cut the daily arrivals"):
+        Workload(scenario="server", arrivals=daily, duration_seconds=30, rounds=3)
+    short = {"scenario": "server", "arrivals": {"kind": "poisson", "load": 0.7}}
+    with pytest.raises(ValidationError, match=r"in each of 3 rounds\); raise it"):
+        Workload(**short, duration_seconds=3, warmup_seconds=1)
+    assert Workload(**short, duration_seconds=3, warmup_seconds=1, rounds=2).rounds == 2

@@ -49,6 +49,7 @@ def served_columns(entry: Entry, windows: Sequence[Serving]) -> None:
     entry.output_tokens = [t for t, b in zip(made, rows["batch"], strict=False) if b is not None]
     row = entry.row
     row.update(load_columns(windows) | {"cold_first_s": windows[0].cold_first_s})
+    row["rounds"] = len(windows) if windows[0].round else None
     if any(w.refused for w in windows):
         return
     row["latency_n"] = sum(w.requests for w in windows)
@@ -58,7 +59,7 @@ def served_columns(entry: Entry, windows: Sequence[Serving]) -> None:
     values = np.array([rows["latency_s"][i] for i in kept])
     numbers = rows.get("round") or [0] * len(rows["window"])
     entry.latencies = by_round(values, [numbers[i] for i in kept])
-    row.update(tail_columns(values), rounds=len(windows))
+    row.update(tail_columns(values))
     medians = [float(np.median(of_round)) for of_round in entry.latencies]
     row["latency_p50_round_spread"] = round_spread(medians)
     row["steady"] = assess(values, False).label

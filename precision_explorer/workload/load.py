@@ -73,11 +73,10 @@ def _window(workload: Workload, duration_s: float) -> dict[str, float]:
             f"--duration {seconds(duration_s)} is not longer than the warm-up "
             f"({seconds(workload.warmup_seconds)}); give a longer one"
         )
-    budget = {"budget_seconds": workload.budget_seconds + duration_s}
-    if workload.scenario == "server":
-        return budget | {"duration_seconds": duration_s}
+    name = "duration_seconds" if workload.scenario == "server" else "min_seconds"
+    budget = workload.budget_seconds + duration_s
     # One long window, in which a slow change shows, and not parts of it.
-    return budget | {"min_seconds": duration_s, "rounds": 1}
+    return {"budget_seconds": budget, name: duration_s, "rounds": 1}
 
 
 def _from_file(path: Path) -> Workload:

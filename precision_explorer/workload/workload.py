@@ -29,6 +29,10 @@ BELONGS: dict[str, tuple[str, ...]] = {
 }
 
 
+# Arrivals of which a part is another load.
+_WHOLE = ("daily", "trace")
+
+
 class Workload(Declared):
     """One scenario of MLPerf Inference's (Reddi et al. 2020) and the rules of its measurement.
 
@@ -80,6 +84,15 @@ class Workload(Declared):
             raise ValueError(unknown_name("scenario", value, SCENARIOS))
         return value
 
+    @model_validator(mode="before")
+    @classmethod
+    def _one_window(cls, values: Any) -> Any:
+        """A day or a trace is served in one window unless told otherwise: a part of it is another
+        load."""
+        arrivals = values.get("arrivals") if isinstance(values, dict) else None
+        kind = arrivals.get("kind") if isinstance(arrivals, dict) else getattr(arrivals, "kind", "")
+        return {"rounds": 1} | values if kind in _WHOLE else values
+
     @model_validator(mode="after")
     def _fits(self) -> Workload:
         for name, scenarios in BELONGS.items():
@@ -99,10 +112,17 @@ class Workload(Declared):
             raise ValueError(
                 "scenario server needs arrivals, such as arrivals: {kind: poisson, load: 0.7}"
             )
-        if self.duration_seconds <= self.warmup_seconds:
+        window_s = self.duration_seconds / self.rounds
+        if window_s <= self.warmup_seconds:
+            each = f" in each of {self.rounds} rounds" if self.rounds > 1 else ""
             raise ValueError(
                 f"duration_seconds ({seconds(self.duration_seconds)}) is not longer than the "
-                f"warm-up (warmup_seconds, {seconds(self.warmup_seconds)}); raise it"
+                f"warm-up (warmup_seconds, {seconds(self.warmup_seconds)}{each}); raise it"
+            )
+        if self.rounds > 1 and self.arrivals.kind in _WHOLE:
+            raise ValueError(
+                f"{self.rounds} rounds would cut the {self.arrivals.kind} arrivals to pieces; "
+                "leave rounds out"
             )
         if self.max_wait_s and self.max_batch == 1:
             raise ValueError("max_wait_s waits for a larger batch, but max_batch is 1; raise it")
