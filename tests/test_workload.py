@@ -182,7 +182,7 @@ SERVER = "scenario: server\n"
         ("arrivals: {kind: trace, path: none.csv}", "can't read the trace"),
         (
             "arrivals: {kind: poisson, load: 0.7}\nduration_seconds: 4\nwarmup_seconds: 5",
-            "duration_seconds (4.00 s) is not longer than the warm-up (warmup_seconds, 5.00 s in each",
+            "is not longer than the warm-up (warmup_seconds, 5.00 s in each",
         ),
         (
             "arrivals: {kind: poisson, load: 0.7}\nmax_batch: 1\nmax_wait_s: 0.01",
