@@ -67,6 +67,9 @@ class Entry:
     """The reference of a row that was scored until its verdict was clear."""
     latencies: list[np.ndarray] = field(default_factory=list)
     """Seconds of the measured requests, an array per round."""
+    services: list[np.ndarray] = field(default_factory=list)
+    """Of requests that came by their own clock: seconds from the start of their batch to its end,
+    without the queue, an array per round."""
     output_tokens: list[int | None] = field(default_factory=list)
     soak: SoakTable | None = None
     price: Price | None = None

@@ -10,7 +10,7 @@ import numpy as np
 from precision_explorer.records import Caution
 from precision_explorer.records.record import BatchRate
 from precision_explorer.stats import rank_sum_p
-from precision_explorer.stats.steady import ALPHA
+from precision_explorer.stats.steady import ALPHA, time_beside_drift
 from precision_explorer.units import seconds, share
 
 if TYPE_CHECKING:
@@ -64,17 +64,24 @@ def mark_drift(entries: Sequence[Entry]) -> None:
 def _machine_drifted(references: Sequence[Entry]) -> Caution | None:
     """A caution where the reference, which is timed first and last, changed by more than `DRIFT` in
     between and a rank-sum test at `ALPHA` says so too; of several runtimes' references the first,
-    which is the one that stands at both ends."""
+    which is the one that stands at both ends.
+
+    Of requests that came by their own clock it compares the service, since each round draws its own
+    arrivals and so has a queue of its own; requests of one batch share theirs, so that the test
+    allows for their correlation (`time_beside_drift`)."""
     if not references or len(references[0].latencies) < 2:
         return None
     entry = references[0]
-    first, last = entry.latencies[0], entry.latencies[-1]
+    times = entry.services or entry.latencies
+    first, last = times[0], times[-1]
     before, after = float(np.median(first)), float(np.median(last))
-    if abs(after / before - 1) <= DRIFT or rank_sum_p(first, last) >= ALPHA:
+    time = time_beside_drift(np.concatenate([first, last])) if entry.services else 1.0
+    if abs(after / before - 1) <= DRIFT or rank_sum_p(first, last, time) >= ALPHA:
         return None
+    what = "served a request in" if entry.services else "took"
     text = (
-        f"the reference {entry.row['format']}, timed first and last, took {seconds(before)} in the "
-        f"first round and {seconds(after)} in the last ({share(abs(after / before - 1), 0)} "
+        f"the reference {entry.row['format']}, timed first and last, {what} {seconds(before)} in "
+        f"the first round and {seconds(after)} in the last ({share(abs(after / before - 1), 0)} "
         f"{'more' if after > before else 'less'}): the machine itself changed while formats were "
         "timed. The rounds spread a steady change over all formats alike, not a sudden one: "
         "measure again on a machine that does nothing else before you rely on small differences"

@@ -59,12 +59,14 @@ def served_columns(entry: Entry, windows: Sequence[Serving]) -> None:
     values = np.array([rows["latency_s"][i] for i in kept])
     numbers = rows.get("round") or [0] * len(rows["window"])
     entry.latencies = by_round(values, [numbers[i] for i in kept])
+    services = np.array([rows["service_s"][i] for i in kept])
+    entry.services = by_round(services, [numbers[i] for i in kept])
     row.update(tail_columns(values))
     medians = [float(np.median(of_round)) for of_round in entry.latencies]
     row["latency_p50_round_spread"] = round_spread(medians)
     row["steady"] = assess(values, False).label
     row["queue_p50_s"] = float(np.median([rows["queue_s"][i] for i in kept]))
-    row["service_p50_s"] = float(np.median([rows["service_s"][i] for i in kept]))
+    row["service_p50_s"] = float(np.median(services))
     if windows[0].generates:
         row.update(token_columns(rows, kept))
     if len(windows) == 1:

@@ -1,0 +1,61 @@
+"""What a reader is told of requests that came by their own clock, in several rounds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from precision_explorer.stats.queueing import lindley
+from precision_explorer.table import build
+from tests.test_store import arrow
+from tests.test_table import REF_WRONG, SERVER, classified, make_run, ok, window
+
+
+def queue_rows(seed: int, number: int, slower: float = 1.0, n: int = 300) -> list[dict[str, Any]]:
+    """Rows of an M/M/1 queue at utilisation 0.7 (0.1 s a service), its first 50 left out."""
+    generator = np.random.default_rng([seed, number])
+    services = slower * generator.exponential(0.1, n + 50)
+    waits = lindley(np.cumsum(generator.exponential(0.1 / 0.7, n + 50)), services)
+    return [
+        {
+            "id": "e0", "index": 0, "window": "measure", "latency_s": wait + service,
+            "queue_s": wait, "service_s": service, "batch": k, "round": number,
+        }
+        for k, (wait, service) in enumerate(zip(waits[50:], services[50:], strict=True))
+    ]  # fmt: skip
+
+
+def in_windows(
+    fmt: str, rounds: list[list[dict[str, Any]]], spoilt: dict[str, Any] | None = None, **more: Any
+) -> tuple[Any, dict[str, bytes]]:
+    """A served cell of these rounds' rows; the last window has the changes `spoilt`."""
+    rows = [row for of_round in rounds for row in of_round]
+    record, made = ok(fmt, classified(REF_WRONG), [], {"workload": SERVER}, **more)
+    place = {"place": 0, "cells": 2, "interleaved": True, "started_s": 0.0, "window_s": 11.0}
+    windows = [
+        window(requests=len(of_round), round=place | {"round": k, "requests": len(of_round)})
+        for k, of_round in enumerate(rounds)
+    ]
+    windows[-1] |= spoilt or {}
+    document = record.model_dump()
+    document["measurements"] |= {"latency": None, "serving": windows}
+    return type(record).model_validate(document), made | {"request": arrow(rows)}
+
+
+def test_queues_that_differ_by_their_arrivals_are_no_machine_that_changed(tmp_path):
+    """Of 20 steady queues in three rounds none says that the machine changed, though medians of the
+    latency lie far apart; a service that takes 30 % longer in the last round does."""
+    apart = 0
+    for seed in range(20):
+        steady = in_windows("fp32", [queue_rows(seed, k) for k in range(3)])
+        (row,) = build([make_run(tmp_path / f"s{seed}", [steady])]).rows
+        assert "machine-drifted" not in row["cautions"]
+        apart += row["latency_p50_round_spread"] > 0.1
+    assert apart > 10
+    rounds = [queue_rows(1, k, 1.3 if k == 2 else 1.0, n=1000) for k in range(3)]
+    found = build([make_run(tmp_path / "slow", [in_windows("fp32", rounds)])])
+    assert "machine-drifted" in found.rows[0]["cautions"]
+    assert "served a request in" in found.context.cautions["machine-drifted"]
