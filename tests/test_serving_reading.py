@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -59,3 +58,23 @@ def test_queues_that_differ_by_their_arrivals_are_no_machine_that_changed(tmp_pa
     found = build([make_run(tmp_path / "slow", [in_windows("fp32", rounds)])])
     assert "machine-drifted" in found.rows[0]["cautions"]
     assert "served a request in" in found.context.cautions["machine-drifted"]
+
+
+@pytest.mark.parametrize("spoilt", [{"saturated": True}, {"refused": "the loop was late"}])
+def test_a_format_without_a_steady_latency_takes_it_from_no_other(tmp_path, spoilt):
+    """It has no place on the front, as a failed one; the others are compared by latency still, and
+    one round that was spoilt decides for its row."""
+    rounds = [queue_rows(1, k) for k in range(2)]
+    cells = [
+        in_windows("fp32", rounds, peak=900),
+        in_windows("bf16", [queue_rows(1, k, 0.5) for k in range(2)]),
+        in_windows("int8", rounds, spoilt, peak=1),
+    ]
+    found = build([make_run(tmp_path / "run", cells)])
+    rows = {row["format"]: row for row in found.rows}
+    assert rows["int8"]["pareto"] is rows["int8"]["pareto_probability"] is None
+    for name in ("latency_p50_s", "latency_p90_s", "latency_p99_s", "queue_p50_s"):
+        assert rows["int8"][name] is None
+    assert rows["bf16"]["pareto"] == rows["fp32"]["pareto"] == "yes"
+    assert rows["bf16"]["pareto_probability"] > 0.9
+    assert "median latency" in found.context.objectives[0]

@@ -47,7 +47,7 @@ from precision_explorer.table.latency import latency_columns
 from precision_explorer.table.quality import Quality, own_columns
 from precision_explorer.table.rounds import mark_drift
 from precision_explorer.table.sequential import placed
-from precision_explorer.table.serving import served_columns
+from precision_explorer.table.serving import is_steady_load, served_columns
 from precision_explorer.table.why import diagnoses
 from precision_explorer.tasks import has_terms, is_harness_metric
 
@@ -260,13 +260,15 @@ def _across_rows(entries: list[Entry]) -> dict[str, str]:
         against_reference(ok)
         for entry in ok:
             _economics(entry)
+        # As little is known of the others' latency as of a failed row's.
+        stands = [e for e in ok if is_steady_load(e.record.measurements.serving or [])]
         used = mark_front(
-            [e.row for e in ok],
-            [e.record for e in ok],
-            [e.quality for e in ok],
-            [e.latencies for e in ok],
+            [e.row for e in stands],
+            [e.record for e in stands],
+            [e.quality for e in stands],
+            [e.latencies for e in stands],
             group[0].record.cell.seed,
-            [_placed(e) for e in ok],
+            [_placed(e) for e in stands],
             # Scores of early examples are no measure beside those of all.
             not any(is_in_looks(e) for e in ok),
         )

@@ -57,8 +57,9 @@ def mark_front(
     placed: list[tuple[float, np.ndarray] | None],
     with_quality: bool = True,
 ) -> list[str]:
-    """Fill `pareto` and `pareto_probability` of `rows` (all ok); returns the objectives used. No
-    probability where a row's latency rests on fewer than `FEW_REQUESTS`.
+    """Fill `pareto` and `pareto_probability` of `rows` (all ok, none of them saturated or refused,
+    which stay without); returns the objectives used. No probability where a row's latency rests on
+    fewer than `FEW_REQUESTS`.
 
     `placed`: value and (DRAWS,) draws of the quality of a row whose own is that of fewer examples
     than the others'; None for all others. `with_quality`: False where the rows' quality can't be
