@@ -16,7 +16,7 @@ import pytest
 import torch
 import yaml
 
-from precision_explorer.errors import UsageError
+from precision_explorer.errors import DoesNotFit, UsageError
 from precision_explorer.hardware.sensors import UnavailableSensor
 from precision_explorer.measure.clock import VirtualClock
 from precision_explorer.models.causal_lm import LanguageModeling
@@ -28,6 +28,7 @@ from precision_explorer.runner.closed_loop import closed_loop
 from precision_explorer.runner.offered import check_served, offered
 from precision_explorer.runner.served_cautions import served_cautions
 from precision_explorer.runner.serving import Server, batch_sizes
+from precision_explorer.stats import tail
 from precision_explorer.store import read_run
 from precision_explorer.table.scenario_words import latency_words
 from precision_explorer.units import rate
@@ -190,6 +191,125 @@ def test_tails_make_the_window_as_long_as_they_need(virtual):
     assert longest.duration_s == 60
 
 
+def a_queue(clock: VirtualClock) -> Stub:
+    """Exponential services of 10 ms in the mean: with 70 requests a second an M/M/1 queue."""
+    generator = np.random.default_rng(1)
+    return Stub(lambda: clock.advance(float(generator.exponential(0.01))))
+
+
+BUSY = {
+    "arrivals": {"kind": "poisson", "rate_per_s": 70}, "max_batch": 1, "tails": "p99",
+    "budget_seconds": 2000,
+}  # fmt: skip
+
+
+def latencies_of(made: Any) -> np.ndarray:
+    return np.array([row["latency_s"] for row in made.rows if row["window"] == "measure"])
+
+
+def test_tails_go_on_until_a_queue_s_percentile_can_be_printed(virtual):
+    """700 requests that wait for each other are too few for p99, though 299 independent ones would
+    do: longer windows follow, and the last counts."""
+    short = served(workload(**BUSY | {"tails": None}), a_queue(virtual))
+    assert short.serving.windows == 1
+    assert tail(latencies_of(short), 0.99).needed_n > len(latencies_of(short))
+    made = served(workload(**BUSY), a_queue(virtual))
+    assert made.serving.windows > 1
+    assert made.serving.duration_s > short.serving.duration_s
+    assert tail(latencies_of(made), 0.99).needed_n is None
+    assert made.serving.requests == len(latencies_of(made))
+    # The budget ends it: of 21 s a window of 10 s leaves 11 s.
+    bounded = served(workload(**BUSY | {"budget_seconds": 21}), a_queue(virtual))
+    assert bounded.serving.duration_s <= 11
+    assert made.serving.cold_first_s == short.serving.cold_first_s
+
+
+def test_no_longer_window_follows_one_that_is_saturated(virtual):
+    rules = workload(**BUSY | {"arrivals": {"kind": "poisson", "rate_per_s": 200}})
+    serving = served(rules, a_queue(virtual)).serving
+    assert serving.saturated
+    assert serving.windows == 1
+
+
+def test_a_longer_window_that_came_late_takes_nothing_from_the_one_before(monkeypatch):
+    class Late(VirtualClock):
+        def sleep_until(self, moment: float) -> None:
+            super().sleep_until(moment + 0.1 if moment > self.now() else moment)
+
+    clocks = [VirtualClock(), Late()]
+    given, current = iter(clocks), clocks[:1]
+
+    def clock() -> VirtualClock:
+        current[:] = [next(given)]
+        return current[0]
+
+    monkeypatch.setattr(serving_module, "RealClock", clock)
+    generator = np.random.default_rng(1)
+    adapter = Stub(lambda: current[0].advance(float(generator.exponential(0.01))))
+    serving = served(workload(**BUSY), adapter).serving
+    assert (serving.windows, serving.refused, serving.duration_s) == (2, None, 10.0)
+
+
+@pytest.mark.parametrize("arrivals", [{"load": 0.5}, {"rate_per_s": 20}])
+def test_a_largest_batch_that_does_not_fit_is_said_before_the_window(virtual, arrivals):
+    class Small(Stub):
+        def offline(self, indices: list[int]) -> dict[str, Any]:
+            if len(indices) > 1:
+                raise MemoryError
+            return super().offline(indices)
+
+    rules = workload(arrivals={"kind": "poisson"} | arrivals)
+    with pytest.raises(DoesNotFit, match=r"no batch of up to 4 requests.*lower max_batch"):
+        served(rules, Small(lambda: virtual.advance(0.01)), {"capacity_per_s": 40.0})
+
+
+class Drawn:
+    """An adapter that serves drawn lengths, of inputs at most 50 tokens."""
+
+    generates = True
+
+    def __init__(self, clock: VirtualClock) -> None:
+        self.clock, self.asked = clock, []
+
+    def offline(self, indices: list[int]) -> dict[str, Any]:
+        self.clock.advance(0.001)
+        return {"output_tokens": len(indices)}
+
+    def serve_batch(self, indices: list[int], **lengths: list[int]) -> list[dict[str, Any]]:
+        self.clock.advance(0.01)
+        self.asked.append((indices, lengths))
+        pairs = zip(lengths["input_tokens"], lengths["output_tokens"], strict=True)
+        return [
+            {
+                "input_tokens": min(i, 50),
+                "output_tokens": o,
+                "first_token_s": 0.001,
+                "tpot_s": 0.001,
+            }
+            for i, o in pairs
+        ]
+
+
+def test_a_trace_s_lengths_are_served_and_those_that_were_cut_counted(virtual, tmp_path):
+    path = tmp_path / "trace.csv"
+    lines = [f"{0.05 * k},{40 + k % 20},{1 + k % 3}" for k in range(200)]
+    path.write_text("time_s,input_tokens,output_tokens\n" + "\n".join(lines) + "\n")
+    rules = workload(arrivals={"kind": "trace", "path": str(path)}, duration_seconds=9)
+    adapter = Drawn(virtual)
+    made = served(rules, adapter)
+    rows = [row for row in made.rows if "batch" in row]
+    assert len(rows) > 150
+    for row in rows:
+        place = row["position"]
+        assert row["input_tokens"] == min(40 + place % 20, 50)
+        assert row["output_tokens"] == 1 + place % 3
+    asked = [n for _, lengths in adapter.asked for n in lengths["input_tokens"]]
+    assert max(asked) == 59
+    too_long = sum(40 + row["position"] % 20 > 50 for row in rows)
+    assert made.serving.cut_requests == too_long > 0
+    assert made.serving.batching == "static"
+
+
 def language_model(output_tokens: int = 3) -> LanguageModeling:
     texts = [{"id": f"d{i}", "text": "the film was very good indeed " * (i + 1)} for i in range(3)]
     asked = {"kind": "language-modeling", "metrics": ["bits_per_byte"], "max_length": 64}
@@ -266,19 +386,60 @@ def test_the_references_first_block_says_what_is_offered():
     answers = {"ref": {"serving": {"capacity_per_s": 12.5}}}
     folder = SimpleNamespace(read_answer=lambda cell_id, part: answers.get(cell_id))
     reference, other = planned("ref", RULES), planned("other", RULES)
-    found = offered("server", other, reference, folder)
+    found = offered(None, other, reference, folder, 0)
     assert found["capacity_per_s"] == 12.5
     assert found["is_reference"] is False
-    assert offered("server", reference, reference, folder)["is_reference"] is True
-    assert offered("server", other, planned("none", RULES), folder)["capacity_per_s"] is None
-    assert offered("single-stream", planned("x", {"scenario": "single-stream"}), None, folder) == {}
+    first, later = (offered(None, reference, reference, folder, k) for k in (0, 1))
+    assert first["is_reference"] is later["is_reference"] is True
+    assert (first["capacity_per_s"], later["capacity_per_s"]) == (None, 12.5)
+    assert offered(None, other, planned("none", RULES), folder, 0)["capacity_per_s"] is None
+    assert offered(None, planned("x", {"scenario": "single-stream"}), None, folder, 0) == {}
+
+
+def test_a_share_of_its_own_capacity_is_the_same_in_all_rounds(virtual):
+    """Measured in the first one, and of drawn lengths no second time."""
+    answers = {
+        "ref": {"serving": {"capacity_per_s": 12.5, "load_of": "own"}},
+        "other": {"serving": {"capacity_per_s": 8.0, "load_of": "own"}},
+    }
+    folder = SimpleNamespace(read_answer=lambda cell_id, part: answers.get(cell_id))
+    reference, other = planned("ref", RULES), planned("other", RULES)
+    first, later = (offered(None, other, reference, folder, k) for k in (0, 1))
+    assert (first["own_capacity_per_s"], later["own_capacity_per_s"]) == (None, 8.0)
+    assert offered(None, reference, reference, folder, 1)["own_capacity_per_s"] == 12.5
+    answers["other"]["serving"]["load_of"] = "reference"
+    assert offered(None, other, reference, folder, 1)["own_capacity_per_s"] is None
+    rules = workload(
+        arrivals={"kind": "constant", "load": 0.5}, load_of="own", lengths=LENGTHS | OUT
+    )
+    adapter = Drawn(virtual)
+    made = served(rules, adapter, later)
+    assert (made.serving.capacity_per_s, made.serving.load_of) == (8.0, "own")
+    # Nothing was served but the window with its warm-up.
+    assert sum(len(indices) for indices, _ in adapter.asked) < 50
+
+
+def test_a_trace_s_path_goes_to_the_worker_and_stands_in_no_rules():
+    rules = RULES | {"arrivals": {"kind": "trace", "sha256": "0"}}
+    folder = SimpleNamespace(read_answer=lambda cell_id, part: None)
+    found = offered("some/trace.csv", planned("x", rules), None, folder, 0)
+    assert found["workload"]["arrivals"]["path"] == "some/trace.csv"
+    assert "path" not in rules["arrivals"]
 
 
 def a_task(kind: str) -> Any:
-    return SimpleNamespace(card=SimpleNamespace(kind=kind, name="some-task"))
+    examples = [{"id": "e0", "group": "short"}, {"id": "e1", "group": None}]
+    return SimpleNamespace(card=SimpleNamespace(kind=kind, name="some-task"), examples=examples)
+
+
+def mix_of(*groups: str) -> dict[str, Any]:
+    return {"mix": [{"name": f"of {g}", "weight": 1, "group": g} for g in groups]}
 
 
 LENGTHS = {"input": {"kind": "fixed", "tokens": 7}}
+OUT = {"output": {"kind": "fixed", "tokens": 2}}
+SELDOM = {"kind": "poisson", "rate_per_s": 1e-6}
+SHARE = {"kind": "poisson", "load": 0.5}
 
 
 @pytest.mark.parametrize(
@@ -286,22 +447,21 @@ LENGTHS = {"input": {"kind": "fixed", "tokens": 7}}
     [
         ({"lengths": LENGTHS}, "text-classification", "eager", "have their own"),
         ({"lengths": LENGTHS}, "generation", "compile", "use --runtime eager"),
+        ({"arrivals": SELDOM}, "generation", "eager", "no request falls into 10"),
+        (mix_of("short", "none"), "generation", "eager", "no example is of the group 'none'"),
         (
-            {"lengths": LENGTHS, "scenario": "single-stream"},
+            mix_of("short", "none") | {"arrivals": SHARE},
             "generation",
             "eager",
-            "lengths is for",
+            "no example is of the group 'none'",
         ),
-        ({"tails": "p99", "scenario": "single-stream"}, "generation", "eager", "tails is for"),
+        ({"arrivals": SHARE, "duration_seconds": 1.1}, "generation", "eager", None),
         ({"lengths": LENGTHS}, "generation", "eager", None),
         ({}, "text-classification", "compile", None),
     ],
 )
 def test_what_can_not_be_served_is_said_in_one_line(rules, kind, runtime, words):
-    if rules.get("scenario") == "single-stream":
-        made = Workload.model_validate(rules)
-    else:
-        made = workload(**rules)
+    made = workload(**rules)
     if words is None:
         check_served(made, [a_task(kind)], [runtime])
         return
@@ -354,6 +514,9 @@ def test_a_load_is_told_in_words():
     for part in ("burstiness 0.25", "70 % of the reference's", "scheduled arrival", "at most 4"):
         assert part in words
     assert f"at {rate(20)}" in latency_words(workload().rules())
+    assert "rounds" not in latency_words(workload().rules())
+    three = latency_words(workload(rounds=3, duration_seconds=12, tails="p99").rules())
+    assert "requests come for 4.00 s in each of 3 rounds, or longer until p99 can be shown" in three
     assert "single-stream" in latency_words(Workload().rules())
     assert "queries of 8" in latency_words(Workload(scenario="multi-stream").rules())
     assert "none" in latency_words(Workload(scenario="offline").rules())

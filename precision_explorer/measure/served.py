@@ -193,8 +193,20 @@ class ServingSeries:
         end = np.clip(self.finished_s[full], half, self.duration_s)
         return float((end - start).sum()) / max(half, _TINY)
 
-    def saturated(self, growth: queueing.Growth | None) -> bool:
+    def growth(self) -> queueing.Growth | None:
+        """How the latency of those that count grew; None for fewer than tell."""
+        counted = self.counted[: self.served]
+        return queueing.latency_growth(
+            self.scheduled_s[: self.served][counted], self.counted_latency_s()
+        )
+
+    def counted_latency_s(self) -> np.ndarray:
+        """Latencies of those that count and had their turn."""
+        return self.latency_s()[self.counted[: self.served]]
+
+    def saturated(self) -> bool:
         """Whether requests were left at the end, or the queue grew while the server had no room."""
+        growth = self.growth()
         grew = growth is not None and growth.grows
         return self.unfinished > 0 or (grew and self.full_share() >= FULL)
 
@@ -202,9 +214,7 @@ class ServingSeries:
         """The summary of what counts, which is stored beside the raw rows; `more`: what the caller
         knows. Rates and utilisation are over the time from `settle_s` on."""
         counted = self.counted[: self.served]
-        growth = queueing.latency_growth(
-            self.scheduled_s[: self.served][counted], self.latency_s()[counted]
-        )
+        growth = self.growth()
         begin, until = self.rules.settle_s, max(self.ended_s, self.duration_s)
         busy = np.maximum(self.finished_s, begin) - np.maximum(self.started_s, begin)
         over = max(until - begin, _TINY)
@@ -228,7 +238,7 @@ class ServingSeries:
             little=self.little(),
             growth=Growth(slope=growth.slope, p_value=growth.p_value) if growth else None,
             full_share=self.full_share(),
-            saturated=self.saturated(growth),
+            saturated=self.saturated(),
             cold_first_s=self.warm[0].seconds if self.warm else None,
             warmup_requests=sum(w.size for w in self.warm[1:]),
             **more,

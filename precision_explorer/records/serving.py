@@ -63,7 +63,8 @@ class Serving(_Data):
     refused: str | None = None
     """Why nothing may be read from the window; None where its loop kept time."""
     windows: int = 1
-    """How many were served: a refused one is repeated once."""
+    """How many were served: a refused one is repeated once, and with `tails` a longer one follows
+    while the last was too short and budget is left. The last that kept time is this one."""
     little: LittlesLaw
     growth: Growth | None = None
     """None for fewer requests than tell."""

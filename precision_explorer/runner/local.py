@@ -55,6 +55,8 @@ class Executor:
     folder: RunFolder
     on_event: OnEvent
     roof: Roof | None = None
+    trace: str | None = None
+    """Path of the workload's trace, which no cell holds."""
     _context: BaseContext | None = None
     _began: float = field(default_factory=time.monotonic)
 
@@ -246,9 +248,8 @@ class Executor:
         """One round's block of a cell."""
         planned = run.planned
         self._ledger.event("round", planned, round=number, rounds=run.rounds)
-        load = offered(
-            self.spec.workload, planned, self.comparisons.reference(planned), self.folder
-        )
+        reference = self.comparisons.reference(planned)
+        load = offered(self.trace, planned, reference, self.folder, number)
         try:
             how = {"op": "block", "round": number, "first": not run.served}
             answer, rows = run.ask(load | how)

@@ -8,54 +8,75 @@ from typing import Any
 from precision_explorer.errors import UsageError
 from precision_explorer.formats.runtimes import RUNTIMES
 from precision_explorer.plan import PlannedCell
+from precision_explorer.runner.window_length import first_window_s
 from precision_explorer.store import RunFolder
 from precision_explorer.tasks import PreparedTask
-from precision_explorer.workload import Lengths, TraceArrivals, Workload, load_workload
+from precision_explorer.workload import Lengths, TraceArrivals, Workload, plan_schedule
 
 Json = dict[str, Any]
 # Tasks whose requests are made of tokens alone, so that they can have any number of them.
 _ANY_LENGTH = ("language-modeling", "generation")
 
 
+def trace_path(workload: Workload) -> str | None:
+    """Where the workload's trace lies; None without one."""
+    arrivals = workload.arrivals
+    return arrivals.path if isinstance(arrivals, TraceArrivals) else None
+
+
 def offered(
-    workload_name: str, planned: PlannedCell, reference: PlannedCell | None, folder: RunFolder
+    trace: str | None,
+    planned: PlannedCell,
+    reference: PlannedCell | None,
+    folder: RunFolder,
+    number: int,
 ) -> Json:
-    """What a block's request holds beside the task's, where requests come by their own clock: the
-    path of a trace, which is no part of the rules, and the capacity that the reference showed in
-    its first block (None of the reference's own, and where it came to nothing)."""
+    """What a block's request holds beside the task's, where requests come by their own clock; empty
+    elsewhere.
+
+    `workload`: the rules, with the path of a `trace`, which is no part of them. `capacity_per_s`:
+    what the reference's first block showed, None before that and where it came to nothing;
+    `is_reference`: whether the cell is that reference. `own_capacity_per_s`: what the cell's own
+    first block showed, from its second block (`number` 1) on, so that all its rounds are offered
+    the same."""
     rules = dict(planned.cell.workload)
     if rules.get("scenario") != "server":
         return {}
-    arrivals = load_workload(workload_name).arrivals
-    if isinstance(arrivals, TraceArrivals):
-        rules["arrivals"] = rules["arrivals"] | {"path": arrivals.path}
-    block = folder.read_answer(reference.cell_id, "block-0") if reference else None
+    if trace is not None:
+        rules["arrivals"] = rules["arrivals"] | {"path": trace}
+    own = _serving(planned, folder) if number else {}
+    shown = own if reference is planned else _serving(reference, folder)
+    is_own = own.get("load_of") == "own"
     return {
         "workload": rules,
-        "capacity_per_s": _capacity(block),
+        "capacity_per_s": shown.get("capacity_per_s"),
+        "own_capacity_per_s": own.get("capacity_per_s") if is_own else None,
         "is_reference": reference is planned,
     }
 
 
-def _capacity(block: Json | None) -> float | None:
-    """What a reference's block says of its capacity."""
-    return None if block is None else (block.get("serving") or {}).get("capacity_per_s")
+def _serving(planned: PlannedCell | None, folder: RunFolder) -> Json:
+    """What a cell's first block says of its window; empty where there is none."""
+    block = folder.read_answer(planned.cell_id, "block-0") if planned else None
+    return (block or {}).get("serving") or {}
 
 
 def check_served(
+    workload: Workload, tasks: Sequence[PreparedTask], runtimes: Sequence[str], seed: int = 0
+) -> None:
+    """UsageError for what a workload can declare and a worker can't serve, or can't plan."""
+    if workload.scenario != "server":
+        return
+    if draws_lengths(workload):
+        _check_lengths(workload, tasks, runtimes)
+    for task in tasks:
+        _check_plan(workload, task, seed)
+
+
+def _check_lengths(
     workload: Workload, tasks: Sequence[PreparedTask], runtimes: Sequence[str]
 ) -> None:
-    """UsageError for what a workload can declare and a worker can't serve."""
     name = workload.name
-    server = workload.scenario == "server"
-    for field in ("lengths", "mix", "tails"):
-        if getattr(workload, field) is not None and not server:
-            raise UsageError(
-                f"workload '{name}': {field} is for scenario server in this release, and this is "
-                f"{workload.scenario}; leave it out"
-            )
-    if not server or not draws_lengths(workload):
-        return
     for task in tasks:
         if task.card.kind not in _ANY_LENGTH:
             raise UsageError(
@@ -69,6 +90,27 @@ def check_served(
             f"workload '{name}' says how many tokens requests have, and runtime {compiled[0]} "
             "makes its code for the task's own; use --runtime eager"
         )
+
+
+def _check_plan(workload: Workload, task: PreparedTask, seed: int) -> None:
+    """Plan all rounds as the worker will. A share of a capacity that is not known yet is no rate:
+    then the requests alone are planned, without their times."""
+    arrivals, groups = workload.arrivals, [e.get("group") for e in task.examples]
+    if arrivals is None or not groups:
+        return
+    rules, rate_per_s, duration_s = workload.one_round(first=True), None, None
+    if arrivals.load is not None:
+        rules = rules.model_copy(update={"arrivals": None})
+    else:
+        rate_per_s = arrivals.rate()
+        duration_s = first_window_s(rules, rate_per_s)
+    try:
+        for number in range(workload.rounds):
+            plan_schedule(
+                rules, len(groups), seed, rate_per_s, number, duration_s=duration_s, groups=groups
+            )
+    except UsageError as error:
+        raise UsageError(f"workload '{workload.name}', {task.card.name}: {error}") from error
 
 
 def draws_lengths(workload: Workload) -> bool:

@@ -6,16 +6,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from precision_explorer.errors import PrecisionExplorerError
+from precision_explorer.errors import DoesNotFit, PrecisionExplorerError
 from precision_explorer.hardware import EnergySensor
 from precision_explorer.measure import EnergyWindow, offline
 from precision_explorer.measure.clock import RealClock
 from precision_explorer.measure.served import ServingSeries
 from precision_explorer.measure.serving import Service, ServingRules, serve
+from precision_explorer.measure.throughput import OUT_OF_MEMORY, SKIPPED
 from precision_explorer.records.record import Throughput
 from precision_explorer.records.serving import Serving
-from precision_explorer.stats import needed_n
-from precision_explorer.workload import TAILS, Schedule, Workload, plan_schedule
+from precision_explorer.runner.window_length import first_window_s, longer_window_s
+from precision_explorer.workload import Schedule, Workload, plan_schedule
 
 if TYPE_CHECKING:
     from precision_explorer.models.adapter import Adapter
@@ -23,18 +24,16 @@ if TYPE_CHECKING:
 Json = dict[str, Any]
 # Requests whose lengths are looked at for a capacity: their mean is then known to a few percent.
 _CAPACITY_REQUESTS = 256
-# More than the least for a percentile, as a Poisson number of requests falls below its mean.
-_MORE = 1.2
 _STATIC = (
     "a batch is decoded in step until its longest output is there, and no request joins it: "
-    "continuous batching is not in this release (transformers' own was slower on the CPU tried)"
+    "continuous batching is not in this release"
 )
 
 
 @dataclass(frozen=True)
 class Served:
-    """What the timed part gave: the last window, its record, what was measured before it, and the
-    request rows."""
+    """What the timed part gave: the window that counts, its record, what was measured before it,
+    and the request rows."""
 
     serving: Serving
     throughput: Throughput
@@ -42,6 +41,25 @@ class Served:
     rows: list[Json]
     served: int
     """How many requests had their turn in the window."""
+
+
+@dataclass(frozen=True)
+class _Window:
+    """One that was served, with what a meter read over it."""
+
+    schedule: Schedule
+    series: ServingSeries
+    energy: EnergyWindow
+
+    @property
+    def is_refused(self) -> bool:
+        """Whether its loop was late."""
+        return self.series.refused() is not None
+
+    @property
+    def spent_s(self) -> float:
+        """Seconds of the budget."""
+        return max(self.series.ended_s, self.schedule.duration_s)
 
 
 @dataclass(frozen=True)
@@ -62,9 +80,13 @@ class Server:
         round: int,
         first: bool,
     ) -> Served:
-        """Capacity first, then a window at the rate that the workload declares. A window whose loop
-        was late is served once more. `reference`: its `capacity_per_s`, or that it `is_reference`,
-        where the load is a share of that. `first`: whether this process has not served before."""
+        """Capacity first, then a window at the rate that the workload declares: once more where its
+        loop was late, and longer ones while the workload's tail takes more requests than it had and
+        budget is left. The last that kept time counts. `reference`: its `capacity_per_s`, or that
+        it `is_reference`, where the load is a share of that, and the cell's `own_capacity_per_s`
+        from its first round. `first`: whether this process has not served before.
+
+        DoesNotFit where memory does not hold the largest batch that a window may have."""
         rules, sizes = self.workload, sorted({*batch_sizes, self.workload.max_batch})
         throughput = offline(
             lambda indices: self.adapter.offline(indices),
@@ -75,26 +97,25 @@ class Server:
             warm_up=first,
             skipped=round * rules.offline_min_batches,
         )
+        self._check_fits(throughput)
         load = self._load(throughput, reference)
-        arrivals = self.workload.arrivals
-        assert arrivals is not None
-        schedule = self._plan(arrivals.rate(load.get("capacity_per_s")), round)
-        windows, window = 1, EnergyWindow(sensor)
-        series = self._window(schedule, window)
-        if series.refused() is not None:
-            windows, window = 2, EnergyWindow(sensor)
-            series = self._window(schedule, window)
-        rows = self._rows(series, schedule)
-        serving = series.record(
+        windows = self._windows(load.get("capacity_per_s"), round, sensor)
+        # A longer one that came late takes nothing from the one before it.
+        last = next((w for w in reversed(windows) if not w.is_refused), windows[-1])
+        rows = self._rows(last.series, last.schedule)
+        serving = last.series.record(
             "server",
             batching="static" if self._streams else "dynamic",
             note=_STATIC if self._streams else None,
-            windows=windows,
+            windows=len(windows),
             generates=self._streams,
-            cut_requests=_cut(rows, schedule),
+            cut_requests=_cut(rows, last.schedule),
             **load,
         )
-        return Served(serving, throughput, window, rows, series.served)
+        warm = windows[0].series.warm
+        # In later windows the first request is cold no more.
+        serving = serving.model_copy(update={"cold_first_s": warm[0].seconds if warm else None})
+        return Served(serving, throughput, last.energy, rows, last.series.served)
 
     @property
     def _streams(self) -> bool:
@@ -113,7 +134,8 @@ class Server:
         capacity = reference.get("capacity_per_s") if shared else None
         same = shared and (capacity is not None or reference.get("is_reference", False))
         if capacity is None:
-            capacity = self._capacity(throughput)
+            # Measured once: each round would else ask at another rate.
+            capacity = reference.get("own_capacity_per_s") or self._capacity(throughput)
         return {
             "load": arrivals.load,
             "load_of": "reference" if same else "own",
@@ -122,7 +144,8 @@ class Server:
 
     def _capacity(self, throughput: Throughput) -> float:
         """Requests per second at the largest batch that a window may have, of its own lengths."""
-        probe = self._plan(_CAPACITY_REQUESTS / self.workload.duration_seconds, 0)
+        window_s = self.workload.duration_seconds
+        probe = self._plan(_CAPACITY_REQUESTS / window_s, 0, window_s)
         if probe.input_tokens is None and probe.output_tokens is None:
             rates = throughput.by_batch_size
         else:
@@ -134,39 +157,74 @@ class Server:
 
             sizes = [self.workload.max_batch]
             found = offline(batch, probe.n, sizes, self.workload, sync=self.sync)
+            self._check_fits(found)
             rates = found.by_batch_size
         fitting = [int(size) for size in rates if int(size) <= self.workload.max_batch]
         known = [rates[str(size)].requests_per_s for size in sorted(fitting)]
         capacity = next((rate for rate in reversed(known) if rate), None)
         if capacity is None:
             raise PrecisionExplorerError(
-                f"no batch of up to {self.workload.max_batch} fits, so there is no capacity to "
-                "take a share of; lower max_batch, or give rate_per_s"
+                f"no batch of up to {self.workload.max_batch} was measured, so there is no "
+                "capacity to take a share of; raise offline_budget_seconds, or give rate_per_s"
             )
         return capacity
 
+    def _check_fits(self, throughput: Throughput) -> None:
+        """DoesNotFit where the window's largest batch met the end of memory, as its warm-up then
+        would; one that the offline budget had no time for may fit."""
+        most = self.workload.max_batch
+        rate = throughput.by_batch_size[str(most)]
+        if rate.requests_per_s is None and rate.note in (OUT_OF_MEMORY, SKIPPED):
+            raise DoesNotFit(
+                f"memory holds no batch of up to {most} requests, which the workload lets a window "
+                "put together; lower max_batch"
+            )
+
     # -- the window ----------------------------------------------------------------------------
 
-    def _plan(self, rate_per_s: float, round: int) -> Schedule:
-        rules = self.workload
-        duration = rules.duration_seconds
-        if rules.tails is not None:
-            each = _MORE * needed_n(TAILS[rules.tails]) / rules.rounds
-            longer = each / rate_per_s + rules.warmup_seconds
-            duration = max(duration, min(longer, rules.budget_seconds))
+    def _windows(
+        self, capacity_per_s: float | None, round: int, sensor: EnergySensor
+    ) -> list[_Window]:
+        """All that are served, in their order."""
+        arrivals = self.workload.arrivals
+        assert arrivals is not None
+        rate = arrivals.rate(capacity_per_s)
+        plan: Schedule | None = self._plan(rate, round, first_window_s(self.workload, rate))
+        found: list[_Window] = []
+        while plan is not None:
+            found.append(self._window(plan, EnergyWindow(sensor)))
+            plan = self._next(found, rate, round)
+        return found
+
+    def _next(self, windows: list[_Window], rate_per_s: float, round: int) -> Schedule | None:
+        """The plan of one more window after these; None where there is to be none."""
+        last = windows[-1]
+        if last.is_refused:
+            return last.schedule if len(windows) == 1 else None
+        if last.series.saturated():
+            return None  # However long it lasted, no percentile would be a steady one.
+        latencies, spent = last.series.counted_latency_s(), sum(w.spent_s for w in windows)
+        longer_s = longer_window_s(self.workload, rate_per_s, latencies, spent)
+        if longer_s is None or longer_s <= last.schedule.duration_s:
+            return None
+        plan = self._plan(rate_per_s, round, longer_s)
+        # A replay ends with its trace.
+        return plan if plan.duration_s > last.schedule.duration_s else None
+
+    def _plan(self, rate_per_s: float, round: int, duration_s: float) -> Schedule:
         return plan_schedule(
-            rules,
+            self.workload,
             len(self.groups),
             self.seed,
             rate_per_s,
             round,
-            duration_s=duration,
+            duration_s=duration_s,
             groups=self.groups,
         )
 
-    def _window(self, schedule: Schedule, window: EnergyWindow) -> ServingSeries:
+    def _window(self, schedule: Schedule, energy: EnergyWindow) -> _Window:
         rules, duration = self.workload, schedule.duration_s
-        return serve(
+        series = serve(
             schedule.times_s,
             self._service(schedule),
             ServingRules(
@@ -182,9 +240,10 @@ class Server:
             clock=RealClock(),
             duration_s=duration,
             sync=self.sync,
-            on_begin=window.begin,
-            on_end=window.end,
+            on_begin=energy.begin,
+            on_end=energy.end,
         )
+        return _Window(schedule, series, energy)
 
     def _service(self, schedule: Schedule) -> Service:
         items = schedule.items.tolist()

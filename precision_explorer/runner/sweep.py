@@ -36,7 +36,7 @@ from precision_explorer.runner.mixed import (
     read_recipes,
     with_mixed,
 )
-from precision_explorer.runner.offered import check_served
+from precision_explorer.runner.offered import check_served, trace_path
 from precision_explorer.runner.probe import probe, probe_compiled
 from precision_explorer.runner.roof import device_roof, roof_key
 from precision_explorer.runner.scoring import cells_to_score, score_cells
@@ -111,7 +111,7 @@ def prepare_sweep(
             check_library(ref.name, ref.scheme, facts)
     check_revisions(recipes, refs)
     tasks = tasks or [_prepare_task(spec, default_task(refs))]
-    check_served(workload, tasks, spec.runtime)
+    check_served(workload, tasks, spec.runtime, spec.seed)
     threads = spec.threads or facts.cores
     versions = library_versions()
     # A first expansion with nothing known of the formats checks heads and labels before the probe,
@@ -318,6 +318,7 @@ def run_sweep(prepared: Prepared, on_event: OnEvent) -> tuple[RunFolder, Tally]:
             folder,
             on_event,
             roof,
+            trace_path(prepared.workload),
         )
         try:
             tally = executor.run()
