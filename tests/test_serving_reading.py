@@ -78,3 +78,20 @@ def test_a_format_without_a_steady_latency_takes_it_from_no_other(tmp_path, spoi
     assert rows["bf16"]["pareto"] == rows["fp32"]["pareto"] == "yes"
     assert rows["bf16"]["pareto_probability"] > 0.9
     assert "median latency" in found.context.objectives[0]
+
+
+def test_value_under_an_objective_is_that_of_the_load(tmp_path):
+    """Batches of 80 ms are within 90 ms when all are at hand; what counts is the queue. In a second
+    all requests are done, at the rate that was achieved."""
+
+    def value(name: str, slo: str, n: int = 300, **spoilt: Any) -> Any:
+        cell = in_windows("fp32", [queue_rows(1, 0, n=n)], spoilt)
+        reader = {"slo": slo, "price_per_hour": 3.6}
+        (row,) = build([make_run(tmp_path / name, [cell], reader)]).rows
+        return row["value_per_usd"], row["quality"]
+
+    assert value("beyond", "p50=90ms") == (0.0, 0.8)
+    within, quality = value("within", "p50=60s")
+    assert within == pytest.approx(quality * 4.0 * 3600 / 3.6)
+    assert value("saturated", "p50=60s", saturated=True)[0] is None
+    assert value("few", "p99=60s", n=20)[0] is None

@@ -24,7 +24,7 @@ from precision_explorer.economics import (
 )
 from precision_explorer.errors import StoreError, UsageError
 from precision_explorer.records import Caution, CellRecord, Roof
-from precision_explorer.stats import Divergence, Ratio, round_spread
+from precision_explorer.stats import Divergence, Ratio, round_spread, tail
 from precision_explorer.store import RunFolder, read_run
 from precision_explorer.table.against import (
     against_reference,
@@ -330,7 +330,14 @@ def _economics(entry: Entry) -> None:
 
 def _best_within_slo(entry: Entry) -> float | None:
     """The highest rate within the objective over the batch sizes tried; a request takes as long as
-    its batch."""
+    its batch. Of a row whose requests came by their own clock the rate that was achieved, if its
+    latencies under that load meet the objective: what batches take when all are at hand says
+    nothing of a queue. None there where no latency is shown or too few requests tell."""
+    if entry.slo is not None and entry.record.measurements.serving:
+        latencies = np.concatenate([*entry.latencies, np.array([])])
+        if not len(latencies) or tail(latencies, entry.slo.quantile).value is None:
+            return None
+        return rate_within_slo(entry.row["achieved_rate_per_s"], latencies, entry.slo)
     throughput = entry.record.measurements.throughput
     if throughput is None:
         return None
