@@ -50,7 +50,6 @@ def test_rules_hold_what_belongs_to_the_scenario_and_nothing_else():
     assert own["server"] == own["bursty"] == server
     assert own["chat"] == own["rag"] == server | {"lengths"}
     assert own["classification-api"] == server | {"tails"}
-    assert set(Workload(tails="p99").rules()) - set(Workload().rules()) == {"tails"}
 
 
 def test_what_makes_another_load_makes_other_rules():
@@ -94,8 +93,10 @@ def test_a_file_overrides_the_defaults(tmp_path):
         ("streams: 4", "streams is for the scenario multi-stream"),
         (
             "scenario: offline\ntails: p99",
-            "tails is for the scenario single-stream or multi-stream",
+            "tails is for the scenario server, and this is offline",
         ),
+        ("lengths: {input: {kind: fixed, tokens: 3}}", "lengths is for the scenario server"),
+        ("mix: [{name: a, weight: 1}, {name: b, weight: 1}]", "mix is for the scenario server"),
         ("tails: p9", "tails: Input should be 'p99' or 'p999'"),
         ("streams: 0", "streams: Input should be greater than or equal to 1"),
         (
@@ -259,6 +260,7 @@ def test_a_duration_is_the_window_of_its_scenario():
     [
         ("single-stream", {"tails": "p98"}, "--tails: unknown tails 'p98'"),
         ("offline", {"tails": "p99"}, "--tails: offline has none"),
+        ("single-stream", {"tails": "p99"}, "--tails: single-stream has none; they are for the"),
         ("offline", {"duration_s": 60.0}, "set offline_seconds in a workload file"),
         ("server", {"duration_s": 0.4}, "--duration 400 ms is not longer than the warm-up (500 ms"),
         ("single-stream", {"duration_s": 0.5}, "is not longer than the warm-up (500 ms"),

@@ -73,10 +73,10 @@ def test_the_hash_sees_every_array():
     hashes = {plan.hash, *(plan_schedule(other, 1, 0).hash for other in others)}
     assert len(hashes) == 6
     assert len(plan.hash) == 16
-    # All times are 0: these plans differ in the examples alone, and then in the parts alone.
+    # All times are alike: these plans differ in the examples alone, and then in the parts alone.
     assert plan_schedule(Workload(), 20, 0).hash != plan_schedule(Workload(), 20, 1).hash
     parts = (MixPart(name="a", weight=1), MixPart(name="b", weight=1))
-    assert plan_schedule(Workload(mix=parts), 1, 0).hash != plan_schedule(Workload(), 1, 0).hash
+    assert plan_schedule(server(mix=parts), 1, 0).hash != plan_schedule(server(), 1, 0).hash
 
 
 def test_lengths_change_no_time_and_no_example():

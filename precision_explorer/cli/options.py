@@ -57,7 +57,8 @@ _OPTIONS: list[Callable[..., Any]] = [
     ),
     click.option(
         "--tails", metavar="p99|p999",
-        help="Measure until this percentile of the latency can be printed, or the budget ends.",
+        help="Under a workload of scenario server: serve longer windows until this percentile of "
+        "the latency can be printed, or the budget ends.",
     ),
     click.option(
         "--duration", metavar="TIME", help="Length of the measured window, as in 30s, 5m or 1h."

@@ -50,9 +50,13 @@ def changed(
     """The same workload with another `tails`, and with a window of `duration_s` seconds, the budget
     raised by as much where a budget bounds the window. UsageError where it makes no sense."""
     changes: dict[str, Any] = {} if tails is None else {"tails": tails}
-    if tails is not None and (tails not in TAILS or workload.scenario == "offline"):
-        known = unknown_name("tails", tails, TAILS) if tails not in TAILS else "offline has none"
-        raise UsageError(f"--tails: {known}")
+    if tails is not None and tails not in TAILS:
+        raise UsageError(f"--tails: {unknown_name('tails', tails, TAILS)}")
+    if tails is not None and workload.scenario != "server":
+        raise UsageError(
+            f"--tails: {workload.scenario} has none; they are for the scenario server, such as "
+            "--workload poisson"
+        )
     if duration_s is not None:
         changes |= _window(workload, duration_s)
     values = {name: getattr(workload, name) for name in Workload.model_fields}

@@ -20,15 +20,14 @@ TAILS = {"p99": 0.99, "p999": 0.999}
 BELONGS: dict[str, tuple[str, ...]] = {
     "arrivals": ("server",),
     "duration_seconds": ("server",),
+    "lengths": ("server",),
     "load_of": ("server",),
     "max_batch": ("server",),
     "max_wait_s": ("server",),
-    # What comes by its own clock is planned as a whole: parts of it would be another load.
+    "mix": ("server",),
     "streams": ("multi-stream",),
-    "tails": ("single-stream", "multi-stream", "server"),
+    "tails": ("server",),
 }
-
-
 # Arrivals of which a part is another load.
 _WHOLE = ("daily", "trace")
 
@@ -41,16 +40,17 @@ class Workload(Declared):
     whole from the first, cold request. `energy_seconds` is the least window where a meter's counter
     is read over it. Offline: `offline_seconds` and `offline_min_batches` per batch size,
     `offline_budget_seconds` for all sizes of a cell. For language models a request is a document's
-    first `prompt_tokens` tokens and `output_tokens` greedy ones, where `lengths` says nothing else.
+    first `prompt_tokens` tokens and `output_tokens` greedy ones.
     All of it is divided over `rounds` (`one_round`), between which other formats are measured.
 
     `multi-stream`: the next `streams` requests, as one batch, when the last ones are done (MLPerf's
     samples per query, 8 there too); rules as of single-stream. `offline`: all requests at hand, the
     offline part alone. `server`: requests come by the clock of `arrivals` for `duration_seconds`,
     of which the first `warmup_seconds` warm up; a batch takes what waits, at most `max_batch`, and
-    waits at most `max_wait_s` for more. With `tails` the measuring goes on, within
-    `budget_seconds`, until that percentile can be printed. `lengths` and `mix` say what requests
-    are like, in every scenario (docs/workloads.md).
+    waits at most `max_wait_s` for more. With `tails` a window is as long as that percentile would
+    take of independent requests, and longer ones follow it while theirs take more and
+    `budget_seconds` is left; the last counts. `lengths` and `mix` say what requests are like. All
+    three are for `server` alone (docs/workloads.md).
     """
 
     name: str = Field(default="single-stream", min_length=1, max_length=64)
