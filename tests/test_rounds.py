@@ -12,6 +12,7 @@ import pytest
 
 from precision_explorer.formats import Support
 from precision_explorer.hardware import DeviceFacts
+from precision_explorer.plan.expand import RULES
 from precision_explorer.plan.spec import make_spec
 from precision_explorer.runner import local, sweep
 from precision_explorer.runner.cell_run import CellRun
@@ -25,7 +26,7 @@ from precision_explorer.workload import Workload
 from precision_explorer.workload.load import changed
 from tests.test_runner import BLOCK, CERTIFICATE, LOAD, QUALITY
 from tests.test_store import arrow
-from tests.test_table import classified
+from tests.test_table import classified, window
 
 # -- order ------------------------------------------------------------------------------------
 
@@ -197,9 +198,11 @@ ROWS = arrow([row | {"cut": False} for row in classified(set(), 6)])
 class Fake:
     """A worker that answers at once; `trouble(format, op, round)` may raise or change the answer.
 
-    `asked` holds what all workers were asked, in order of time, `loaded` who lives."""
+    `asked` holds what all workers were asked, in order of time, `blocks` the whole requests of
+    blocks, `loaded` who lives."""
 
     asked: list[tuple[str, str, Any]]
+    blocks: list[tuple[str, dict[str, Any]]]
     loaded: list[Fake]
     most: int
     trouble: Any = staticmethod(lambda worker, op, number: None)
@@ -225,6 +228,8 @@ class Fake:
             Fake.loaded.append(self)
             Fake.most = max(Fake.most, len(Fake.loaded))
         Fake.asked.append((self.format, op, number))
+        if op == "block":
+            Fake.blocks.append((self.format, request))
         changed = Fake.trouble(self, op, number)
         if changed is not None:
             return changed
@@ -267,7 +272,7 @@ def run(tmp_path, quick_workload, monkeypatch):
     monkeypatch.setattr(Fake, "trouble", staticmethod(lambda worker, op, number: None))
 
     def sweep_it(on_event: Any = None, **more: Any) -> SimpleNamespace:
-        Fake.asked, Fake.loaded, Fake.most = [], [], 0
+        Fake.asked, Fake.blocks, Fake.loaded, Fake.most = [], [], [], 0
         given = {
             "task": ("sentiment",), "formats": ("fp32", "bf16", "fp16"), "device": "cpu",
             "limit": 6, "workload": str(quick_workload), "out": str(tmp_path / "run"),
@@ -507,6 +512,42 @@ def test_a_scenario_without_latency_leaves_no_request_rows(run):
         assert record.measurements.latency is None
         assert record.measurements.throughput.by_batch_size["1"].requests_per_s == 11.0
         assert found.folder.read_samples(record.cell_id, "request")["id"] == []
+
+
+def test_all_are_offered_a_share_of_the_reference_s_capacity(run, tmp_path):
+    """What it showed in its first block goes to every later one of all formats, its own too."""
+
+    def trouble(worker: Fake, op: str, number: Any) -> Any:
+        if op != "block":
+            return None
+        shown = 40.0 if worker.format == "fp32" else 99.0
+        made = block(number, latency=None)
+        made.pop("place")
+        spoilt = {"saturated": True} if (worker.format, number) == ("fp16", 1) else {}
+        own = {"capacity_per_s": shown, "load": 0.5, "load_of": "reference"}
+        return made | {"serving": window(**own, **spoilt)}, b""
+
+    Fake.trouble = staticmethod(trouble)
+    path = tmp_path / "load.yaml"
+    path.write_text("scenario: server\narrivals: {kind: poisson, load: 0.5}\nduration_seconds: 9\n")
+    found = run(workload=str(path))
+    assert len(Fake.blocks) == 9
+    for name, request in Fake.blocks:
+        first = (name, request["round"]) == ("fp32", 0)
+        assert request["capacity_per_s"] == (None if first else 40.0)
+        assert request["is_reference"] is (name == "fp32")
+        assert request["own_capacity_per_s"] is None
+        assert request["workload"]["arrivals"]["load"] == 0.5
+    for record in found.records.values():
+        assert [w.round.round for w in record.measurements.serving] == [0, 1, 2]
+        assert record.cell.rules["latency"].startswith("server, planned arrival to answer")
+    assert "serving-saturated" in cautions(found.records["fp16"])
+    assert "serving-saturated" not in cautions(found.records["bf16"])
+
+
+def test_the_latency_s_rule_of_one_request_after_the_other_is_what_it_was(run):
+    assert run(formats=("fp32",)).records["fp32"].cell.rules["latency"] == RULES["latency"]
+    assert RULES["latency"].startswith("single-stream, text to answer: tokenise, copy, forward")
 
 
 # -- until decided ------------------------------------------------------------------------------

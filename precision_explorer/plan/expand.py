@@ -40,6 +40,13 @@ RULES: dict[str, Any] = {
     "percentile": "linear interpolation up to the median, nearest rank above it; printed where n "
     "supports it at 95 %",
 }
+# What a latency is, where it is not that of one request after the other.
+_LATENCY = {
+    "multi-stream": "multi-stream, texts to answers of one batch: tokenise, copy, forward, "
+    "post-process",
+    "offline": "none: all requests are at hand",
+    "server": "server, planned arrival to answer: queue, tokenise, copy, forward, post-process",
+}
 # The same for rows that are scored until their verdict is clear; see `stats.sequential`.
 UNTIL_DECIDED: dict[str, Any] = {
     "version": 1,
@@ -251,6 +258,12 @@ def _tools(
     return compiler(facts.kind, versions) if RUNTIMES[runtime].compiles else ({}, None)
 
 
+def _rules(spec: SweepSpec, workload: Workload) -> dict[str, Any]:
+    latency = _LATENCY.get(workload.scenario, RULES["latency"])
+    decided = {"until_decided": UNTIL_DECIDED} if spec.until_decided else {}
+    return RULES | {"latency": latency} | decided
+
+
 def _cell(
     spec: SweepSpec,
     ref: ModelRef,
@@ -278,7 +291,7 @@ def _cell(
         workload=workload.rules(),
         batch_plan=batch,
         batch_sizes=spec.batch_size,
-        rules=RULES | ({"until_decided": UNTIL_DECIDED} if spec.until_decided else {}),
+        rules=_rules(spec, workload),
         seed=spec.seed,
         trust_remote_code=spec.trust_remote_code,
         libraries=relevant_libraries(support.format, support.recipe, versions)

@@ -179,7 +179,10 @@ def _notes(sections: list[Section], context: Context) -> tuple[str, ...]:
         "a change, whether or not it is too large.",
         "On the front: yes where no other row is as good in every objective and better in one; the "
         f"percentage is how often the row is on it when {_resampled(sections)}",
-        "Series: whether latency had settled; a dash (—) is a value that was not measured.",
+        "Series: whether latency had settled; disturbed, where other processes took the cores "
+        "meanwhile; of requests that came by their own clock also saturated, where more was asked "
+        "than the format can serve, and refused, where the serving loop itself was late: neither "
+        "has a latency. A dash (—) is a value that was not measured.",
         "needs n >= N: so many requests like these would support the percentile at 95 %. Where a "
         "request depends on those before it, as in a queue, they are worth fewer independent ones.",
     ]

@@ -39,11 +39,15 @@ def _server_words(work: dict[str, Any]) -> str:
     kind = _ARRIVALS.get(arrivals["kind"], arrivals["kind"])
     if arrivals["kind"] == "gamma":
         kind += f" of burstiness {arrivals['burstiness']:g}"
+    rounds = work.get("rounds", 1)
+    window_s = work["duration_seconds"] / rounds
+    each = f" in each of {rounds} rounds" if rounds > 1 else ""
+    longer = f", or longer until {work['tails']} can be shown" * ("tails" in work)
     waits = f", waiting {seconds(work['max_wait_s'])} at most for more" * bool(work["max_wait_s"])
     return (
         f"Latency: server (requests come by their own clock, {kind}, {_speed(work)}), from the "
         f"scheduled arrival to the answer; one queue, first come first served, batches of at most "
-        f"{work['max_batch']}{waits}; requests come for {seconds(work['duration_seconds'])}, of "
+        f"{work['max_batch']}{waits}; requests come for {seconds(window_s)}{each}{longer}, of "
         f"which the first {seconds(work['warmup_seconds'])} don't count. {_SUPPORTED}"
     )
 
