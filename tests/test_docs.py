@@ -165,7 +165,8 @@ def test_the_example_workload_is_one(tmp_path):
     workload = load_workload(path)
     assert (workload.scenario, workload.tails, workload.max_batch) == ("server", "p99", 16)
     mix = DOCS["workloads.md"].split("## Mixes\n\n", 1)[1].split("\n\n")[0]
-    path.write_text("\n".join(line[4:] for line in mix.splitlines()))
+    server = "scenario: server\narrivals: {kind: poisson, load: 0.7}\n"
+    path.write_text(server + "\n".join(line[4:] for line in mix.splitlines()))
     assert [part.name for part in load_workload(path).mix] == ["short", "long"]
 
 

@@ -14,6 +14,7 @@ from precision_explorer.formats import Support
 from precision_explorer.hardware import DeviceFacts
 from precision_explorer.plan.expand import RULES
 from precision_explorer.plan.spec import make_spec
+from precision_explorer.records.serving import Serving
 from precision_explorer.runner import local, sweep
 from precision_explorer.runner.cell_run import CellRun
 from precision_explorer.runner.manager import Event, WorkerError, WorkerGone
@@ -525,7 +526,8 @@ def test_all_are_offered_a_share_of_the_reference_s_capacity(run, tmp_path):
         made.pop("place")
         spoilt = {"saturated": True} if (worker.format, number) == ("fp16", 1) else {}
         own = {"capacity_per_s": shown, "load": 0.5, "load_of": "reference"}
-        return made | {"serving": window(**own, **spoilt)}, b""
+        serving = Serving.model_validate(window(**own, **spoilt))
+        return made | {"serving": serving.model_dump()}, b""
 
     Fake.trouble = staticmethod(trouble)
     path = tmp_path / "load.yaml"

@@ -176,8 +176,8 @@ class Server:
         rate = throughput.by_batch_size[str(most)]
         if rate.requests_per_s is None and rate.note in (OUT_OF_MEMORY, SKIPPED):
             raise DoesNotFit(
-                f"memory holds no batch of up to {most} requests, which the workload lets a window "
-                "put together; lower max_batch"
+                f"a batch of {most} requests, which the workload lets a window put together, does "
+                "not fit into memory; lower max_batch"
             )
 
     # -- the window ----------------------------------------------------------------------------

@@ -42,7 +42,8 @@ def _server_words(work: dict[str, Any]) -> str:
     rounds = work.get("rounds", 1)
     window_s = work["duration_seconds"] / rounds
     each = f" in each of {rounds} rounds" if rounds > 1 else ""
-    longer = f", or longer until {work['tails']} can be shown" * ("tails" in work)
+    tails = work.get("tails")
+    longer = f", or longer until {tails} can be shown" if tails else ""
     waits = f", waiting {seconds(work['max_wait_s'])} at most for more" * bool(work["max_wait_s"])
     return (
         f"Latency: server (requests come by their own clock, {kind}, {_speed(work)}), from the "
