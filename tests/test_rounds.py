@@ -547,6 +547,29 @@ def test_all_are_offered_a_share_of_the_reference_s_capacity(run, tmp_path):
     assert "serving-saturated" not in cautions(found.records["bf16"])
 
 
+def test_a_trace_s_path_is_read_once_and_goes_to_every_block(run, tmp_path):
+    (tmp_path / "t.csv").write_text("time_s\n" + "".join(f"{k / 10}\n" for k in range(100)))
+    path = tmp_path / "replay.yaml"
+    path.write_text(
+        "scenario: server\nduration_seconds: 9\n"
+        "arrivals: {kind: trace, path: t.csv, use_lengths: false}\n"
+    )
+
+    def trouble(worker: Fake, op: str, number: Any) -> Any:
+        if op != "block":
+            return None
+        path.unlink(missing_ok=True)
+        made = block(number, latency=None)
+        made.pop("place")
+        return made | {"serving": Serving.model_validate(window()).model_dump()}, b""
+
+    Fake.trouble = staticmethod(trouble)
+    found = run(workload=str(path))
+    assert found.tally.failed == 0
+    paths = [request["workload"]["arrivals"]["path"] for _, request in Fake.blocks]
+    assert paths == [str(tmp_path / "t.csv")] * 3
+
+
 def test_the_latency_s_rule_of_one_request_after_the_other_is_what_it_was(run):
     assert run(formats=("fp32",)).records["fp32"].cell.rules["latency"] == RULES["latency"]
     assert RULES["latency"].startswith("single-stream, text to answer: tokenise, copy, forward")

@@ -81,7 +81,7 @@ def test_a_format_without_a_steady_latency_takes_it_from_no_other(tmp_path, spoi
 
 
 def test_value_under_an_objective_is_that_of_the_load(tmp_path):
-    """Batches of 80 ms are within 90 ms when all are at hand; what counts is the queue. In a second
+    """Batches of 80 ms are within 90 ms when all are at hand; what counts is the queue. In a minute
     all requests are done, at the rate that was achieved."""
 
     def value(name: str, slo: str, n: int = 300, **spoilt: Any) -> Any:
