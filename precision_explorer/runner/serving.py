@@ -7,13 +7,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from precision_explorer.errors import PrecisionExplorerError
-from precision_explorer.hardware import EnergySensor
+from precision_explorer.hardware import DeviceFacts, EnergySensor
 from precision_explorer.measure import EnergyWindow, offline
 from precision_explorer.measure.clock import RealClock
 from precision_explorer.measure.served import ServingSeries
 from precision_explorer.measure.serving import Service, ServingRules, serve
 from precision_explorer.records.record import Throughput
 from precision_explorer.records.serving import Serving
+from precision_explorer.records.soak import Soak
+from precision_explorer.runner.watch import Watch
 from precision_explorer.stats import needed_n
 from precision_explorer.workload import TAILS, Schedule, Workload, plan_schedule
 
@@ -42,17 +44,21 @@ class Served:
     rows: list[Json]
     served: int
     """How many requests had their turn in the window."""
+    soak: Soak | None
+    """The device in windows of time, where the window was long."""
 
 
 @dataclass(frozen=True)
 class Server:
-    """A cell's model as a server by the rules of `workload`; `groups`: of each example, or None."""
+    """A cell's model as a server by the rules of `workload`; `groups`: of each example, or None;
+    `facts`: of the device, to watch a long window."""
 
     adapter: Adapter
     workload: Workload
     seed: int
     sync: Callable[[], None]
     groups: Sequence[str | None]
+    facts: DeviceFacts | None = None
 
     def measure(
         self,
@@ -80,10 +86,10 @@ class Server:
         assert arrivals is not None
         schedule = self._plan(arrivals.rate(load.get("capacity_per_s")), round)
         windows, window = 1, EnergyWindow(sensor)
-        series = self._window(schedule, window)
+        series, soak = self._window(schedule, window)
         if series.refused() is not None:
             windows, window = 2, EnergyWindow(sensor)
-            series = self._window(schedule, window)
+            series, soak = self._window(schedule, window)
         rows = self._rows(series, schedule)
         serving = series.record(
             "server",
@@ -94,7 +100,7 @@ class Server:
             cut_requests=_cut(rows, schedule),
             **load,
         )
-        return Served(serving, throughput, window, rows, series.served)
+        return Served(serving, throughput, window, rows, series.served, soak)
 
     @property
     def _streams(self) -> bool:
@@ -164,9 +170,15 @@ class Server:
             groups=self.groups,
         )
 
-    def _window(self, schedule: Schedule, window: EnergyWindow) -> ServingSeries:
+    def _window(
+        self, schedule: Schedule, window: EnergyWindow
+    ) -> tuple[ServingSeries, Soak | None]:
         rules, duration = self.workload, schedule.duration_s
-        return serve(
+        # A request that counts there must be.
+        settle_s = min(rules.warmup_seconds, float(schedule.times_s[-1]))
+        # Arrivals are planned as a whole: there are none to measure a flagged window again with.
+        watch = Watch(self.facts, rules, duration - settle_s, after_s=settle_s, repeats=False)
+        series = serve(
             schedule.times_s,
             self._service(schedule),
             ServingRules(
@@ -176,15 +188,17 @@ class Server:
                 drain_s=max(rules.budget_seconds - duration, duration / 2),
                 warmup_requests=rules.warmup_requests,
                 warmup_s=rules.warmup_seconds,
-                # A request that counts there must be.
-                settle_s=min(rules.warmup_seconds, float(schedule.times_s[-1])),
+                settle_s=settle_s,
             ),
             clock=RealClock(),
             duration_s=duration,
             sync=self.sync,
             on_begin=window.begin,
             on_end=window.end,
+            watch=watch.at,
         )
+        counted = series.counted[: series.served]
+        return series, watch.soak(series.ends_s()[counted].tolist())
 
     def _service(self, schedule: Schedule) -> Service:
         items = schedule.items.tolist()
