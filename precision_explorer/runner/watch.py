@@ -16,7 +16,7 @@ from precision_explorer.workload import Workload
 
 class Watch:
     """Makes the monitor of a measured time of `measured_s` seconds as soon as its clock's zero is
-    known; does nothing where the time is too short for windows, or the device is not known.
+    known; does nothing where the time is too short for windows, or `facts` are None.
 
     `planned`: the windows to measure. `after_s`: when they begin, since the zero. `repeats`:
     whether what is flagged can be measured again; otherwise nothing after the planned windows is
@@ -35,13 +35,12 @@ class Watch:
     ) -> None:
         self.planned = rules.soak_windows(measured_s) if facts is not None else 0
         self._options = {"after_s": after_s, "most": None if repeats else self.planned}
-        self._window_s, self._monitor = rules.window_s, None
+        self._window_s = rules.window_s
+        self._monitor: SoakMonitor | None = None
         if facts is not None and self.planned and make is None:
             # Opened before the window, in which the time that it takes would delay a request.
             make = partial(SoakMonitor, facts, readings=open_readings(facts))
         self._make = make
-
-    _monitor: SoakMonitor | None
 
     def at(self, origin_s: float) -> AbstractContextManager[Any]:
         """A context in which the device is read; `origin_s`: the clock's value at the zero."""
