@@ -21,6 +21,7 @@ from precision_explorer.table.capacity import capacity_of, service_times
 from precision_explorer.workload import load_workload
 from precision_explorer.workload.queue_theory import md1_wait_quantile
 from precision_explorer.workload.service_times import ServiceTimes
+from tests.test_records import make_cell
 from tests.test_table import (
     INT8_WRONG,
     LATENCIES,
@@ -284,13 +285,17 @@ def test_service_times_are_the_measured_requests_and_batches(run):
     assert times.mean_s(8) == pytest.approx(0.08)
 
 
-def test_requests_that_waited_in_a_queue_are_no_service_times(tmp_path):
+def test_queries_of_several_are_no_service_times_of_one(tmp_path):
     from precision_explorer.store import read_run
 
-    rows = [*served(LATENCIES), *served(10 * LATENCIES, scheduled_s=1.0)]
-    folder, sweep = read_run(make_run(tmp_path / "r", [ok("fp32", classified(REF_WRONG), rows)]))
-    times = service_times(folder, folder.read_record(sweep["plan"]["cells"][0]["cell_id"]))
-    assert (times.count(1), times.mean_s(1)) == (len(LATENCIES), pytest.approx(LATENCIES.mean()))
+    asked, rows = 10 * LATENCIES, served(10 * LATENCIES)
+    for name in ("single-stream", "multi-stream"):
+        workload = make_cell().workload | {"scenario": name}
+        cell = ok("fp32", classified(REF_WRONG), rows, {"workload": workload})
+        folder, sweep = read_run(make_run(tmp_path / name, [cell]))
+        times = service_times(folder, folder.read_record(sweep["plan"]["cells"][0]["cell_id"]))
+        of_requests = times.mean_s(1) == pytest.approx(asked.mean())
+        assert of_requests == (name == "single-stream")
 
 
 @pytest.fixture(scope="module")

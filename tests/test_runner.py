@@ -810,7 +810,7 @@ def test_the_kernel_s_count_of_kills_for_memory_is_read(tmp_path, monkeypatch, t
 @pytest.fixture
 def worker(monkeypatch):
     """A real worker that is gone at the end whatever became of it."""
-    monkeypatch.setattr(manager, "_GRACE_S", 1.0)
+    monkeypatch.setattr(manager, "_GRACE_S", 30.0)
     handle = WorkerHandle(start_context(), nothing)
     yield handle
     handle.kill()

@@ -61,7 +61,7 @@ def batch_budgets(
 
 def choose(tried: list[dict[str, Any]], ended: str, usual: int) -> int | None:
     """The smallest budget whose rate (tokens/s) is within `WORTH` of the best one's; None where
-    the time ended before the `usual` one was tried, which then stays."""
+    nothing was timed, or the time ended before the `usual` one was, which then stays."""
     rates = {e["max_tokens"]: e["tokens"] / e["seconds"] for e in tried if e["seconds"] > 0}
     if not rates or (ended == "time" and max(rates) < usual):
         return None
@@ -83,7 +83,10 @@ def _probe(
     planned: PlannedCell, spec: SweepSpec, facts: DeviceFacts, threads: int, on_event: OnEvent
 ) -> int | None:
     _note(on_event, planned, "timing the batches of its quality pass (once, then cached)")
-    free = psutil.virtual_memory().available if facts.kind == "cpu" else facts.memory_bytes
+    # A container's limit is in the facts.
+    free = facts.memory_bytes
+    if facts.kind == "cpu":
+        free = min(free, psutil.virtual_memory().available)
     request: dict[str, Any] = {
         "device": facts.device,
         # Not compiled, whatever the cell's runtime: one plan serves all of them.

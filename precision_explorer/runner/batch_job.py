@@ -48,6 +48,9 @@ def run(request: Json, progress: Callable[[str, int, int], None]) -> tuple[Json,
 
 def _climb(session: Session, request: Json, items: list[Item]) -> tuple[list[Json], str]:
     begun, found, ended = time.perf_counter(), [], "ladder"
+    # What the model holds is not the batches'.
+    session.memory.begin()
+    held = session.memory.end()
     before: list[list[int]] = []
     for step, max_tokens in enumerate(request["ladder"]):
         session.progress("batches", step, len(request["ladder"]))
@@ -60,11 +63,13 @@ def _climb(session: Session, request: Json, items: list[Item]) -> tuple[list[Jso
         found.append({"max_tokens": max_tokens} | entry)
         why = {
             "whole": len(batches) == 1,
-            "memory": entry["peak_bytes"] > _MEMORY_SHARE * request["free_bytes"],
+            "memory": entry["peak_bytes"] - held > _MEMORY_SHARE * request["free_bytes"],
             "time": time.perf_counter() - begun > _SECONDS / 2,
         }
         if any(why.values()):
             ended = next(name for name, holds in why.items() if holds)
+            if ended == "memory":
+                found.pop()  # However fast it is.
             break
     _again(session, found, begun)
     session.progress("batches", 1, 1)

@@ -41,7 +41,7 @@ def correlation_time(values: np.ndarray) -> float:
 def surely_correlated(time: float, n: int) -> bool:
     """Whether `correlation_time` of `n` values is more than chance: above 1 + 12 / sqrt(n).
 
-    Of independent series at most 1 in 100 is above it, for the indicators that `tails` asks about
+    Of independent series at most 2 in 100 are above it, for the indicators that `tails` asks about
     and n from 30 to 3,000 (simulated, `scripts/simulate_tails.py`).
     """
     return time > 1 + 12 / np.sqrt(n) if n > 0 else False

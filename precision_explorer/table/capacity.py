@@ -122,17 +122,16 @@ def service_times(folder: RunFolder, record: CellRecord) -> ServiceTimes | None:
     throughput, latency = record.measurements.throughput, record.measurements.latency
     if throughput is not None:
         found = throughput.by_batch_size.items()
-        series = {int(size): done.batch_s for size, done in found if done.batch_s}
-    if latency is not None:
+        # A size that failed in one of the rounds has no rate, and is none to serve at.
+        series = {int(size): done.batch_s for size, done in found if done.requests_per_s}
+    # Of other scenarios a row is a query of several, or holds its time in a queue.
+    if (
+        latency is not None
+        and record.cell.workload.get("scenario", "single-stream") == "single-stream"
+    ):
         rows = folder.read_samples(record.cell_id, "request")
-        # Requests that came by a clock of their own waited in a queue: theirs is no service time.
-        clocked = rows.get("scheduled_s") or [None] * len(rows["window"])
-        alone = [
-            value
-            for value, window, when in zip(rows["latency_s"], rows["window"], clocked, strict=True)
-            if window == "measure" and when is None
-        ]
-        series[1] = alone or series.get(1, [])
+        timed = zip(rows["latency_s"], rows["window"], strict=True)
+        series[1] = [value for value, window in timed if window == "measure"] or series.get(1, [])
     measured = {size: times for size, times in series.items() if times}
     return ServiceTimes(measured) if measured else None
 
