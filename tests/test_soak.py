@@ -199,6 +199,22 @@ def test_the_thread_closes_windows_by_itself():
     assert len(made.windows()) == count  # The thread ended with the block.
 
 
+def test_windows_may_begin_later_and_end_by_number():
+    origin, others = time.perf_counter(), Shares(*[0.0] * 999)
+    options = {"readings": Script(Reading()), "memory": lambda: 7, "others": others}
+    with SoakMonitor(CPU, 0.02, origin, after_s=0.1, most=2, **options) as made:
+        assert made.windows() == []
+        deadline = time.monotonic() + 20
+        while len(made.windows()) < 2 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        time.sleep(0.1)
+    assert len(made.windows()) == 2
+    assert made.windows()[0].start_s >= 0.1
+    with SoakMonitor(CPU, 0.02, origin, after_s=3600.0, **options) as never:
+        pass  # Leaving does not wait for the beginning.
+    assert never.windows() == []
+
+
 def test_real_readings_of_this_machine_do_not_fail():
     with SoakMonitor(CPU, 0.02, time.perf_counter()) as made:
         deadline = time.monotonic() + 20

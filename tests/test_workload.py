@@ -248,9 +248,12 @@ def test_without_changes_it_is_the_same_workload():
 
 def test_a_duration_is_the_window_of_its_scenario():
     alone = changed(PRESETS["single-stream"], duration_s=1800)
-    assert (alone.min_seconds, alone.budget_seconds) == (1800, 1860)
+    # A quarter of a long window may be measured again.
+    assert (alone.min_seconds, alone.budget_seconds) == (1800, 60 + 1800 + 450)
+    assert changed(PRESETS["single-stream"], duration_s=239).budget_seconds == 60 + 239
     server = changed(PRESETS["bursty"], duration_s=1800)
     assert (server.duration_seconds, server.min_seconds) == (1800, 3)
+    assert server.budget_seconds == PRESETS["bursty"].budget_seconds + 1800
     assert server.arrivals == PRESETS["bursty"].arrivals
     assert changed(PRESETS["bursty"], tails="p999").tails == "p999"
 
@@ -276,6 +279,28 @@ def test_a_sweep_takes_the_duration():
     workload = workload_of(make_spec({"duration": "5s"}))
     assert (workload.min_seconds, workload.budget_seconds) == (5, 65)
     assert workload_of(make_spec({})) == Workload()
+
+
+def test_a_duration_leaves_time_to_measure_windows_again():
+    assert workload_of(make_spec({"duration": "47m"})).rounds == 1
+    with pytest.raises(UsageError, match=r"takes up to 3,600 s, .* raise that"):
+        workload_of(make_spec({"duration": "48m"}))
+    assert workload_of(make_spec({"duration": "48m", "workload": "poisson"})).rounds == 1
+    assert workload_of(make_spec({"duration": "48m", "cell_timeout": 3601})).rounds == 1
+
+
+def test_only_a_long_time_in_one_round_is_watched():
+    assert Workload().soak_windows(1e6) == 0
+    rules = Workload(rounds=1)
+    assert [rules.soak_windows(s) for s in (239.9, 240, 1800)] == [0, 4, 30]
+    assert Workload(rounds=1, window_seconds=1.1).soak_windows(6.6) == 6
+    # A workload that names no window is the same as before there were any.
+    assert "window_seconds" not in rules.rules()
+    assert Workload(window_seconds=60).rules()["window_seconds"] == 60
+    with pytest.raises(ValueError, match="window_seconds is for the scenario"):
+        Workload(scenario="offline", window_seconds=5)
+    with pytest.raises(ValueError, match="window_seconds"):
+        Workload(window_seconds=0.5)
 
 
 def test_a_sweep_takes_every_preset():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from statistics import median
 from typing import TYPE_CHECKING, Any, Literal
@@ -38,6 +39,10 @@ class LatencySeries:
     def measured(self) -> list[dict[str, Any]]:
         """The rows that count."""
         return [row for row in self.rows if row["window"] == "measure"]
+
+    def ends_s(self) -> list[float]:
+        """When the measured requests ended, since the first request's start."""
+        return [row["start_s"] + row["latency_s"] for row in self.measured()]
 
     def latencies(self) -> np.ndarray:
         """(requests,) seconds of the measured requests, in order."""
@@ -106,6 +111,23 @@ def _warm_up(stream: _Stream, rules: Workload) -> None:
         stream.serve(done, "warmup")
 
 
+def _measure(
+    stream: _Stream, rules: Workload, needed_s: float, first: int, owed: Callable[[], int]
+) -> tuple[float, Literal["rules", "budget"]]:
+    """Serve the measured window; (the clock at its start, what ended it)."""
+    # From a given example: how many warm up depends on speed, and formats are compared on the same
+    # examples in the same order.
+    begun, done = stream.serve(first, "measure"), 1
+    while True:
+        met = done >= rules.min_requests and stream.last - begun >= needed_s
+        if met and not owed():
+            return begun, "rules"
+        if stream.last - stream.origin >= rules.budget_seconds:
+            return begun, "rules" if met else "budget"
+        stream.serve(first + done, "measure")
+        done += 1
+
+
 def single_stream(
     request: Callable[[int], dict[str, Any]],
     count: int,
@@ -118,6 +140,8 @@ def single_stream(
     min_seconds: float = 0.0,
     cold: bool = True,
     first: int = 0,
+    watch: Callable[[float], AbstractContextManager[Any]] = nullcontext,
+    owed: Callable[[], int] = lambda: 0,
 ) -> LatencySeries:
     """Serve examples 0 .. `count` - 1 over and over, the next when the last is done; the measured
     window begins with example `first` (modulo `count`).
@@ -129,8 +153,9 @@ def single_stream(
     start are spent; one request is always measured. `cold` False: the process has served before, so
     there is no cold request, and the budget counts from the first request. `on_begin` and `on_end`
     are called around the measured window (an energy meter); `min_seconds` above 0 is the window
-    that this meter needs, and then ``energy_seconds`` holds as well. Seconds; ValueError without
-    examples.
+    that this meter needs, and then ``energy_seconds`` holds as well. `watch`, given the clock's
+    value at ``start_s`` 0, makes a context around the measured window, which goes on past its rules
+    while windows of the watch are `owed`, within the budget. Seconds; ValueError without examples.
     """
     if count < 1:
         raise ValueError("no example to serve; raise the limit")
@@ -144,18 +169,8 @@ def single_stream(
     with quiet_gc():
         if on_begin is not None:
             on_begin()
-        # From a given example: how many warm up depends on speed, and formats are compared on the
-        # same examples in the same order.
-        begun, done = stream.serve(first, "measure"), 1
-        while True:
-            if done >= rules.min_requests and stream.last - begun >= needed:
-                stopped: Literal["rules", "budget"] = "rules"
-                break
-            if stream.last - stream.origin >= rules.budget_seconds:
-                stopped = "budget"
-                break
-            stream.serve(first + done, "measure")
-            done += 1
+        with watch(stream.origin):
+            begun, stopped = _measure(stream, rules, needed, first, owed)
         if on_end is not None:
             on_end()
     cold_s = stream.rows[0]["latency_s"] if cold else None

@@ -83,9 +83,13 @@ class ServingSeries:
         """(n,) whether each came after the window had settled."""
         return self.scheduled_s >= self.rules.settle_s
 
+    def ends_s(self) -> np.ndarray:
+        """(m,) when each request was finished."""
+        return np.repeat(self.finished_s, self.sizes)
+
     def latency_s(self) -> np.ndarray:
         """(m,) from the scheduled arrival to the end."""
-        return np.repeat(self.finished_s, self.sizes) - self.scheduled_s[: self.served]
+        return self.ends_s() - self.scheduled_s[: self.served]
 
     def queue_s(self) -> np.ndarray:
         """(m,) from the scheduled arrival to the start of the request's batch."""

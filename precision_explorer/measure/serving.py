@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -177,6 +178,7 @@ def serve(
     sync: Callable[[], None] | None = None,
     on_begin: Callable[[], Any] | None = None,
     on_end: Callable[[], Any] | None = None,
+    watch: Callable[[float], AbstractContextManager[Any]] = nullcontext,
 ) -> ServingSeries:
     """Serve requests as they come.
 
@@ -184,7 +186,8 @@ def serve(
     serves the requests at some places of it, at most ``max_batch``, and returns a dict of extras
     for each (`first_token_s` since the batch's start, `output_tokens`, ...). `duration_s`: how long
     requests could come; by default up to the last. `sync` is called before each batch's end is
-    read. `on_begin` and `on_end` are called around the window (an energy meter), warm-up apart.
+    read. `on_begin` and `on_end` are called around the window (an energy meter), warm-up apart;
+    `watch`, given the clock's value at the window's start, makes a context inside them.
     Requests that had no turn before the drain's end stay in the series without an end. ValueError
     for no arrivals, arrivals that go backwards, are not finite or before 0, and none that counts.
     """
@@ -209,7 +212,8 @@ def serve(
         if on_begin is not None:
             on_begin()
         loop = _Loop(times, service, rules, clock, sync)
-        loop.run(duration + rules.drain_s)
+        with watch(loop.origin):
+            loop.run(duration + rules.drain_s)
         if on_end is not None:
             on_end()
     return ServingSeries.of(times, duration, rules, warm, loop)

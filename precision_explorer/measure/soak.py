@@ -47,7 +47,8 @@ class SoakMonitor:
     """Reads the device every `period_s` and closes a window every `window_seconds`.
 
     `origin_s`: the time of `clock` that the requests' `start_s` count from; windows begin at
-    `start`. `memory`: the bytes held now. All but the first two arguments are for tests and callers
+    `begin`, which the thread calls `after_s` seconds after `origin_s` (0: at once), and end after
+    `most`. `memory`: the bytes held now. The arguments from `readings` on are for tests and callers
     with meters of their own. `tick` is what the thread calls; a test may call it instead.
     """
 
@@ -57,6 +58,8 @@ class SoakMonitor:
         window_seconds: float,
         origin_s: float,
         *,
+        after_s: float = 0.0,
+        most: int | None = None,
         readings: Readings | None = None,
         memory: Callable[[], int | None] | None = None,
         others: Others | None = None,
@@ -66,6 +69,7 @@ class SoakMonitor:
         if not window_seconds > 0:
             raise ValueError(f"a window of {window_seconds} s is none; give seconds above 0")
         self.window_seconds, self._origin = window_seconds, origin_s
+        self._after_s, self._most = after_s, most
         self._readings = open_readings(facts) if readings is None else readings
         self._memory = _held_bytes(facts) if memory is None else memory
         self._others: Others = OtherWork() if others is None else others
@@ -118,8 +122,16 @@ class SoakMonitor:
         )
 
     def _watch(self) -> None:
-        while not self._stop.wait(self._wait_s()):
+        if self._after_s > 0:
+            left = self._origin + self._after_s - self._clock()
+            if self._stop.wait(max(left, 0.0)):
+                return
+            self.begin()
+        while not self._is_full() and not self._stop.wait(self._wait_s()):
             self.tick()
+
+    def _is_full(self) -> bool:
+        return self._most is not None and len(self._windows) >= self._most
 
     def _wait_s(self) -> float:
         """Until the next reading, or the window's end where that comes first."""
@@ -127,7 +139,8 @@ class SoakMonitor:
         return max(min(self._period_s, left), 0.0)
 
     def __enter__(self) -> SoakMonitor:
-        self.begin()
+        if self._after_s <= 0:
+            self.begin()
         self._thread = threading.Thread(target=self._watch, daemon=True)
         self._thread.start()
         return self

@@ -59,8 +59,7 @@ def measurements(
     if block:
         names = ("latency", "throughput", "energy", "other_work_share")
         result |= {name: block[name] for name in names}
-        if block.get("serving"):
-            result["serving"] = block["serving"]
+        result |= {name: block[name] for name in ("serving", "soak") if block.get(name)}
     if load and (quality or block):
         parts = [p for p in (quality, block) if p]
         memory = result["memory"]

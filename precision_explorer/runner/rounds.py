@@ -40,6 +40,8 @@ def joined_block(blocks: list[Json]) -> Json | None:
     return blocks[0] | {
         "latency": _latency(blocks) if blocks[0]["latency"] else None,
         "serving": _serving(blocks),
+        # Rounds are too short for one.
+        "soak": blocks[0].get("soak") if len(blocks) == 1 else None,
         "throughput": _throughput(blocks),
         "energy": _energy([block["energy"] for block in blocks]),
         # Rounds last about as long as each other.

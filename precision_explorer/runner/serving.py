@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from precision_explorer.errors import DoesNotFit, PrecisionExplorerError
-from precision_explorer.hardware import EnergySensor
+from precision_explorer.hardware import DeviceFacts, EnergySensor
 from precision_explorer.measure import EnergyWindow, offline
 from precision_explorer.measure.clock import RealClock
 from precision_explorer.measure.served import ServingSeries
@@ -15,6 +15,8 @@ from precision_explorer.measure.serving import Service, ServingRules, serve
 from precision_explorer.measure.throughput import OUT_OF_MEMORY, SKIPPED
 from precision_explorer.records.record import Throughput
 from precision_explorer.records.serving import Serving
+from precision_explorer.records.soak import Soak
+from precision_explorer.runner.watch import Watch
 from precision_explorer.runner.window_length import first_window_s, longer_window_s
 from precision_explorer.workload import Schedule, Workload, plan_schedule
 
@@ -41,6 +43,8 @@ class Served:
     rows: list[Json]
     served: int
     """How many requests had their turn in the window."""
+    soak: Soak | None
+    """The device in windows of time, where the window was long."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,7 @@ class _Window:
     schedule: Schedule
     series: ServingSeries
     energy: EnergyWindow
+    soak: Soak | None
 
     @property
     def is_refused(self) -> bool:
@@ -64,13 +69,15 @@ class _Window:
 
 @dataclass(frozen=True)
 class Server:
-    """A cell's model as a server by the rules of `workload`; `groups`: of each example, or None."""
+    """A cell's model as a server by the rules of `workload`; `groups`: of each example, or None;
+    `facts`: of the device, to watch a long window."""
 
     adapter: Adapter
     workload: Workload
     seed: int
     sync: Callable[[], None]
     groups: Sequence[str | None]
+    facts: DeviceFacts | None = None
 
     def measure(
         self,
@@ -115,7 +122,7 @@ class Server:
         warm = windows[0].series.warm
         # In later windows the first request is cold no more.
         serving = serving.model_copy(update={"cold_first_s": warm[0].seconds if warm else None})
-        return Served(serving, throughput, last.energy, rows, last.series.served)
+        return Served(serving, throughput, last.energy, rows, last.series.served, last.soak)
 
     @property
     def _streams(self) -> bool:
@@ -224,6 +231,10 @@ class Server:
 
     def _window(self, schedule: Schedule, energy: EnergyWindow) -> _Window:
         rules, duration = self.workload, schedule.duration_s
+        # A request that counts there must be.
+        settle_s = min(rules.warmup_seconds, float(schedule.times_s[-1]))
+        # Arrivals are planned as a whole: there are none to measure a flagged window again with.
+        watch = Watch(self.facts, rules, duration - settle_s, after_s=settle_s, repeats=False)
         series = serve(
             schedule.times_s,
             self._service(schedule),
@@ -234,16 +245,18 @@ class Server:
                 drain_s=max(rules.budget_seconds - duration, duration / 2),
                 warmup_requests=rules.warmup_requests,
                 warmup_s=rules.warmup_seconds,
-                # A request that counts there must be.
-                settle_s=min(rules.warmup_seconds, float(schedule.times_s[-1])),
+                settle_s=settle_s,
             ),
             clock=RealClock(),
             duration_s=duration,
             sync=self.sync,
             on_begin=energy.begin,
             on_end=energy.end,
+            watch=watch.at,
         )
-        return _Window(schedule, series, energy)
+        counted = series.counted[: series.served]
+        soak = watch.soak(series.ends_s()[counted].tolist())
+        return _Window(schedule, series, energy, soak)
 
     def _service(self, schedule: Schedule) -> Service:
         items = schedule.items.tolist()

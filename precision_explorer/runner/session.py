@@ -288,7 +288,9 @@ class Session:
         adapter = self.adapter = self.adapter or self._adapter(request)
         made = self._graphs()
         self.memory.begin()
-        subject = Subject(adapter, request, self.request["seed"], self._sync, self.progress)
+        subject = Subject(
+            adapter, request, self.request["seed"], self._sync, self.progress, self.facts
+        )
         others = OtherWork()
         others.begin()
         with torch.inference_mode():

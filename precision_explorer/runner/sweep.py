@@ -52,7 +52,8 @@ from precision_explorer.tasks import (
     prepare,
     prepare_harness,
 )
-from precision_explorer.workload import Workload, changed, load_workload
+from precision_explorer.units import seconds
+from precision_explorer.workload import Workload, changed, load_workload, repeats_s
 
 
 @dataclass(frozen=True)
@@ -151,7 +152,15 @@ def _stored_budgets(folder: RunFolder) -> Budgets:
 
 def workload_of(spec: SweepSpec) -> Workload:
     """The workload that `spec` names, as its other options change it."""
-    return changed(load_workload(spec.workload), spec.tails, spec.duration)
+    workload = changed(load_workload(spec.workload), spec.tails, spec.duration)
+    again_s = repeats_s(workload, spec.duration) if spec.duration else 0.0
+    if spec.duration and again_s and spec.duration + again_s >= spec.cell_timeout:
+        raise UsageError(
+            f"--duration {seconds(spec.duration)} takes up to {seconds(spec.duration + again_s)}, "
+            "as disturbed windows are measured again, which leaves no time within the "
+            f"--cell-timeout of {seconds(spec.cell_timeout)}; raise that"
+        )
+    return workload
 
 
 def _prepare_tasks(spec: SweepSpec, name: str, on_event: OnEvent) -> list[PreparedTask]:

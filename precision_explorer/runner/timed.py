@@ -7,11 +7,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from precision_explorer.hardware import EnergySensor
+from precision_explorer.hardware import DeviceFacts, EnergySensor
 from precision_explorer.measure import EnergyWindow, LatencySeries, idle_power, offline
+from precision_explorer.records import Soak
 from precision_explorer.records.record import Throughput
 from precision_explorer.runner.closed_loop import closed_loop
 from precision_explorer.runner.serving import Server
+from precision_explorer.runner.watch import Watch
 from precision_explorer.workload import Workload
 
 if TYPE_CHECKING:
@@ -22,13 +24,15 @@ Json = dict[str, Any]
 
 @dataclass(frozen=True)
 class Subject:
-    """What is timed: a task's `adapter`, and the manager's `request`."""
+    """What is timed: a task's `adapter`, and the manager's `request`. `facts`: of the device, to
+    watch a long time; None: it is not watched."""
 
     adapter: Adapter
     request: Json
     seed: int
     sync: Callable[[], None]
     progress: Callable[[str, int, int], None]
+    facts: DeviceFacts | None = None
 
     @property
     def first(self) -> bool:
@@ -64,6 +68,7 @@ def _in_turn(
 ) -> tuple[Json, list[Json]]:
     """Requests that wait for one another, then offline throughput."""
     adapter, window, rules = subject.adapter, EnergyWindow(sensor), subject.rules
+    watch = Watch(subject.facts, rules, rules.min_seconds)
     subject.progress("latency", 0, 1)
     series = closed_loop(
         adapter,
@@ -75,6 +80,8 @@ def _in_turn(
         min_seconds=sensor.min_window_s,
         cold=subject.first,
         first=subject.round * rules.min_requests,
+        watch=watch.at,
+        owed=watch.owed,
     )
     subject.progress("latency", 1, 1)
     throughput = _offline(subject, None if series else window)
@@ -84,6 +91,7 @@ def _in_turn(
     energy = window.record(requests=_requests(series, throughput), idle_power_w=idle_w)
     answer = {
         "latency": latency.model_dump() if latency else None,
+        "soak": _soak(watch.soak(series.ends_s() if series else [])),
         "throughput": throughput.model_dump(),
         "energy": energy.model_dump(),
     }
@@ -116,7 +124,8 @@ def _served(
 ) -> tuple[Json, list[Json]]:
     """Offline throughput, then requests that come by their own clock."""
     groups = [example.get("group") for example in subject.examples]
-    server = Server(subject.adapter, subject.rules, subject.seed, subject.sync, groups)
+    own = subject.adapter, subject.rules, subject.seed, subject.sync, groups
+    server = Server(*own, facts=subject.facts)
     request = subject.request
     subject.progress("serve", 0, 1)
     made = server.measure(request["batch_sizes"], request, sensor, subject.round, subject.first)
@@ -125,10 +134,15 @@ def _served(
     answer = {
         "latency": None,
         "serving": made.serving.model_dump(),
+        "soak": _soak(made.soak),
         "throughput": made.throughput.model_dump(),
         "energy": energy.model_dump(),
     }
     return answer, made.rows
+
+
+def _soak(soak: Soak | None) -> Json | None:
+    return None if soak is None else soak.model_dump()
 
 
 def _requests(series: LatencySeries | None, throughput: Throughput) -> int:

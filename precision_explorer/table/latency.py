@@ -19,15 +19,13 @@ from precision_explorer.stats import (
 )
 from precision_explorer.table.data import ROW_KEY, SoakTable
 from precision_explorer.table.rounds import by_round, end_to_end
+from precision_explorer.workload import LEAST_WINDOWS, WINDOW_S
 
 if TYPE_CHECKING:
     from precision_explorer.table.build import Entry
 
 Rows = Mapping[str, Sequence[Any]]
 
-# The window of a series whose record names none, and from how many of them a table is made.
-WINDOW_S = 60.0
-_MIN_WINDOWS = 4
 _NAMES = ("p50", "p90", "p99", "p999")
 
 
@@ -133,7 +131,7 @@ def over_time(entry: Entry, rows: Rows, soak: Soak | None) -> None:
         )
     if soak:
         _warn(entry, soak)
-    if seen or len(cuts) >= _MIN_WINDOWS:
+    if seen or len(cuts) >= LEAST_WINDOWS:
         memory = [w.memory_bytes for w in seen] if seen else None
         windows = cut_windows(ends, latencies, cuts, memory)
         key = tuple(entry.row[name] for name in ROW_KEY)

@@ -70,7 +70,7 @@ def served_columns(entry: Entry, windows: Sequence[Serving]) -> None:
     if windows[0].generates:
         row.update(token_columns(rows, kept))
     if len(windows) == 1:
-        over_time(entry, rows, None)
+        over_time(entry, rows, entry.record.measurements.soak)
 
 
 def _counted(rows: Columns) -> list[int]:

@@ -18,22 +18,30 @@ from precision_explorer.workload.lengths import (
     Lengths,
     LognormalLengths,
 )
-from precision_explorer.workload.load import changed, load_workload
+from precision_explorer.workload.load import changed, load_workload, repeats_s
 from precision_explorer.workload.mix import MixPart
 from precision_explorer.workload.presets import PRESETS
 from precision_explorer.workload.process import MOST_REQUESTS, ArrivalProcess
 from precision_explorer.workload.replay import TraceArrivals
 from precision_explorer.workload.schedule import Schedule, plan_schedule
 from precision_explorer.workload.trace import TraceData, read_trace
-from precision_explorer.workload.workload import SCENARIOS, TAILS, Workload
+from precision_explorer.workload.workload import (
+    LEAST_WINDOWS,
+    SCENARIOS,
+    TAILS,
+    WINDOW_S,
+    Workload,
+)
 
 __all__ = [
     "ARRIVALS",
+    "LEAST_WINDOWS",
     "LENGTHS",
     "MOST_REQUESTS",
     "PRESETS",
     "SCENARIOS",
     "TAILS",
+    "WINDOW_S",
     "ArrivalProcess",
     "Arrivals",
     "ConstantArrivals",
@@ -56,4 +64,5 @@ __all__ = [
     "load_workload",
     "plan_schedule",
     "read_trace",
+    "repeats_s",
 ]

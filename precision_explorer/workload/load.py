@@ -19,6 +19,9 @@ from precision_explorer.workload.workload import TAILS, Workload
 
 _KINDS: dict[str, type[BaseModel]] = {**ARRIVALS, **LENGTHS}
 _MAPPINGS = {"model_type", "model_attributes_type", "dict_type"}
+REPEATED = 0.25
+"""Share of a long `--duration` that its disturbed windows may take again: more would make a machine
+that is busy throughout take twice the time that was asked for, and tell no more."""
 _EXAMPLES = {
     "arrivals": "{kind: poisson, load: 0.7}",
     "lengths": "{input: {kind: fixed, tokens: 128}}",
@@ -48,7 +51,7 @@ def changed(
     workload: Workload, tails: str | None = None, duration_s: float | None = None
 ) -> Workload:
     """The same workload with another `tails`, and with a window of `duration_s` seconds, the budget
-    raised by as much where a budget bounds the window. UsageError where it makes no sense."""
+    raised by as much, and by what `repeats_s` says. UsageError where it makes no sense."""
     changes: dict[str, Any] = {} if tails is None else {"tails": tails}
     if tails is not None and tails not in TAILS:
         raise UsageError(f"--tails: {unknown_name('tails', tails, TAILS)}")
@@ -66,6 +69,14 @@ def changed(
         raise UsageError(f"workload '{workload.name}': {_one_line(error)}") from error
 
 
+def repeats_s(workload: Workload, duration_s: float) -> float:
+    """Seconds that measuring windows of `duration_s` again may take: where requests wait for one
+    another, `REPEATED` of a time that is long enough to be watched in windows."""
+    one = workload.model_copy(update={"rounds": 1})
+    again = workload.scenario != "server" and one.soak_windows(duration_s) > 0
+    return REPEATED * duration_s if again else 0.0
+
+
 def _window(workload: Workload, duration_s: float) -> dict[str, float]:
     if workload.scenario == "offline":
         raise UsageError(
@@ -78,7 +89,7 @@ def _window(workload: Workload, duration_s: float) -> dict[str, float]:
             f"({seconds(workload.warmup_seconds)}); give a longer one"
         )
     name = "duration_seconds" if workload.scenario == "server" else "min_seconds"
-    budget = workload.budget_seconds + duration_s
+    budget = workload.budget_seconds + duration_s + repeats_s(workload, duration_s)
     # One long window, in which a slow change shows, and not parts of it.
     return {"budget_seconds": budget, name: duration_s, "rounds": 1}
 

@@ -27,7 +27,14 @@ BELONGS: dict[str, tuple[str, ...]] = {
     "mix": ("server",),
     "streams": ("multi-stream",),
     "tails": ("server",),
+    "window_seconds": ("single-stream", "multi-stream", "server"),
 }
+WINDOW_S = 60.0
+"""Length of the windows that a long measurement is cut into, where a workload names no other."""
+LEAST_WINDOWS = 4
+"""From how many windows on a measurement is long enough to be told window by window."""
+
+
 # Arrivals of which a part is another load.
 _WHOLE = ("daily", "trace")
 
@@ -50,7 +57,9 @@ class Workload(Declared):
     waits at most `max_wait_s` for more. With `tails` a window is as long as that percentile would
     take of independent requests, and longer ones follow it while theirs take more and
     `budget_seconds` is left; the last counts. `lengths` and `mix` say what requests are like. All
-    three are for `server` alone (docs/workloads.md).
+    three are for `server` alone (docs/workloads.md). A measured time of `LEAST_WINDOWS`
+    windows of `window_seconds` (`WINDOW_S`) in one round is watched window by window
+    (`soak_windows`).
     """
 
     name: str = Field(default="single-stream", min_length=1, max_length=64)
@@ -76,6 +85,7 @@ class Workload(Declared):
     lengths: Lengths | None = None
     mix: tuple[MixPart, ...] | None = Field(default=None, min_length=2)
     tails: Literal["p99", "p999"] | None = None
+    window_seconds: float | None = Field(default=None, ge=1)
 
     @field_validator("scenario")
     @classmethod
@@ -160,6 +170,20 @@ class Workload(Declared):
             for name, value in document.items()
             if self.scenario in BELONGS.get(name, SCENARIOS)
         }
+
+    def soak_windows(self, measured_s: float) -> int:
+        """How many whole windows of `window_s` a measured time of `measured_s` seconds is watched
+        in; 0 where that is fewer than `LEAST_WINDOWS`, or the time is divided over rounds."""
+        if self.rounds > 1:
+            return 0
+        # A tenth that is no binary number must not cost a window.
+        count = int(measured_s / self.window_s + 1e-9)
+        return count if count >= LEAST_WINDOWS else 0
+
+    @property
+    def window_s(self) -> float:
+        """Seconds of a window of a long measurement."""
+        return WINDOW_S if self.window_seconds is None else self.window_seconds
 
     def one_round(self, first: bool) -> Workload:
         """The rules of one of `rounds`: least numbers (rounded up), seconds and budgets divided by
