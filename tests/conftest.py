@@ -29,6 +29,8 @@ def own_cache(tmp_path_factory):
         folder = folder.parent  # Of all the processes that pytest-xdist has started.
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PRECISION_EXPLORER_CACHE", str(folder / "cache"))
+        # pytest-xdist tells its processes of a terminal's width.
+        patch.delenv("COLUMNS", raising=False)
         know_the_roofs()
         # Batches keep their usual size: each model and task would else be loaded once more, to be
         # timed. tests/test_batch_budget.py has the real probe.

@@ -11,9 +11,9 @@ import yaml
 
 from precision_explorer.plan.spec import make_spec
 from precision_explorer.records import METRICS
-from precision_explorer.runner.local import Executor
+from precision_explorer.runner.requests import load_request, task_request
 from precision_explorer.runner.sweep import prepare_sweep, run_sweep
-from precision_explorer.store import RunFolder, read_run
+from precision_explorer.store import read_run
 from precision_explorer.table import build
 from precision_explorer.tasks import KINDS
 from tests import tiny_models
@@ -172,14 +172,10 @@ def test_nothing_is_calibrated_on_the_corpus(tmp_path: Path) -> None:
     )
     prepared = prepare_sweep(spec, lambda event: None)
     planned = prepared.plan.cells[-1]
-    folder, environment = RunFolder(tmp_path / "run"), prepared.environment
-    executor = Executor(
-        spec, prepared.plan, prepared.facts, environment, folder, lambda event: None
-    )
-    given = executor._calibration(planned)
+    given = load_request(planned, spec, prepared.facts, "log")["calibration"]
     assert given is not None
     assert (len(given["examples"]), given["corpus"]) == (64, [])
-    assert len(executor._task_request(planned)["corpus"]) == 498
+    assert len(task_request(planned, "log")["corpus"]) == 498
 
 
 @pytest.mark.parametrize("kind", ["extractive-qa", "retrieval"])

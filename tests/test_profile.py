@@ -516,7 +516,7 @@ class DeadWorker:
 
 def test_a_worker_that_dies_of_the_profile_costs_no_cell():
     worker, events = DeadWorker(), []
-    executor = SimpleNamespace(roof=None, on_event=events.append)
+    executor = SimpleNamespace(roof=None, _ledger=SimpleNamespace(note=events.append))
     assert Executor._profile(executor, worker, {}, 0.0) is None
     assert worker.killed
-    assert "SIGSEGV" in events[0].data["text"]
+    assert "SIGSEGV" in events[0]

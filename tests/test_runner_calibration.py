@@ -16,8 +16,9 @@ from precision_explorer.formats import Support
 from precision_explorer.plan.spec import make_spec
 from precision_explorer.records import CellRecord
 from precision_explorer.runner import sweep
-from precision_explorer.runner.local import Executor, _sessions
+from precision_explorer.runner.requests import load_request, task_request
 from precision_explorer.runner.session import Session
+from precision_explorer.runner.sessions import sessions
 from precision_explorer.runner.sweep import (
     Prepared,
     prepare_sweep,
@@ -152,7 +153,7 @@ def test_cells_of_other_calibrations_or_cuts_share_no_model(tmp_path):
     ]
     groups = [
         [(c.task.card.name, c.cell.format) for c in group]
-        for group in _sessions(prepared(tasks).plan.to_run)
+        for group in sessions(prepared(tasks).plan.to_run)
     ]
     assert [("a", "fp32"), ("b", "fp32"), ("c", "fp32")] in groups
     static = [group for group in groups if group[0][1] == "int8-static"]
@@ -161,21 +162,13 @@ def test_cells_of_other_calibrations_or_cuts_share_no_model(tmp_path):
 
 def test_only_the_calibrated_format_s_worker_gets_the_texts(tmp_path):
     found = prepared([card(tmp_path / "mine", FRESH)])
-    executor = Executor(
-        found.spec,
-        found.plan,
-        found.facts,
-        found.environment,
-        SimpleNamespace(log_path=lambda cell_id: Path(cell_id)),  # type: ignore[arg-type]
-        lambda event: None,
-    )
-    fp32, static = (executor._load_request(c) for c in found.plan.cells)
+    fp32, static = (load_request(c, found.spec, found.facts, "log") for c in found.plan.cells)
     assert fp32["calibration"] is None
     sent = static["calibration"]
     assert sorted(e["text"] for e in sent["examples"]) == sorted(text for text, _ in FRESH)
     assert sent["card"]["max_length"] == 1024
     # The cell's own request still holds the test examples.
-    asked = executor._task_request(found.plan.cells[1])["examples"]
+    asked = task_request(found.plan.cells[1], "log")["examples"]
     assert sorted(e["text"] for e in asked) == sorted(text for text, _ in TEST)
 
 
