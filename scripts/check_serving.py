@@ -21,7 +21,7 @@ from precision_explorer.measure.served import ServingSeries
 from precision_explorer.measure.serving import ServingRules, serve
 from precision_explorer.stats.queueing import lindley
 
-SERVICE_S = 0.01
+SERVICE_S = 0.05
 AIMS = {"wait": 0.02, "overhead_s": 100e-6, "scheduling_s": 1e-3}
 
 
