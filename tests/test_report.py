@@ -16,6 +16,7 @@ import pytest
 from rich.console import Console
 
 from precision_explorer.report import to_csv, to_html, to_markdown, write_all
+from precision_explorer.report.groups import groups
 from precision_explorer.report.placing import Box, covered, place
 from precision_explorer.report.terminal import print_table
 from precision_explorer.table import COLUMNS, Context, ModelContext, Table, TaskContext
@@ -705,3 +706,17 @@ def test_no_winner_in_speed_or_money_is_named_where_other_work_disturbed_the_tim
     assert "No lowest cost per 1,000 requests is named" in text
     assert "has the lowest median latency" not in text
     assert "disturbed" in text
+
+
+def test_groups_of_other_workloads_are_told_apart_by_name() -> None:
+    rows = [
+        row("fp32", method_id="a" * 12, workload="single-stream"),
+        row("fp32", method_id="b" * 12, workload="poisson"),
+    ]
+    titles = [group.title for group in groups(table(*rows))]
+    assert [title.partition(", method id")[0] for title in titles] == [
+        "demo on sentiment, workload single-stream",
+        "demo on sentiment, workload poisson",
+    ]
+    alone = [group.title for group in groups(table(row("fp32", workload="poisson")))]
+    assert alone == ["demo on sentiment"]

@@ -98,17 +98,18 @@ def groups(table: Table) -> list[Group]:
     found: dict[tuple[Any, ...], list[Row]] = {}
     for row in table.rows:
         found.setdefault(tuple(row[name] for name in _KEY), []).append(row)
-    return [_group(table.context, key, list(found), rows) for key, rows in found.items()]
+    first = {key: rows[0] for key, rows in found.items()}
+    return [_group(table.context, key, first, rows) for key, rows in found.items()]
 
 
 def _group(
-    context: Context, key: tuple[Any, ...], keys: list[tuple[Any, ...]], rows: list[Row]
+    context: Context, key: tuple[Any, ...], first: dict[tuple[Any, ...], Row], rows: list[Row]
 ) -> Group:
     row = rows[0]
     tasks = [t for t in context.tasks if t.name == row["task"]]
     same_version = [t for t in tasks if t.version == row["task_version"]]
     return Group(
-        title=_title(row, key, keys),
+        title=_title(row, key, first),
         rows=rows,
         task=next(iter(same_version or tasks), None),
         reference=context.reference,
@@ -116,10 +117,13 @@ def _group(
     )
 
 
-def _title(row: Row, key: tuple[Any, ...], keys: list[tuple[Any, ...]]) -> str:
-    """Model and task; what else tells the group from others with the same two."""
+def _title(row: Row, key: tuple[Any, ...], first: dict[tuple[Any, ...], Row]) -> str:
+    """Model and task; what else tells the group from others with the same two. `first`: the first
+    row of each group, by its key."""
     title = f"{row['model']} on {row['task']}"
-    same = [k for k in keys if (k[0], k[2]) == (key[0], key[2])]
+    same = [k for k in first if (k[0], k[2]) == (key[0], key[2])]
+    if len({first[k].get("workload") for k in same}) > 1:
+        title += f", workload {row['workload']}"
     for index, name in enumerate(_KEY):
         if name not in ("model", "task") and len({k[index] for k in same}) > 1:
             title += f", {name.replace('_', ' ')} {row[name]}"

@@ -149,6 +149,7 @@ def _own_row(entry: Entry) -> None:
         format=cell.format,
         runtime=cell.runtime,
         scenario=cell.workload.get("scenario"),
+        workload=cell.workload.get("name"),
         device=cell.device_name,
         status=record.status,
         execution=applied.execution if applied else None,
