@@ -715,8 +715,8 @@ def test_groups_of_other_workloads_are_told_apart_by_name() -> None:
     ]
     titles = [group.title for group in groups(table(*rows))]
     assert [title.partition(", method id")[0] for title in titles] == [
-        "demo on sentiment, workload single-stream",
-        "demo on sentiment, workload poisson",
+        "tiny on sentiment, workload single-stream",
+        "tiny on sentiment, workload poisson",
     ]
     alone = [group.title for group in groups(table(row("fp32", workload="poisson")))]
-    assert alone == ["demo on sentiment"]
+    assert alone == ["tiny on sentiment"]
