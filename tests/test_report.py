@@ -718,5 +718,7 @@ def test_groups_of_other_workloads_are_told_apart_by_name() -> None:
         "tiny on sentiment, workload single-stream",
         "tiny on sentiment, workload poisson",
     ]
-    alone = [group.title for group in groups(table(row("fp32", workload="poisson")))]
+    shown = table(row("fp32", workload="poisson", scenario="server"))
+    assert "workload poisson (server)" in to_markdown(shown)
+    alone = [group.title for group in groups(shown)]
     assert alone == ["tiny on sentiment"]

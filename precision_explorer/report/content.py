@@ -105,6 +105,8 @@ def _section(group: Group, table: Table) -> Section:
         f"n = {n:,}" if n else "no examples scored",
         f"device {row['device']}",
     ]
+    if row.get("workload") not in (None, "single-stream"):
+        parts.append(f"workload {row['workload']} ({row['scenario']})")
     return Section(
         group=group,
         title=group.title,
