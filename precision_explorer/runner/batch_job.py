@@ -68,8 +68,8 @@ def _climb(session: Session, request: Json, items: list[Item]) -> tuple[list[Jso
         }
         if any(why.values()):
             ended = next(name for name, holds in why.items() if holds)
-            if ended == "memory":
-                found.pop()  # However fast it is.
+            if ended == "memory" and len(found) > 1:
+                found.pop()  # However fast it is. The smallest stays: the usual one takes more.
             break
     _again(session, found, begun)
     session.progress("batches", 1, 1)

@@ -20,9 +20,8 @@ Json = dict[str, Any]
 @dataclass
 class Schedule:
     """Cells that are timed in turn. `reference`: the one that the others are compared with, if it
-    is among them; `planned`: how many cells of the model and task the plan has;
-    `holders`: all whose models may be loaded; `began`: when the
-    sweep did (`time.monotonic`)."""
+    is among them; `planned`: how many cells of the model and task the plan has; `holders`: all
+    whose models may be loaded; `began`: when the sweep did (`time.monotonic`)."""
 
     holders: list[Holder]
     planned: int

@@ -45,7 +45,6 @@ def round_draws(
     n = len(rounds)
     picked = np.random.default_rng(round_seed).integers(0, n, (draws, n))
     generator = np.random.default_rng(seed)
-
     worth = [len(values) for values in rounds] if sizes is None else sizes
 
     def resampled(number: int) -> np.ndarray:

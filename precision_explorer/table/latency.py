@@ -39,20 +39,26 @@ def latency_columns(entry: Entry) -> None:
     kept = _counted(rows, soak)
     values = np.array([rows["latency_s"][i] for i in kept])
     labels = [rows["round"][i] for i in kept] if latency.rounds else [0] * len(kept)
-    entry.latencies = by_round(values, labels)
+    fill_rounds(entry, values, labels, len(latency.rounds or []))
     made = rows.get("output_tokens") or []
     entry.output_tokens = [made[i] for i in kept] if made else []
     row = entry.row
     row.update(tail_columns(values))
     row.update(latency_n=len(values), cold_first_s=latency.cold_first_s)
-    if latency.rounds:
-        row["rounds"] = len(latency.rounds)
-        medians = [float(np.median(of_round)) for of_round in entry.latencies]
-        row["latency_p50_round_spread"] = round_spread(medians)
     row["steady"] = assess(values, latency.stopped_by == "budget").label
     if latency.generates:
         row.update(token_columns(rows, kept))
     over_time(entry, rows, soak)
+
+
+def fill_rounds(entry: Entry, values: np.ndarray, labels: Sequence[int], rounds: int) -> None:
+    """The latencies `values` (n,) of an entry by the round in `labels`, and how far its `rounds`
+    differ; 0 of a record from before there were any."""
+    entry.latencies = by_round(values, labels)
+    if rounds:
+        entry.row["rounds"] = rounds
+        medians = [float(np.median(of_round)) for of_round in entry.latencies]
+        entry.row["latency_p50_round_spread"] = round_spread(medians)
 
 
 def token_columns(rows: Rows, kept: Sequence[int]) -> dict[str, Any]:

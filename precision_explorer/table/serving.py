@@ -8,8 +8,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from precision_explorer.records.serving import Serving
-from precision_explorer.stats import assess, round_spread
-from precision_explorer.table.latency import over_time, tail_columns, token_columns
+from precision_explorer.stats import assess
+from precision_explorer.table.latency import (
+    fill_rounds,
+    over_time,
+    tail_columns,
+    token_columns,
+)
 from precision_explorer.table.rounds import by_round
 
 if TYPE_CHECKING:
@@ -49,7 +54,8 @@ def served_columns(entry: Entry, windows: Sequence[Serving]) -> None:
     entry.output_tokens = [t for t, b in zip(made, rows["batch"], strict=False) if b is not None]
     row = entry.row
     row.update(load_columns(windows) | {"cold_first_s": windows[0].cold_first_s})
-    row["rounds"] = len(windows) if windows[0].round else None
+    rounds = len(windows) if windows[0].round else 0
+    row["rounds"] = rounds or None
     if any(w.refused for w in windows):
         return
     row["latency_n"] = sum(w.requests for w in windows)
@@ -58,12 +64,10 @@ def served_columns(entry: Entry, windows: Sequence[Serving]) -> None:
         return
     values = np.array([rows["latency_s"][i] for i in kept])
     numbers = rows.get("round") or [0] * len(rows["window"])
-    entry.latencies = by_round(values, [numbers[i] for i in kept])
+    fill_rounds(entry, values, [numbers[i] for i in kept], rounds)
     services = np.array([rows["service_s"][i] for i in kept])
     entry.services = by_round(services, [numbers[i] for i in kept])
     row.update(tail_columns(values))
-    medians = [float(np.median(of_round)) for of_round in entry.latencies]
-    row["latency_p50_round_spread"] = round_spread(medians)
     row["steady"] = assess(values, False).label
     row["queue_p50_s"] = float(np.median([rows["queue_s"][i] for i in kept]))
     row["service_p50_s"] = float(np.median(services))

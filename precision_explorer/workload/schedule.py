@@ -167,8 +167,7 @@ def _lengths(
     if isinstance(workload.arrivals, TraceArrivals) and workload.arrivals.use_lengths:
         return workload.arrivals.lengths(n) or (None, None)
     if workload.mix is None or parts is None:
-        lengths = workload.lengths or Lengths()
-        return lengths.input.draw(rng, n), lengths.output.draw(rng, n)
+        return _lengths_of(workload.lengths or Lengths(), n, rng)
     drawn = [_lengths_of(part.lengths or workload.lengths or Lengths(), n, rng)
              for part in workload.mix]  # fmt: skip
     return _chosen([d[0] for d in drawn], parts), _chosen([d[1] for d in drawn], parts)
