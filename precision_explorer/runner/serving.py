@@ -70,7 +70,8 @@ class _Window:
 @dataclass(frozen=True)
 class Server:
     """A cell's model as a server by the rules of `workload`; `groups`: of each example, or None;
-    `facts`: of the device, to watch a long window."""
+    `facts`: of the device, to watch a long window; `owners`: of each example the task of the mix
+    that it is of, or None: the cell's own, which stand first."""
 
     adapter: Adapter
     workload: Workload
@@ -78,6 +79,7 @@ class Server:
     sync: Callable[[], None]
     groups: Sequence[str | None]
     facts: DeviceFacts | None = None
+    owners: Sequence[str | None] = ()
 
     def measure(
         self,
@@ -97,7 +99,7 @@ class Server:
         rules, sizes = self.workload, sorted({*batch_sizes, self.workload.max_batch})
         throughput = offline(
             lambda indices: self.adapter.offline(indices),
-            len(self.groups),
+            self._own,
             sizes,
             rules,
             sync=self.sync,
@@ -123,6 +125,11 @@ class Server:
         # In later windows the first request is cold no more.
         serving = serving.model_copy(update={"cold_first_s": warm[0].seconds if warm else None})
         return Served(serving, throughput, last.energy, rows, last.series.served, last.soak)
+
+    @property
+    def _own(self) -> int:
+        """How many examples are of the cell's own task."""
+        return len(self.groups) - sum(owner is not None for owner in self.owners)
 
     @property
     def _streams(self) -> bool:
@@ -153,7 +160,8 @@ class Server:
         """Requests per second at the largest batch that a window may have, of its own lengths."""
         window_s = self.workload.duration_seconds
         probe = self._plan(_CAPACITY_REQUESTS / window_s, 0, window_s)
-        if probe.input_tokens is None and probe.output_tokens is None:
+        lengths = probe.input_tokens, probe.output_tokens
+        if lengths == (None, None) and self._own == len(self.groups):
             rates = throughput.by_batch_size
         else:
             serve_all = self._service(probe)
@@ -227,6 +235,7 @@ class Server:
             round,
             duration_s=duration_s,
             groups=self.groups,
+            owners=self.owners,
         )
 
     def _window(self, schedule: Schedule, energy: EnergyWindow) -> _Window:
@@ -286,6 +295,8 @@ class Server:
         rows = series.rows()
         for row in rows:
             row["index"] = int(schedule.items[row["position"]])
+            if schedule.parts is not None and self.workload.mix is not None:
+                row["part"] = self.workload.mix[schedule.parts[row["position"]]].name
         return rows
 
 

@@ -29,6 +29,7 @@ from precision_explorer.records import Environment, Roof, metric_info
 from precision_explorer.runner.batch_budget import Budgets, batch_budgets
 from precision_explorer.runner.local import Executor, Tally
 from precision_explorer.runner.manager import Event, OnEvent, prepare_environment
+from precision_explorer.runner.mix_tasks import mixed_examples, with_tasks
 from precision_explorer.runner.mixed import (
     check_against,
     check_revisions,
@@ -36,7 +37,7 @@ from precision_explorer.runner.mixed import (
     read_recipes,
     with_mixed,
 )
-from precision_explorer.runner.offered import check_served, trace_path
+from precision_explorer.runner.offered import Load, check_served, trace_path
 from precision_explorer.runner.probe import probe, probe_compiled
 from precision_explorer.runner.roof import device_roof, roof_key
 from precision_explorer.runner.scoring import cells_to_score, score_cells
@@ -70,6 +71,7 @@ class Prepared:
     plan: Plan
     budgets: Budgets
     """Padded tokens of a batch, by `plan.batches.budget_key`."""
+    load: Load
 
 
 def default_task(refs: list[ModelRef]) -> str:
@@ -99,7 +101,9 @@ def prepare_sweep(
     UsageError, ModelError, TaskError; writes no result.
     """
     device = resolve_device(spec.device)
-    workload = workload_of(spec)
+    workload, others = with_tasks(
+        workload_of(spec), spec, lambda name: prepare(load_card(name), spec.limit, spec.seed)
+    )
     recipes = read_recipes(spec.formats)
     # Cards that are named are read before models, which may have to be fetched.
     tasks = [task for name in spec.task for task in _prepare_tasks(spec, name, on_event)]
@@ -112,7 +116,8 @@ def prepare_sweep(
             check_library(ref.name, ref.scheme, facts)
     check_revisions(recipes, refs)
     tasks = tasks or [_prepare_task(spec, default_task(refs))]
-    check_served(workload, tasks, spec.runtime, spec.seed)
+    load = Load(trace_path(workload), mixed_examples(others, tasks))
+    check_served(workload, tasks, spec.runtime, spec.seed, load.mixed)
     threads = spec.threads or facts.cores
     versions = library_versions()
     # A first expansion with nothing known of the formats checks heads and labels before the probe,
@@ -142,7 +147,7 @@ def prepare_sweep(
         )
     plan = expand(*inputs, budgets)
     environment = make_environment(facts, threads, versions)
-    return Prepared(spec, refs, tasks, workload, facts, supports, environment, plan, budgets)
+    return Prepared(spec, refs, tasks, workload, facts, supports, environment, plan, budgets, load)
 
 
 def _stored_budgets(folder: RunFolder) -> Budgets:
@@ -327,7 +332,7 @@ def run_sweep(prepared: Prepared, on_event: OnEvent) -> tuple[RunFolder, Tally]:
             folder,
             on_event,
             roof,
-            trace_path(prepared.workload),
+            prepared.load,
         )
         try:
             tally = executor.run()

@@ -12,6 +12,7 @@ from precision_explorer.measure import EnergyWindow, LatencySeries, idle_power, 
 from precision_explorer.records import Soak
 from precision_explorer.records.record import Throughput
 from precision_explorer.runner.closed_loop import closed_loop
+from precision_explorer.runner.offered import told_of
 from precision_explorer.runner.serving import Server
 from precision_explorer.runner.watch import Watch
 from precision_explorer.workload import Workload
@@ -123,9 +124,9 @@ def _served(
     subject: Subject, sensor: EnergySensor, idle_w: float | None
 ) -> tuple[Json, list[Json]]:
     """Offline throughput, then requests that come by their own clock."""
-    groups = [example.get("group") for example in subject.examples]
+    groups, owners = told_of(subject.examples)
     own = subject.adapter, subject.rules, subject.seed, subject.sync, groups
-    server = Server(*own, facts=subject.facts)
+    server = Server(*own, facts=subject.facts, owners=owners)
     request = subject.request
     subject.progress("serve", 0, 1)
     made = server.measure(request["batch_sizes"], request, sensor, subject.round, subject.first)
