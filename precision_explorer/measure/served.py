@@ -237,6 +237,7 @@ class ServingSeries:
             achieved_rate_per_s=int(counted.sum()) / over,
             utilisation=min(float(busy.sum()) / over, 1.0),
             lateness_p99_s=_p99(self.lateness_s()),
+            overhead_p99_s=_p99(self.overhead_s()) if len(self.sizes) else None,
             lateness_limit_s=self.lateness_limit_s(),
             refused=self.refused(),
             little=self.little(),

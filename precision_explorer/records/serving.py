@@ -59,6 +59,8 @@ class Serving(_Data):
     little of what more it could take: it may always be at work, with small ones."""
     lateness_p99_s: float
     """How late the loop saw a request that it could have seen: its own error."""
+    overhead_p99_s: float | None = None
+    """From when a batch could have begun by the rules to when it did, lateness included."""
     lateness_limit_s: float
     refused: str | None = None
     """Why nothing may be read from the window; None where its loop kept time."""
