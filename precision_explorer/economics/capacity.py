@@ -269,13 +269,15 @@ class Simulation:
 def plan_capacity(service: ServiceTimes, demand: Demand) -> Capacity:
     """Machines for `demand`, each with these service times.
 
-    Each draw resamples the measured times, and simulates arrivals of its own; the answer is the
-    range over the draws. UsageError where `demand.max_batch` is beyond what was measured.
+    Each draw resamples the rounds in which times were measured, the same for all formats, and the
+    times within them, and simulates arrivals of its own; the answer is the range over the draws.
+    UsageError where `demand.max_batch` is beyond what was measured.
     """
     max_batch = _batch_limit(service, demand)
     rng = np.random.default_rng(demand.seed)
+    (rounds,) = rng.spawn(1)
     draws = [
-        Simulation(service.resampled(rng), demand, max_batch, (demand.seed, index))
+        Simulation(service.resampled(rng, rounds), demand, max_batch, (demand.seed, index))
         for index in range(demand.draws)
     ]
     rates = [draw.best_rate_per_s() for draw in draws]
