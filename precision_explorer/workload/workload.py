@@ -30,9 +30,12 @@ BELONGS: dict[str, tuple[str, ...]] = {
     "window_seconds": ("single-stream", "multi-stream", "server"),
 }
 WINDOW_S = 60.0
-"""Length of the windows that a long measurement is cut into, where a workload names no other."""
+"""Length of the windows that a long measurement is cut into, where a workload names no other: a
+declared choice, long enough for hundreds of short requests, short enough to show a clock that
+sinks."""
 LEAST_WINDOWS = 4
-"""From how many windows on a measurement is long enough to be told window by window."""
+"""From how many windows on a measurement is long enough to be told window by window: with fewer
+there is no middle between the first and the last. A declared choice."""
 
 
 # Arrivals of which a part is another load.
