@@ -505,6 +505,12 @@ def test_cautions_say_what_to_do(changes, shared, ids):
     assert all(";" in c.message or ":" in c.message for c in found)
 
 
+def test_a_load_of_its_own_names_the_reference_that_came_later():
+    (found,) = served_cautions([window(load_of="own")], True)
+    for words in ("memory did not hold it", "its rate not that of other rows", "give rate_per_s"):
+        assert words in found.message
+
+
 def test_a_load_is_told_in_words():
     words = latency_words(
         workload(arrivals={"kind": "gamma", "load": 0.7, "burstiness": 0.25}).rules()
