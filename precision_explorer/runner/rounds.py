@@ -43,7 +43,7 @@ def joined_block(blocks: list[Json]) -> Json | None:
         # Rounds are too short for one.
         "soak": blocks[0].get("soak") if len(blocks) == 1 else None,
         "throughput": _throughput(blocks),
-        "energy": _energy([block["energy"] for block in blocks]),
+        "energy": _energy(blocks),
         # Rounds last about as long as each other.
         "other_work_share": fmean(shares) if shares else None,
         "recompiles": sum(again) if again else None,
@@ -118,8 +118,9 @@ def _rate(by_round: dict[int, Json]) -> Json:
     }
 
 
-def _energy(each: list[Json]) -> Json:
-    """Joules over all windows; None where one of them has none, with its note."""
+def _energy(blocks: list[Json]) -> Json:
+    """Joules over all windows, and of each; None where one of them has none, with its note."""
+    each = [block["energy"] for block in blocks]
     notes = (energy.get("note") for energy in each)
     found = {
         "source": each[0]["source"],
@@ -129,6 +130,12 @@ def _energy(each: list[Json]) -> Json:
     for name in ("energy_j", "window_s", "requests"):
         values = [energy.get(name) for energy in each]
         found[name] = None if None in values else sum(values)
+    if found["energy_j"] is not None and found["requests"]:
+        told = zip(blocks, each, strict=True)
+        found["rounds"] = [
+            {"round": b["place"]["round"]} | {n: e[n] for n in ("energy_j", "requests")}
+            for b, e in told
+        ]
     idle = [energy.get("idle_power_w") for energy in each]
     if None not in idle and found["window_s"]:
         spent = sum(w * energy["window_s"] for w, energy in zip(idle, each, strict=True))
