@@ -322,7 +322,10 @@ def _economics(entry: Entry) -> None:
     )
     quality = entry.quality
     if quality and quality.is_share:
-        row["value_per_usd"] = value_per_usd(row["quality"], within, price.per_hour_usd)
+        # Early examples may be easier or harder than all: beside the others stands what is placed.
+        place = _placed(entry)
+        quality_share = row["quality"] if place is None else place[0]
+        row["value_per_usd"] = value_per_usd(quality_share, within, price.per_hour_usd)
     elif quality:
         # The reference, which has no verdict, loses nothing against itself.
         verdict = "within" if row["format"] == reader["reference"] else row["verdict"]
