@@ -28,7 +28,8 @@ _PHASES = {
     "compare": "held against the reference",
     "offline": "throughput",
 }
-_UNITS = {"keep": "positions", "compare": "positions", "compile": "shapes", "batches": "sizes"}
+_UNITS = {"keep": "positions", "compare": "positions", "compile": "shapes", "layers": "layers"}
+_UNITS |= dict.fromkeys(("quality", "noise", "calibrate", "examples"), "examples")
 
 
 class _Place:
@@ -63,7 +64,7 @@ class _Place:
         """What is done of how much, how fast, and the time left; empty for what has no parts."""
         if self.total <= 1:
             return ""
-        unit = _UNITS.get(self.phase, "examples")
+        unit = _UNITS.get(self.phase, "steps")
         text = f"{self.done:,} of {self.total:,} {unit}"
         elapsed = time.monotonic() - self.began
         if self.done and elapsed > 0.5:

@@ -25,7 +25,7 @@ KEY = (
     ("c6", "gain of 0.1 to 1"),
     ("c7", "gain of more than 1"),
     ("none", "reference, or not known"),
-    ("unsure", "hatched and with a ?: can't tell yet"),
+    ("unsure", "hatched and with a ?: cannot tell yet"),
 )
 # A loss that is not sure has a colour all the same; the sign stands before its text.
 UNSURE = "?"

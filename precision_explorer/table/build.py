@@ -32,6 +32,7 @@ from precision_explorer.table.against import (
     is_in_looks,
     over_tasks,
 )
+from precision_explorer.table.aggregates import aggregates
 from precision_explorer.table.computed import Computed, computed_columns
 from precision_explorer.table.context import Run, make_context
 from precision_explorer.table.data import COLUMNS, SoakTable, Table
@@ -126,6 +127,13 @@ def build(
         why=diagnoses(entries, roof),
         comparisons=comparisons(entries),
         soaks=tuple(e.soak for e in entries if e.soak is not None),
+        aggregates=tuple(
+            made
+            for folder, sweep, _, _ in runs
+            for made in aggregates(
+                sweep.get("groups", []), [e for e in entries if e.folder is folder]
+            )
+        ),
     )
 
 
