@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -102,10 +103,12 @@ def prepare_harness(
     found = _ask(request)
     tasks = [_prepared(task) for task in found["tasks"]]
     groups = [_group(group, tasks) for group in found["groups"]]
-    for task in tasks:
-        assert isinstance(task.card, HarnessCard)
-        task.card.groups += [g for g in groups if task.card.name in g["tasks"]]
-    return tasks
+    return [_with_groups(task, groups) for task in tasks]
+
+
+def _with_groups(task: PreparedTask, groups: list[dict[str, Any]]) -> PreparedTask:
+    own = [group for group in groups if task.card.name in group["tasks"]]
+    return replace(task, card=task.card.model_copy(update={"groups": own})) if own else task
 
 
 def _group(found: dict[str, Any], tasks: list[PreparedTask]) -> dict[str, Any]:
