@@ -145,15 +145,14 @@ class TaskCard(_Part):
             if name not in METRICS:
                 fitting = METRICS if kind is None else kind.metrics
                 raise ValueError(unknown_name("metric", name, fitting))
-        labels = [external_label(name) if is_external(name) else name for name in metrics]
-        if len(set(labels)) < len(labels):
-            raise ValueError("a metric stands twice in metrics; remove one")
-        for name in own if kind is not None else []:
-            if name not in kind.metrics:
+            if kind is not None and name not in kind.metrics:
                 fit = ", ".join(kind.metrics)
                 raise ValueError(
                     f"metric '{name}' does not fit kind {info.data['kind']}; use {fit}"
                 )
+        labels = [external_label(name) if is_external(name) else name for name in metrics]
+        if len(set(labels)) < len(labels):
+            raise ValueError("a metric stands twice in metrics; remove one")
         return metrics
 
     @model_validator(mode="after")
