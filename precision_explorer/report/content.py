@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from dataclasses import dataclass
 
+from precision_explorer.report.aggregates import group_scores
 from precision_explorer.report.columns import View, detail_view, main_views, unmeasured_view
 from precision_explorer.report.differences import differences_view
 from precision_explorer.report.findings import Finding, findings
@@ -61,6 +62,8 @@ class Content:
     """How it was measured, and where the records are."""
     safety: list[Safety]
     """Which format is safe for which task, of models with several."""
+    group_scores: list[View]
+    """Scores over groups of tasks, of sweeps that asked for groups."""
     loads: list[Loads]
     """How latency moves with the load, of models measured under several workloads."""
     sections: list[Section]
@@ -83,6 +86,7 @@ def make_content(table: Table) -> Content:
         price=Fact("Price", context.prices or ("none given, so no cost and no value",)),
         method=_method(context),
         safety=safeties([section.group for section in sections]),
+        group_scores=group_scores(table),
         loads=load_sections([section.group for section in sections]),
         sections=sections,
         caveats=(*context.caveats, *dict.fromkeys(of_models)),

@@ -38,6 +38,8 @@ def to_markdown(table: Table) -> str:
     blocks = [f"# {escape(content.title)}", *_context(content)]
     for safety in content.safety:
         blocks += _overview(safety)
+    for view in content.group_scores:
+        blocks += [f"## {escape(view.title)}", grid(view)]
     for loads in content.loads:
         blocks += _overview(loads)
     for section in content.sections:

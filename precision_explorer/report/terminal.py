@@ -25,6 +25,11 @@ def print_table(table: Table, console: Console) -> None:
     content = make_content(table)
     for safety in content.safety:
         _print_overview(safety, console)
+    for view in content.group_scores:
+        console.print(Text(view.title, style="bold underline"))
+        console.print()
+        console.print(grid(view, console.width))
+        console.print()
     for loads in content.loads:
         _print_overview(loads, console)
     for section in content.sections:

@@ -291,6 +291,7 @@ def sweep_document(prepared: Prepared, run: str) -> dict[str, Any]:
             for ref in prepared.refs
         ],
         "tasks": [_task_context(task) for task in prepared.tasks],
+        **_groups(prepared.tasks),
         "environment": prepared.environment.model_dump(mode="json"),
         "device": prepared.facts.model_dump(mode="json"),
         "methods": {c.cell.method_id: c.cell.method() for c in prepared.plan.cells},
@@ -310,6 +311,13 @@ def _task_context(task: PreparedTask) -> dict[str, Any]:
         "licence": card.licence,
         "source": card.source,
     }
+
+
+def _groups(tasks: list[PreparedTask]) -> dict[str, Any]:
+    """Groups of tasks that have a score of their own, each once; nothing where there are none."""
+    cards = [task.card for task in tasks]
+    found = {g["name"]: g for card in cards if isinstance(card, HarnessCard) for g in card.groups}
+    return {"groups": list(found.values())} if found else {}
 
 
 def run_sweep(prepared: Prepared, on_event: OnEvent) -> tuple[RunFolder, Tally]:

@@ -113,6 +113,29 @@ class Comparison:
 
 
 @dataclass(frozen=True)
+class Aggregate:
+    """A format's score over a group of tasks by the rule of lm-evaluation-harness: the mean of the
+    tasks' scores, weighted by their examples where `by_size`. `delta`, `low`, `high`: difference to
+    the reference's, in the metric's unit, with its 95 % interval; None where it has none."""
+
+    model: str
+    model_revision: str
+    device: str
+    group: str
+    metric: str
+    format: str
+    runtime: str
+    value: float
+    delta: float | None
+    low: float | None
+    high: float | None
+    tasks: int
+    examples: int
+    by_size: bool
+    is_reference: bool
+
+
+@dataclass(frozen=True)
 class SoakTable:
     """A long row in windows of time. `row`: its values of `ROW_KEY`; `seen`: what the device was
     like in each window, empty where nothing was read; `rates`: the first minute against the rest.
@@ -136,6 +159,8 @@ class Table:
     comparisons: tuple[Comparison, ...] = ()
     soaks: tuple[SoakTable, ...] = ()
     """Of rows that were measured for several windows of time."""
+    aggregates: tuple[Aggregate, ...] = ()
+    """Scores over groups of tasks, where a sweep asked for such groups."""
 
     def to_frame(self) -> Any:
         """The rows as a pandas DataFrame with the declared columns (imports pandas)."""
