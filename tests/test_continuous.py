@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 
 from precision_explorer.errors import DoesNotFit, PrecisionExplorerError, UsageError
 from precision_explorer.hardware.sensors import UnavailableSensor
@@ -25,9 +26,12 @@ from precision_explorer.runner.offered import check_served
 from precision_explorer.runner.served_cautions import served_cautions
 from precision_explorer.runner.serving import Server
 from precision_explorer.stats.queueing import lindley
+from precision_explorer.store import read_run
 from precision_explorer.workload import Workload, plan_schedule
+from tests.test_generation_sweep import card_of, command, folder_of, rows_of
 from tests.test_models_causal_lm import BOTH, bloom, llama, tokenizer
 from tests.test_models_generation import PAD, bart, examples, sequence_card
+from tests.test_models_generation import llama as small
 from tests.test_serving_cells import (
     LENGTHS,
     OUT,
@@ -495,3 +499,38 @@ def test_a_cache_that_does_not_fit_is_said_in_one_line(monkeypatch):
     with pytest.raises(DoesNotFit, match=match) as error, stepping(found, plan, 4):
         pass
     assert "\n" not in str(error.value)
+
+
+# -- a sweep -----------------------------------------------------------------------------------
+
+
+def test_a_sweep_serves_two_formats_continuously(tmp_path_factory):
+    model = folder_of(tmp_path_factory, "llama", small(), tokenizer(**PAD))
+    task = card_of(
+        tmp_path_factory, "generation", prompt="{text}:", metrics=["exact_match"],
+        generation={"max_new_tokens": 2},
+    )  # fmt: skip
+    lengths = {"output": {"kind": "histogram", "edges": [1, 6], "weights": [1]}}
+    rules = few(lengths=lengths).rules() | {"duration_seconds": 2, "rounds": 1}
+    file = tmp_path_factory.mktemp("rules") / "few.yaml"
+    file.write_text(yaml.safe_dump(rules | {"arrivals": {"kind": "poisson", "rate_per_s": 6}}))
+    out = tmp_path_factory.mktemp("runs") / "continuous"
+    code, printed = command(
+        "sweep", "--model", model, "--task", task, "--formats", "fp32,int8-weight-only", "--device",
+        "cpu", "--threads", 1, "--batch-size", 1, "--workload", file, "--out", out,
+    )  # fmt: skip
+    assert code == 0, printed
+    rows = rows_of(out)
+    assert [row["status"] for row in rows] == ["ok", "ok"]
+    assert [row["batching"] for row in rows] == ["continuous", "continuous"]
+    assert not any("static-batching" in row["cautions"] for row in rows)
+    assert "| Batching |" in (out / "tradeoffs.md").read_text()
+    folder, plan = read_run(out)
+    for cell in plan["plan"]["cells"]:
+        (window,) = folder.read_record(cell["cell_id"]).measurements.serving
+        assert window.little.holds
+        made = folder.read_samples(cell["cell_id"], "request")
+        rows_made = zip(made["output_tokens"], made["batch"], strict=True)
+        asked = [count for count, batch in rows_made if batch is not None]
+        assert window.batches >= max(asked)
+        assert set(asked) <= {1, 2, 3, 4, 5}
