@@ -27,6 +27,7 @@ from precision_explorer.runner.served_cautions import served_cautions
 from precision_explorer.runner.serving import Server
 from precision_explorer.stats.queueing import lindley
 from precision_explorer.store import read_run
+from precision_explorer.table.scenario_words import latency_words
 from precision_explorer.workload import Workload, plan_schedule
 from tests.test_generation_sweep import card_of, command, folder_of, rows_of
 from tests.test_models_causal_lm import BOTH, bloom, llama, tokenizer
@@ -399,6 +400,13 @@ def test_batching_is_a_rule_of_server_and_no_rule_where_it_is_not_named():
     ):
         with pytest.raises(ValueError, match=words):
             Workload.model_validate(rules)
+
+
+def test_the_way_that_was_asked_for_is_told_in_words():
+    assert "static batches of at most 4;" in latency_words(workload(batching="static").rules())
+    asked = latency_words(workload(batching="continuous").rules())
+    assert "at most 4 in progress, joining at any step" in asked
+    assert "batches" not in asked
 
 
 @pytest.mark.parametrize(

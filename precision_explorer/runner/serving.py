@@ -102,6 +102,7 @@ class Server:
 
         DoesNotFit where memory does not hold the largest batch that a window may have."""
         rules, sizes = self.workload, sorted({*batch_sizes, self.workload.max_batch})
+        batching = self._batching  # What can't be served so is said before anything is measured.
         throughput = offline(
             lambda indices: self.adapter.offline(indices),
             self._own,
@@ -119,9 +120,9 @@ class Server:
         rows = self._rows(last.series, last.schedule)
         serving = last.series.record(
             "server",
-            batching=self._batching.name,
-            note=self._batching.note,
-            batching_fallback=self._batching.is_fallback,
+            batching=batching.name,
+            note=batching.note,
+            batching_fallback=batching.is_fallback,
             windows=len(windows),
             generates=self._streams,
             cut_requests=_cut(rows, last.schedule),
