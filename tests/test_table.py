@@ -1087,12 +1087,15 @@ def test_a_served_row_counts_what_came_after_the_queue_had_filled(tmp_path):
     assert row["achieved_rate_per_s"] == pytest.approx((4 * 10 + 2 * 20) / 30)
     assert row["utilisation"] == pytest.approx(0.5)
     assert row["lateness_p99_s"] == 1e-4
+    assert row["batching"] == "dynamic"
 
 
 def test_first_tokens_of_served_requests_count_from_their_arrival(tmp_path):
     tokens = {"ttft_s": 0.5, "tpot_s": 0.01, "output_tokens": 4}
-    row = served_row(tmp_path / "r", [window(generates=True)], **tokens)
+    windows = [window(generates=True, batching="continuous")]
+    row = served_row(tmp_path / "r", windows, **tokens)
     assert (row["ttft_s"], row["tpot_s"]) == (0.5, 0.01)
+    assert row["batching"] == "continuous"
 
 
 @pytest.mark.parametrize("changes", [{"saturated": True}, {"refused": "the loop was late"}])

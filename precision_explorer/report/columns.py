@@ -191,7 +191,10 @@ def _load_columns(group: Group) -> list[_Column]:
     """Of requests that came by their own clock; none where all came in turn."""
     if all(row["offered_rate_per_s"] is None for row in group.ok):
         return []
+    generates = any(row["batching"] not in (None, "dynamic") for row in group.ok)
+    batching = _Column("Batching", _plain("batching", _word), numeric=False)
     return [
+        *([batching] if generates else []),
         _Column("Offered", _plain("offered_rate_per_s", rate)),
         _Column("Achieved", _plain("achieved_rate_per_s", rate)),
         _Column("Busy", _plain("utilisation", lambda v: share(v, 0))),

@@ -12,7 +12,7 @@ from precision_explorer.plan import PlannedCell
 from precision_explorer.runner.mix_tasks import OWNER
 from precision_explorer.runner.window_length import first_window_s
 from precision_explorer.store import RunFolder
-from precision_explorer.tasks import PreparedTask
+from precision_explorer.tasks import KINDS, PreparedTask
 from precision_explorer.workload import Lengths, TraceArrivals, Workload, plan_schedule
 
 Json = dict[str, Any]
@@ -88,10 +88,30 @@ def check_served(
     """UsageError for what a workload can declare and a worker can't serve, or can't plan."""
     if workload.scenario != "server":
         return
+    if workload.batching is not None:
+        _check_batching(workload, tasks, runtimes)
     if draws_lengths(workload):
         _check_lengths(workload, tasks, runtimes)
     for task in tasks:
         _check_plan(workload, [*task.examples, *mixed], task.card.name, seed)
+
+
+def _check_batching(
+    workload: Workload, tasks: Sequence[PreparedTask], runtimes: Sequence[str]
+) -> None:
+    given = f"workload '{workload.name}' says batching: {workload.batching}"
+    for task in tasks:
+        if not KINDS[task.card.kind].generates:
+            raise UsageError(
+                f"{given}, and {task.card.name} ({task.card.kind}) generates nothing: its batches "
+                "are what waits when the model is free; leave batching out"
+            )
+    compiled = [runtime for runtime in runtimes if RUNTIMES[runtime].compiles]
+    if compiled and workload.batching == "continuous":
+        raise UsageError(
+            f"{given}, and runtime {compiled[0]} makes its code for static batches; use --runtime "
+            "eager, or leave batching out"
+        )
 
 
 def _check_lengths(

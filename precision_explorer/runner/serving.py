@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 from precision_explorer.errors import DoesNotFit, PrecisionExplorerError
 from precision_explorer.hardware import DeviceFacts, EnergySensor
 from precision_explorer.measure import EnergyWindow, offline
 from precision_explorer.measure.clock import RealClock
+from precision_explorer.measure.continuous import serve_continuously
 from precision_explorer.measure.served import ServingSeries
 from precision_explorer.measure.serving import Service, ServingRules, serve
 from precision_explorer.measure.throughput import OUT_OF_MEMORY, SKIPPED
 from precision_explorer.records.record import Throughput
 from precision_explorer.records.serving import Serving
 from precision_explorer.records.soak import Soak
+from precision_explorer.runner.continuous import (
+    Batching,
+    choose_batching,
+    continuous_capacity,
+    stepping,
+)
 from precision_explorer.runner.watch import Watch
 from precision_explorer.runner.window_length import first_window_s, longer_window_s
 from precision_explorer.workload import Schedule, Workload, plan_schedule
@@ -26,10 +35,6 @@ if TYPE_CHECKING:
 Json = dict[str, Any]
 # Requests whose lengths are looked at for a capacity: their mean is then known to a few percent.
 _CAPACITY_REQUESTS = 256
-_STATIC = (
-    "a batch is decoded in step until its longest output is there, and no request joins it: "
-    "continuous batching is not in this release"
-)
 
 
 @dataclass(frozen=True)
@@ -97,6 +102,7 @@ class Server:
 
         DoesNotFit where memory does not hold the largest batch that a window may have."""
         rules, sizes = self.workload, sorted({*batch_sizes, self.workload.max_batch})
+        batching = self._batching  # What can't be served so is said before anything is measured.
         throughput = offline(
             lambda indices: self.adapter.offline(indices),
             self._own,
@@ -114,8 +120,9 @@ class Server:
         rows = self._rows(last.series, last.schedule)
         serving = last.series.record(
             "server",
-            batching="static" if self._streams else "dynamic",
-            note=_STATIC if self._streams else None,
+            batching=batching.name,
+            note=batching.note,
+            batching_fallback=batching.is_fallback,
             windows=len(windows),
             generates=self._streams,
             cut_requests=_cut(rows, last.schedule),
@@ -135,6 +142,10 @@ class Server:
     def _streams(self) -> bool:
         """Whether the adapter tells of each request's tokens."""
         return hasattr(self.adapter, "serve_batch")
+
+    @cached_property
+    def _batching(self) -> Batching:
+        return choose_batching(self.adapter, self.workload)
 
     # -- how fast ------------------------------------------------------------------------------
 
@@ -160,6 +171,8 @@ class Server:
         """Requests per second at the largest batch that a window may have, of its own lengths."""
         window_s = self.workload.duration_seconds
         probe = self._plan(_CAPACITY_REQUESTS / window_s, 0, window_s)
+        if self._batching.is_continuous:
+            return continuous_capacity(self.adapter, probe, self.workload, self.sync)
         lengths = probe.input_tokens, probe.output_tokens
         if lengths == (None, None) and self._own == len(self.groups):
             rates = throughput.by_batch_size
@@ -244,28 +257,37 @@ class Server:
         settle_s = min(rules.warmup_seconds, float(schedule.times_s[-1]))
         # Arrivals are planned as a whole: there are none to measure a flagged window again with.
         watch = Watch(self.facts, rules, duration - settle_s, after_s=settle_s, repeats=False)
-        series = serve(
-            schedule.times_s,
-            self._service(schedule),
-            ServingRules(
-                max_batch=rules.max_batch,
-                max_wait_s=rules.max_wait_s,
-                # Half the window again where the budget leaves less: a queue must have time to end.
-                drain_s=max(rules.budget_seconds - duration, duration / 2),
-                warmup_requests=rules.warmup_requests,
-                warmup_s=rules.warmup_seconds,
-                settle_s=settle_s,
-            ),
-            clock=RealClock(),
-            duration_s=duration,
-            sync=self.sync,
-            on_begin=energy.begin,
-            on_end=energy.end,
-            watch=watch.at,
-        )
+        with self._serving(schedule) as serve_window:
+            series = serve_window(
+                ServingRules(
+                    max_batch=rules.max_batch,
+                    max_wait_s=rules.max_wait_s,
+                    # Half the window again where the budget leaves less: a queue must have time to
+                    # end.
+                    drain_s=max(rules.budget_seconds - duration, duration / 2),
+                    warmup_requests=rules.warmup_requests,
+                    warmup_s=rules.warmup_seconds,
+                    settle_s=settle_s,
+                ),
+                clock=RealClock(),
+                duration_s=duration,
+                sync=self.sync,
+                on_begin=energy.begin,
+                on_end=energy.end,
+                watch=watch.at,
+            )
         counted = series.counted[: series.served]
         soak = watch.soak(series.ends_s()[counted].tolist())
         return _Window(schedule, series, energy, soak)
+
+    @contextmanager
+    def _serving(self, schedule: Schedule) -> Iterator[Callable[..., ServingSeries]]:
+        """Serves the window of `schedule` in the way that was chosen."""
+        if not self._batching.is_continuous:
+            yield partial(serve, schedule.times_s, self._service(schedule))
+            return
+        with stepping(self.adapter, schedule, self.workload.max_batch) as stepper:
+            yield partial(serve_continuously, schedule.times_s, stepper)
 
     def _service(self, schedule: Schedule) -> Service:
         items = schedule.items.tolist()

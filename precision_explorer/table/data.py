@@ -38,7 +38,7 @@ EXTRA_COLUMNS: tuple[str, ...] = (
     "latency_p90_needed_n", "latency_p99_needed_n", "latency_p999_needed_n",
     "rounds", "latency_p50_round_spread", "throughput_round_spread",
     "scenario", "offered_rate_per_s", "achieved_rate_per_s", "utilisation", "queue_p50_s",
-    "service_p50_s", "lateness_p99_s", "workload",
+    "service_p50_s", "lateness_p99_s", "workload", "batching",
 )  # fmt: skip
 COLUMNS = CONTRACT_COLUMNS + EXTRA_COLUMNS
 # What tells a row from all others of a table.
