@@ -54,7 +54,7 @@ MEASURING = {
     "formats.apply", "formats.certificate", "formats.compiling", "formats.dryrun", "formats.held",
     "formats.kernels", "formats.products", "formats.ranges", "formats.static", "formats.verify",
     "formats.watch",
-    "models.causal_forward", "models.scoring",
+    "models.causal_forward", "models.scoring", "models.states",
     "models.compiled", "runner.compiling",
     "models.answering", "models.generation", "models.greedy", "models.seq2seq",
     "models.continuous",

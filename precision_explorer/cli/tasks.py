@@ -33,14 +33,15 @@ def command(verbose: bool) -> int:
         for card, data in hub:
             out.print(_whole(card, ("data set", f"{data}, read when a sweep first asks for it")))
     else:
-        headings = ("task", "kind", "examples", "metric", "licence", "source")
-        rows = [(c.name, c.kind, size, c.metric, c.licence, c.source) for c, size in own]
-        out.print(_table("", headings, rows))
+        bundled_rows: list[Row] = [
+            (c.name, c.kind, size, c.metric, c.licence, c.source) for c, size in own
+        ]
+        headings: Row = ("task", "kind", "examples", "metric", "licence", "source")
+        out.print(_table("", headings, bundled_rows))
         title = "Of the Hugging Face hub, read when a sweep first asks for them"
         headings = ("task", "kind", "data set", "metric", "source")
-        out.print(
-            _table(title, headings, [(c.name, c.kind, d, c.metric, c.source) for c, d in hub])
-        )
+        hub_rows: list[Row] = [(c.name, c.kind, data, c.metric, c.source) for c, data in hub]
+        out.print(_table(title, headings, hub_rows))
     out.print("Beside these: --task lm-eval:NAME, with the names that lm-eval ls tasks lists")
     return 0
 

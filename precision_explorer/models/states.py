@@ -169,6 +169,8 @@ class Heard:
         """Keep what the last call heard: ``places[t]`` (index in `batch`, position) is in row
         ``rows[t]`` of its `logits`."""
         states, self._last = self._last, None
+        if not self._missing:
+            return
         begins = [self._begins.get(item, -1) for item in batch]
         wanted = {
             rank: row
