@@ -7,6 +7,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import shutil
 import signal
 import time
 from types import SimpleNamespace
@@ -120,6 +121,13 @@ def test_what_can_t_be_started_is_refused_before_anything_runs(tmp_path, monkeyp
     )
     assert "model folder ./nowhere does not exist" in refused(ModelError, "model:./nowhere")
     ref = background.resolve("demo")
+    for number in (1, 2):
+        shutil.copytree(ref.path, tmp_path / str(number) / "mine")
+    both = f"model:{tmp_path}/1/mine,model:{tmp_path}/2/mine"
+    assert "background names model:mine twice" in refused(UsageError, both)
+    named = Workload(background=({"kind": "model", "model": "x", "revision": "y"},))
+    with pytest.raises(UsageError, match="background: model names none"):
+        prepare_background(named, make_spec({}), CPU, 1)
     bare = {**vars(ref), "config": {"architectures": ["SomethingElse"]}}
     monkeypatch.setattr(background, "resolve", lambda *a, **k: type(ref)(**bare))
     assert "no bundled task has requests for demo" in refused(UsageError, "model:demo")

@@ -118,6 +118,8 @@ def _section(group: Group, table: Table) -> Section:
     ]
     if row.get("workload") not in (None, "single-stream"):
         parts.append(f"workload {row['workload']} ({row['scenario']})")
+    if row.get("background"):
+        parts.append(f"background {row['background']}")
     return Section(
         group=group,
         title=group.title,

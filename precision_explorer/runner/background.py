@@ -20,6 +20,7 @@ from precision_explorer.runner.holder import LOST
 from precision_explorer.runner.manager import OnEvent, WorkerHandle
 from precision_explorer.tasks import load_card, prepare
 from precision_explorer.workload import Neighbour, Workload
+from precision_explorer.workload.background import check_once
 
 Json = dict[str, Any]
 
@@ -62,13 +63,19 @@ def prepare_background(
     requests: list[Json] = []
     for one in workload.background:
         found, request = one, _request(one, spec, facts)
-        if one.path is not None:
+        if one.kind == "model":
+            if one.path is None:
+                raise UsageError("background: model names none; write it as model:path/to/model")
             ref = resolve(one.path, trust_remote_code=spec.trust_remote_code)
             own = {"model": ref.name, "revision": ref.identity.revision}
             found = one.model_copy(update=own)
             request |= _serving(ref, workload) | {"threads": threads}
         pinned.append(found)
         requests += [request | {"label": str(found)}] * one.processes
+    try:
+        check_once(pinned)
+    except ValueError as error:  # Two folders of one name, whose figures would be one.
+        raise UsageError(str(error)) from error
     return workload.model_copy(update={"background": tuple(pinned)}), tuple(requests)
 
 
