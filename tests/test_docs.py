@@ -28,6 +28,7 @@ from precision_explorer.tasks import (
 )
 from precision_explorer.workload import (
     ARRIVALS,
+    BACKGROUNDS,
     LENGTHS,
     PRESETS,
     SCENARIOS,
@@ -157,6 +158,11 @@ def test_columns_of_traces_and_keys_of_mixes_are_documented():
     assert set(re.findall(r"`([^`]+)`", "\n".join(table))) == names
     mixes = DOCS["workloads.md"].split("## Mixes", 1)[1]
     assert all(f"{key}:" in mixes for key in MixPart.model_fields)
+
+
+def test_kinds_of_background_work_are_documented():
+    kinds = first_column(DOCS["background.md"], "\n| kind")
+    assert [kind.partition(":")[0] for kind in kinds if kind != "cpu"] == list(BACKGROUNDS)
 
 
 def test_the_example_workload_is_one(tmp_path):

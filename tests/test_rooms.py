@@ -58,7 +58,8 @@ MEASURING = {
     "models.compiled", "runner.compiling",
     "models.answering", "models.generation", "models.greedy", "models.seq2seq",
     "models.continuous",
-    "runner.batch_job", "runner.numerics_job", "runner.preload", "runner.session",
+    "runner.batch_job", "runner.neighbour", "runner.numerics_job", "runner.preload",
+    "runner.session",
 }  # fmt: skip
 # These may import it inside functions, which are called in a worker or in a process of their own.
 INSIDE_FUNCTIONS = {"models.convert_gguf", "measure.memory", "runner.worker"}

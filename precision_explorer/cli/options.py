@@ -64,6 +64,11 @@ _OPTIONS: list[Callable[..., Any]] = [
         "--duration", metavar="TIME", help="Length of the measured window, as in 30s, 5m or 1h."
     ),
     click.option(
+        "--background", metavar="cpu:N,copy,model:PATH",
+        help="Measure each format a second time beside this work: N processes that compute, copies "
+        "of memory, a model that serves requests.",
+    ),
+    click.option(
         "--spec", type=click.Path(path_type=Path), metavar="FILE.yaml",
         help="A file that holds these options; those given on the command line win.",
     ),

@@ -47,6 +47,7 @@ class _Place:
             self.cell = _label(data)
             if event.name == "round":
                 self.cell += f", round {data['round'] + 1} of {data['rounds']}"
+                self.cell += ", disturbed" if data.get("disturbed") else ""
             self.phase, self.done, self.total = "start", 0, 1
             return
         if data["phase"] != self.phase:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 _STAT = Path("/proc/stat")
@@ -18,16 +20,16 @@ class OtherWork:
     included.
 
     Usable cores: those of this process's affinity mask. None where the system does not tell (no
-    /proc/stat). Seconds this process used, all threads, are its own; what its children use counts
-    as others'.
+    /proc/stat). Seconds this process used, all threads, are its own, as are those of the processes
+    `ours`; what its children use counts as others'.
     """
 
-    def __init__(self, stat: Path = _STAT) -> None:
-        self._stat = stat
+    def __init__(self, stat: Path = _STAT, ours: Sequence[int] = ()) -> None:
+        self._stat, self._ours = stat, tuple(ours)
         self._before: tuple[float, float, float] | None = None
 
     def _read(self) -> tuple[float, float, float] | None:
-        """(seconds that the cores had, seconds they were busy, seconds of this process)."""
+        """(seconds that the cores had, seconds they were busy, our own seconds)."""
         try:
             names = {f"cpu{core}" for core in os.sched_getaffinity(0)}
             lines = [line.split() for line in self._stat.read_text(encoding="ascii").splitlines()]
@@ -37,7 +39,8 @@ class OtherWork:
             idle = sum(core[i] for core in cores for i in _IDLE) / second
         except (OSError, ValueError, IndexError, AttributeError):
             return None
-        return (there, there - idle, time.process_time()) if cores else None
+        ours = time.process_time() + sum(map(_cpu_seconds, self._ours))
+        return (there, there - idle, ours) if cores else None
 
     def begin(self) -> None:
         """Note the counters now."""
@@ -51,3 +54,13 @@ class OtherWork:
         there, busy, ours = (b - a for a, b in zip(before, after, strict=True))
         # Ticks of 10 ms against a clock of nanoseconds: a short window may come out below 0.
         return min(max((busy - ours) / there, 0.0), 1.0) if there > 0 else None
+
+
+def _cpu_seconds(pid: int) -> float:
+    """Processor time of a process, all threads; 0 of one that is gone."""
+    import psutil
+
+    with contextlib.suppress(psutil.Error, OSError):
+        times = psutil.Process(pid).cpu_times()
+        return float(times.user + times.system)
+    return 0.0

@@ -22,7 +22,8 @@ from precision_explorer.formats.runtimes import RUNTIMES
 from precision_explorer.option_files import read_options
 from precision_explorer.records import canonical_hash
 from precision_explorer.units import parse_duration, parse_share, parse_size
-from precision_explorer.workload import TAILS
+from precision_explorer.workload import TAILS, Neighbour
+from precision_explorer.workload.background import as_list
 
 EXECUTORS = ("local",)
 # Options that a reader decides later: they change tables, not what is measured.
@@ -42,8 +43,8 @@ class SweepSpec(BaseModel):
     """One field per option of `sweep`; a spec file holds the same names (``-`` or ``_``).
 
     `quality_budget` is a share (0.01 for 1%), `cell_timeout` and `duration` seconds, `memory_limit`
-    bytes. `tails` and `duration` change the workload (`workload.changed`). The reference is always
-    among `formats`: one that was not named is put in front.
+    bytes. `tails`, `duration` and `background` change the workload (`workload.changed`). The
+    reference is always among `formats`: one that was not named is put in front.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -63,6 +64,7 @@ class SweepSpec(BaseModel):
     workload: str = "single-stream"
     tails: str | None = None
     duration: float | None = Field(default=None, gt=0, le=_LONGEST_S)
+    background: tuple[str, ...] | None = None
     out: str | None = None
     cell_timeout: float = Field(default=3600.0, gt=0, le=_LONGEST_S)
     price_per_hour: float | None = None
@@ -93,6 +95,21 @@ class SweepSpec(BaseModel):
         if isinstance(value, str):
             return tuple(part.strip() for part in value.split(",") if part.strip())
         return (value,) if isinstance(value, int) else value
+
+    @field_validator("background", mode="before")
+    @classmethod
+    def _background(cls, value: Any) -> Any:
+        return value if value is None else as_list(value)
+
+    @field_validator("background")
+    @classmethod
+    def _neighbours(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        for one in value or ():
+            try:
+                Neighbour.model_validate(one)
+            except ValidationError as error:
+                raise ValueError(error.errors()[0]["msg"].removeprefix("Value error, ")) from error
+        return value
 
     @field_validator("quality_budget", mode="before")
     @classmethod
@@ -205,7 +222,7 @@ class SweepSpec(BaseModel):
             skipped -= {"quality_budget", "reference"}  # They say when the scoring stops.
         else:
             skipped |= {"until_decided"}  # Sweeps from before there was any keep their name.
-        later = ("batch_tokens", "tails", "duration")
+        later = ("batch_tokens", "tails", "duration", "background")
         skipped |= {name for name in later if getattr(self, name) is None}  # As above.
         return canonical_hash(self.model_dump(mode="json", exclude=set(skipped)), 6)
 

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from precision_explorer.errors import StoreError
+from precision_explorer.records.background import NeighbourWork
 from precision_explorer.records.cell import Cell
 from precision_explorer.records.profile import Profile
 from precision_explorer.records.rounds import LatencyRound
@@ -232,6 +233,22 @@ class BatchRate(_Data):
     rounds: list[RateRound] | None = None
 
 
+class Disturbed(_Data):
+    """The same beside background work, measured in the same rounds; `serving` under the arrivals
+    and the rate of the measurement alone. Raw values stand in the samples, as rows of kind
+    ``disturbed``. `other_work_share` is that of processes which are no part of the background.
+
+    `failed`: why it came to nothing; then the others hold what was measured until that.
+    """
+
+    latency: Latency | None = None
+    serving: list[Serving] | None = None
+    throughput: Throughput | None = None
+    other_work_share: float | None = None
+    neighbours: list[NeighbourWork] = Field(default_factory=list)
+    failed: str | None = None
+
+
 class Memory(_Data):
     """Peaks over the worker's own memory before the load, in bytes.
 
@@ -314,6 +331,8 @@ class Measurements(_Data):
     """Share of the usable cores' time that other processes took during the timed part."""
     soak: Soak | None = None
     """The windows of a long run."""
+    disturbed: Disturbed | None = None
+    """Beside background work, where the workload declares any."""
     profile: Profile | None = None
     noise: Repeat | None = None
     kept: KeptDistributions | None = None
@@ -377,6 +396,7 @@ class CellRecord(_Data):
 
 
 Throughput.model_rebuild()
+Disturbed.model_rebuild()
 
 
 def read_record(path: Path) -> CellRecord:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from precision_explorer.report.aggregates import group_scores
 from precision_explorer.report.columns import View, detail_view, main_views, unmeasured_view
 from precision_explorer.report.differences import differences_view
+from precision_explorer.report.disturbed import DisturbedSection, disturbed_section
 from precision_explorer.report.findings import Finding, findings
 from precision_explorer.report.groups import Group, direction_words, groups
 from precision_explorer.report.loads import Loads, load_sections
@@ -44,6 +45,8 @@ class Section:
     """How formats differ from the reference, beyond the verdict."""
     over_time: list[SoakSection]
     """Rows that were measured for several windows of time."""
+    disturbed: DisturbedSection | None
+    """Alone and beside background work."""
     unmeasured: View | None
     why: WhySection | None
     """Why formats are or are not faster than the reference."""
@@ -115,6 +118,8 @@ def _section(group: Group, table: Table) -> Section:
     ]
     if row.get("workload") not in (None, "single-stream"):
         parts.append(f"workload {row['workload']} ({row['scenario']})")
+    if row.get("background"):
+        parts.append(f"background {row['background']}")
     return Section(
         group=group,
         title=group.title,
@@ -125,6 +130,7 @@ def _section(group: Group, table: Table) -> Section:
         detail=detail_view(group),
         differences=differences_view(group, table),
         over_time=soak_sections(group, table),
+        disturbed=disturbed_section(group, table),
         unmeasured=unmeasured_view(group),
         why=of_group(table, group),
     )
@@ -201,6 +207,12 @@ def _notes(sections: list[Section], context: Context) -> tuple[str, ...]:
             f"Differences: ratios are the format's over {context.reference}'s, so that 1.00 is "
             "none; KL is in nats, over next tokens. The noise floor is the reference against "
             "itself in other batches: a format is called different only beyond it."
+        )
+    if any(s.disturbed for s in sections):
+        notes.append(
+            "Alone and disturbed: ratios are disturbed over alone; their intervals are paired over "
+            "the rounds (Student's t on logarithms), so few rounds make them wide. Keeps: the "
+            "share of its own rate that the background's work has left beside the format."
         )
     if estimated:
         notes.append("est.: an estimate, not a measurement; it is never ranked.")

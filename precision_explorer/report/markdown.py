@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 from precision_explorer.report.columns import View
 from precision_explorer.report.content import Content, Fact, Section, make_content
+from precision_explorer.report.disturbed import DisturbedSection
 from precision_explorer.report.loads import Loads
 from precision_explorer.report.safety import Safety
 from precision_explorer.report.soak import SoakSection
@@ -86,10 +87,16 @@ def _section(section: Section) -> list[str]:
         f"## {escape(section.title)}",
         escape(section.line),
         *_titled("### Findings", found),
+        *(_disturbed(section.disturbed) if section.disturbed else []),
         *(block for view in views for block in (f"### {escape(view.title)}", grid(view))),
         *(block for soak in section.over_time for block in _soak(soak)),
         *(_why(section.why) if section.why else []),
     ]
+
+
+def _disturbed(disturbed: DisturbedSection) -> list[str]:
+    view = disturbed.view
+    return [*listing(f"### {escape(view.title)}", disturbed.lines), grid(view)]
 
 
 def _soak(soak: SoakSection) -> list[str]:

@@ -78,6 +78,12 @@ def _print_section(section: Section, console: Console) -> None:
         _print_item(finding.topic, finding.text, console)
     for question in section.questions:
         _print_item(question.topic, question.answer, console)
+    if section.disturbed is not None:
+        console.print()
+        console.print(grid(section.disturbed.view, console.width))
+        console.print()
+        for line in section.disturbed.lines:
+            console.print(Padding(Text(line), (0, 0, 0, 2)))
     console.print()
 
 

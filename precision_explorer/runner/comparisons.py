@@ -95,6 +95,7 @@ class Comparisons:
         if joined == record:
             return
         rows = {"example": ["quality"], "request": block_names(planned), "repeat": ["noise"]}
+        rows["disturbed"] = block_names(planned, disturbed=True)
         rows["position"] = [_positions(reference)]
         streams = {kind: self._streams(planned.cell_id, parts) for kind, parts in rows.items()}
         found_rows = {kind: joined_streams(given) for kind, given in streams.items() if given}

@@ -18,6 +18,7 @@ from precision_explorer.records import (
     Profile,
     Roof,
 )
+from precision_explorer.runner.disturbed import disturbed_cautions, disturbed_part
 from precision_explorer.runner.rounds import blocks_in, joined_block
 from precision_explorer.runner.served_cautions import served_cautions
 from precision_explorer.units import share
@@ -128,6 +129,7 @@ def _cautions(
             "task's max_length and were cut"
         )
         found.append(Caution(id="inputs-cut", message=text))
+    found += disturbed_cautions(parts.get("disturbed"))
     return [*found, *_unparsed_cautions(quality), *_round_cautions(parts)]
 
 
@@ -243,6 +245,7 @@ def ok_record(
     `answers` may hold its profile, which is held against `roof`."""
     load, quality, block = answers["load"], answers["quality"], _blocks(answers)
     parts = measurements(load, quality, block, answers.get("compile"))
+    parts["disturbed"] = disturbed_part(answers)
     cautions = _cautions(planned, load, answers["certificate"], parts)
     if _is_resumed(answers):
         # A process that did the timed part alone holds less than one that scored before it.
@@ -276,6 +279,7 @@ def failed_record(
     """The record of a cell that came to grief, with whatever was measured before."""
     load = answers.get("load")
     parts = measurements(load, answers.get("quality"), _blocks(answers), answers.get("compile"))
+    parts["disturbed"] = disturbed_part(answers)
     return CellRecord(
         cell_id=planned.cell_id,
         status=error["status"],

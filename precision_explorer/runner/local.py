@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.context import BaseContext
 from typing import Any
@@ -19,9 +19,12 @@ from precision_explorer.hardware import DeviceFacts
 from precision_explorer.paths import without_paths
 from precision_explorer.plan import Plan, PlannedCell, SweepSpec
 from precision_explorer.records import Environment, Roof
+from precision_explorer.runner.background import Neighbours
 from precision_explorer.runner.cell_run import CellRun
 from precision_explorer.runner.comparisons import Comparisons
+from precision_explorer.runner.disturbed import lacks_disturbed
 from precision_explorer.runner.holder import LOST, Holder
+from precision_explorer.runner.interference import Interference, same_load
 from precision_explorer.runner.join import unproved
 from precision_explorer.runner.ledger import Ledger, Tally
 from precision_explorer.runner.manager import (
@@ -57,6 +60,8 @@ class Executor:
     roof: Roof | None = None
     load: Load = field(default_factory=Load)
     """What no cell holds of the workload."""
+    background: Sequence[Json] = ()
+    """What the processes of the workload's background are asked to become."""
     _context: BaseContext | None = None
     _began: float = field(default_factory=time.monotonic)
 
@@ -123,18 +128,28 @@ class Executor:
             cell = next((c for c in holder.cells if c.task is task), None)
             if cell is None or holder.apart or holder.lost:
                 continue
-            if self._ledger.is_measured(cell):
+            if self._is_done(cell):
                 if self._decides(cell):
                     self._compare_one(holder, cell)
             elif self._fits(holder, holders, parking):
                 self._begin(CellRun(cell, holder, self.folder, self.spec.cell_timeout), schedule)
             else:
                 self._put_apart(holder)
-        for run, number, place in schedule.blocks():
-            self._block(run, number, schedule.place(run, number, place), schedule)
+        with self._interference() as beside:
+            for run, number, place, disturbed in schedule.blocks():
+                if disturbed:
+                    self._disturb(beside, run, number, place, schedule)
+                    continue
+                beside.end()
+                self._block(run, number, schedule.place(run, number, place), schedule)
         for run in schedule.runs:
             if not run.over:
                 self._finish(run, schedule)
+
+    def _is_done(self, planned: PlannedCell) -> bool:
+        """Whether nothing of the cell but comparisons is left to be measured."""
+        record = self.folder.read_record(planned.cell_id)
+        return self._ledger.is_measured(planned) and not lacks_disturbed(planned, record)
 
     def _schedule(self, holders: list[Holder], task: PreparedTask) -> Schedule:
         first = next(c for h in holders for c in h.cells if c.task is task)
@@ -191,12 +206,16 @@ class Executor:
             self._close(holder)
             return False
 
-    def _load(self, holder: Holder, planned: PlannedCell, limit_s: float) -> None:
-        """Start the holder's worker and load the model that `planned` shares with its cells."""
+    def _started(self) -> BaseContext:
+        """Where processes come from."""
         if self._context is None:
             self._context = start_context()
+        return self._context
+
+    def _load(self, holder: Holder, planned: PlannedCell, limit_s: float) -> None:
+        """Start the holder's worker and load the model that `planned` shares with its cells."""
         deadline = time.monotonic() + limit_s
-        worker = WorkerHandle(self._context, self.on_event)
+        worker = WorkerHandle(self._started(), self.on_event)
         own = holder.start(worker)
         self._ledger.tally.ready_s.append(worker.ready_s)
         request = load_request(planned, self.spec, self.facts, self._log(planned))
@@ -239,8 +258,12 @@ class Executor:
         assert worker is not None
         self._compare(worker, planned, planned.cell_id in run.holder.compiled)
         run.compared = True
+        # It may have ended in the comparison, which costs no more than that.
+        self._again(run, schedule)
+
+    def _again(self, run: CellRun, schedule: Schedule) -> None:
+        """Where the worker has ended, load the model of a scored cell in another one."""
         if not run.holder.is_loaded and self._loaded(run, schedule):
-            # It ended in the comparison, which costs no more than that.
             run.in_new_process()
             self._score(run)
 
@@ -262,6 +285,31 @@ class Executor:
         run.served = True
         marks = {"session": run.session, "compared": run.compared, "place": place}
         run.keep(block_name(number), answer | marks, rows)
+
+    def _interference(self) -> Interference:
+        log = str(self.folder.log_path("background").resolve())
+        limit_s = self.spec.cell_timeout
+        return Interference(Neighbours(self.background, self._started, self.on_event, log, limit_s))
+
+    def _disturb(
+        self, beside: Interference, run: CellRun, number: int, place: int, schedule: Schedule
+    ) -> None:
+        """One round's block of a cell beside the background, under the load of that alone."""
+        planned = run.planned
+        self._ledger.event("round", planned, round=number, rounds=run.rounds, disturbed=True)
+        # After the first block, also in the first round: that has shown what a share is of.
+        load = offered(
+            self.load, planned, self.comparisons.reference(planned), self.folder, number + 1
+        )
+        load = same_load(load, run.answers[block_name(number)])
+        failed = beside.block(run, number, load, schedule.place(run, number, place))
+        if failed is None:
+            return
+        self._ledger.note(f"{planned.cell.format}: not measured beside the background: {failed}")
+        try:
+            self._again(run, schedule)
+        except LOST as error:
+            self._lost(run, error, schedule)
 
     def _finish(self, run: CellRun, schedule: Schedule) -> None:
         """What multiplied, the record, and the profile: after all that is measured, so that
@@ -328,7 +376,11 @@ class Executor:
         if self._is_crowded_out(run, error, schedule):
             return
         run.over = True
-        self._ledger.failed(run.planned, error, run)
+        if self._ledger.is_measured(run.planned):
+            # Only its disturbed part was measured again.
+            self._ledger.note(f"{run.planned.cell.format}: {without_paths(str(error))}")
+        else:
+            self._ledger.failed(run.planned, error, run)
         self._close(run.holder)
 
     def _is_crowded_out(self, run: CellRun, error: Exception, schedule: Schedule) -> bool:

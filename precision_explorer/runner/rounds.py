@@ -9,6 +9,10 @@ from precision_explorer.plan import PlannedCell
 
 Json = dict[str, Any]
 PREFIX = "block-"
+DISTURBED = "disturbed-"
+NOT_DISTURBED = "not-disturbed"
+"""Among a cell's answers: why no block beside background work is taken any more. No part, so that
+the next run tries again."""
 
 
 def block_name(number: int) -> str:
@@ -16,15 +20,23 @@ def block_name(number: int) -> str:
     return f"{PREFIX}{number}"
 
 
-def blocks_in(answers: dict[str, Json]) -> list[Json]:
-    """The blocks among a cell's answers, by round."""
-    found = {int(n.removeprefix(PREFIX)): a for n, a in answers.items() if n.startswith(PREFIX)}
+def disturbed_name(number: int) -> str:
+    """The same of the block beside background work."""
+    return f"{DISTURBED}{number}"
+
+
+def blocks_in(answers: dict[str, Json], disturbed: bool = False) -> list[Json]:
+    """The blocks among a cell's answers, or those beside background work, by round."""
+    prefix = DISTURBED if disturbed else PREFIX
+    found = {int(n.removeprefix(prefix)): a for n, a in answers.items() if n.startswith(prefix)}
     return [found[number] for number in sorted(found)]
 
 
-def block_names(planned: PlannedCell) -> list[str]:
-    """The parts of all rounds' blocks of a cell; one in cells from before there were rounds."""
-    return [block_name(number) for number in range(planned.cell.workload.get("rounds", 1))]
+def block_names(planned: PlannedCell, disturbed: bool = False) -> list[str]:
+    """The parts of all rounds' blocks of a cell, or of those beside background work; one in cells
+    from before there were rounds."""
+    name = disturbed_name if disturbed else block_name
+    return [name(number) for number in range(planned.cell.workload.get("rounds", 1))]
 
 
 def joined_block(blocks: list[Json]) -> Json | None:

@@ -43,18 +43,21 @@ class Schedule:
         """Whether other models are loaded beside that of `holder`."""
         return any(other.is_loaded for other in self.holders if other is not holder)
 
-    def blocks(self) -> Iterator[tuple[CellRun, int, int]]:
-        """(cell, round, place in the round) of every block that has no answer yet, in order."""
+    def blocks(self) -> Iterator[tuple[CellRun, int, int, bool]]:
+        """(cell, round, place in the round, whether beside background work) of every block that has
+        no answer yet, in order: in each round all cells alone, then all of them disturbed."""
         if not self.runs:
             return
         rounds = max(run.rounds for run in self.runs)
         for number in range(rounds):
             lacking = {id(run) for run in self.runs if not run.has_block(number)}
             self._now.setdefault(number, set()).update(lacking)
-        made = interleaved(self.runs, rounds, self.seed, self.reference)
-        for step, (run, number) in enumerate(made):
-            if not run.over and not run.has_block(number):
-                yield run, number, step % len(self.runs)
+        made, n = interleaved(self.runs, rounds, self.seed, self.reference), len(self.runs)
+        for number in range(rounds):
+            for disturbed in (False, True):
+                for place, (run, _) in enumerate(made[number * n : (number + 1) * n]):
+                    if not run.over and run.lacks(number, disturbed):
+                        yield run, number, place, disturbed
 
     def is_interleaved(self, run: CellRun, number: int) -> bool | None:
         """Whether the round holds the reference as well as the cell (of the reference: another

@@ -291,7 +291,8 @@ class Session:
 
     def block(self, request: dict[str, Any]) -> tuple[dict[str, Any], bytes]:
         """One round of the latency of the workload's scenario with its energy, and of offline
-        throughput. `first`: whether this process has not served the cell before."""
+        throughput. `first`: whether this process has not served the cell before. `beside`: the
+        processes of a background at work, where there is one; its windows are not watched."""
         adapter = self.adapter = self.adapter or self._adapter(request)
         if request.get("mixed"):
             # Of the task alone are what is scored and what is certified.
@@ -299,10 +300,10 @@ class Session:
             adapter = self._adapter(request)
         made = self._graphs()
         self.memory.begin()
-        subject = Subject(
-            adapter, request, self.request["seed"], self._sync, self.progress, self.facts
-        )
-        others = OtherWork()
+        beside = request.get("beside")
+        facts = None if beside else self.facts
+        subject = Subject(adapter, request, self.request["seed"], self._sync, self.progress, facts)
+        others = OtherWork(ours=beside or ())
         others.begin()
         with torch.inference_mode():
             answer, rows = timed_part(subject, open_sensor(self.facts))

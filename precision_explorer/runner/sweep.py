@@ -26,6 +26,7 @@ from precision_explorer.plan import Plan, SweepSpec, expand
 from precision_explorer.plan.expand import reference_of
 from precision_explorer.plan.spec import READER_FIELDS
 from precision_explorer.records import Environment, Roof, metric_info
+from precision_explorer.runner.background import prepare_background
 from precision_explorer.runner.batch_budget import Budgets, batch_budgets
 from precision_explorer.runner.local import Executor, Tally
 from precision_explorer.runner.manager import Event, OnEvent, prepare_environment
@@ -72,6 +73,8 @@ class Prepared:
     budgets: Budgets
     """Padded tokens of a batch, by `plan.batches.budget_key`."""
     load: Load
+    background: tuple[dict[str, Any], ...] = ()
+    """What the processes of the workload's background are asked to become."""
 
 
 def default_task(refs: list[ModelRef]) -> str:
@@ -119,6 +122,7 @@ def prepare_sweep(
     load = Load(trace_path(workload), mixed_examples(others, tasks))
     check_served(workload, tasks, spec.runtime, spec.seed, load.mixed)
     threads = spec.threads or facts.cores
+    workload, background = prepare_background(workload, spec, facts, threads)
     versions = library_versions()
     # A first expansion with nothing known of the formats checks heads and labels before the probe,
     # which takes seconds when it is not cached.
@@ -147,7 +151,9 @@ def prepare_sweep(
         )
     plan = expand(*inputs, budgets)
     environment = make_environment(facts, threads, versions)
-    return Prepared(spec, refs, tasks, workload, facts, supports, environment, plan, budgets, load)
+    return Prepared(
+        spec, refs, tasks, workload, facts, supports, environment, plan, budgets, load, background
+    )
 
 
 def _stored_budgets(folder: RunFolder) -> Budgets:
@@ -157,7 +163,8 @@ def _stored_budgets(folder: RunFolder) -> Budgets:
 
 def workload_of(spec: SweepSpec) -> Workload:
     """The workload that `spec` names, as its other options change it."""
-    workload = changed(load_workload(spec.workload), spec.tails, spec.duration)
+    named = load_workload(spec.workload)
+    workload = changed(named, spec.tails, spec.duration, spec.background)
     again_s = repeats_s(workload, spec.duration) if spec.duration else 0.0
     if spec.duration and again_s and spec.duration + again_s >= spec.cell_timeout:
         raise UsageError(
@@ -267,6 +274,10 @@ def sweep_document(prepared: Prepared, run: str) -> dict[str, Any]:
     spec["model"] = [ref.name for ref in prepared.refs]
     spec["task"] = [task.card.name for task in prepared.tasks]
     spec["workload"] = prepared.workload.name
+    if spec["background"] is None:
+        spec.pop("background")  # Sweeps from before there was any keep their document.
+    else:
+        spec["background"] = list(map(str, prepared.workload.background or ()))
     if spec["calibration"] is not None:
         spec["calibration"] = Path(spec["calibration"]).name
     references = {reference_of(prepared.spec, ref) for ref in prepared.refs}
@@ -341,6 +352,7 @@ def run_sweep(prepared: Prepared, on_event: OnEvent) -> tuple[RunFolder, Tally]:
             on_event,
             roof,
             prepared.load,
+            prepared.background,
         )
         try:
             tally = executor.run()

@@ -1,9 +1,10 @@
 """The worker: one process per (model, format, runtime, device), a session that answers requests.
 
 Requests are dicts with ``op``: ``probe``, ``job``, ``load``, ``quality``, ``park``, ``block``,
-``certificate``, ``profile``, ``noise``, ``keep``, ``compare``, ``close``. Each is answered by one
-``answer`` or ``error`` header; ``progress`` headers may come before it. An error ends the session:
-the manager starts another for the cells that are left.
+``certificate``, ``profile``, ``noise``, ``keep``, ``compare``, ``neighbour``, ``work``, ``rest``,
+``close``. Each is answered by one ``answer`` or ``error`` header; ``progress`` headers may come
+before it. An error ends the session: the manager starts another for the cells that are left. A
+neighbour works while nothing is asked of it, from ``work`` to ``rest``.
 """
 
 from __future__ import annotations
@@ -28,9 +29,11 @@ def main(connection: Connection) -> None:
     die_with_parent()
     # Ctrl-C reaches the whole process group; the manager decides what becomes of the worker.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    session = None
+    session = neighbour = None
     reply(connection, {"type": "hello", "cuda_touched": _cuda_touched()})
     while True:
+        if neighbour is not None:
+            neighbour.meanwhile(connection.poll)
         try:
             request = connection.recv()
         except (EOFError, OSError):
@@ -50,9 +53,15 @@ def main(connection: Connection) -> None:
 
                 session = Session(request, _progress(connection))
                 answer, arrow = session.load_answer, b""
+            elif operation == "neighbour":
+                from precision_explorer.runner.neighbour import Neighbour
+
+                neighbour = Neighbour(request)
+                answer, arrow = neighbour.answer, b""
             else:
-                assert session is not None, "load comes first"
-                answer, arrow = getattr(session, operation)(request)
+                asked = neighbour or session
+                assert asked is not None, "load comes first"
+                answer, arrow = getattr(asked, operation)(request)
         except BaseException as error:
             traceback.print_exc()
             sys.stderr.flush()

@@ -36,7 +36,7 @@ from precision_explorer.stats.paired import (
 )
 from precision_explorer.stats.percentiles import needed_n, order_interval, percentile, supports
 from precision_explorer.stats.ratios import Ratio, error_ratio, perplexity_ratio
-from precision_explorer.stats.rounds import round_draws, round_spread
+from precision_explorer.stats.rounds import ratio_over_rounds, round_draws, round_spread
 from precision_explorer.stats.sequential import SequentialVerdict, looks
 from precision_explorer.stats.sqnr import SQNR_STATES, relative_error, sqnr
 from precision_explorer.stats.steady import SteadyState, assess, rank_sum_p
@@ -89,6 +89,7 @@ __all__ = [
     "percentile",
     "perplexity_ratio",
     "rank_sum_p",
+    "ratio_over_rounds",
     "relative_error",
     "resample_counts",
     "round_draws",

@@ -10,9 +10,13 @@ between them.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
+from scipy.special import stdtrit
+
+from precision_explorer.stats.ratios import Ratio
 
 Rounds = Sequence[np.ndarray]
 
@@ -53,3 +57,24 @@ def round_draws(
         return np.resize(drawn, len(values))
 
     return np.array([of([resampled(k) for k in row]) for row in picked], dtype=float)
+
+
+def ratio_over_rounds(
+    value: float, first: Sequence[float], second: Sequence[float], confidence: float = 0.95
+) -> Ratio:
+    """`value`, a ratio of two figures over all rounds, second over first, with the interval that
+    the rounds' own ratios make.
+
+    `first`, `second`: the positive figure of each round, in the same order. Two measurements in one
+    round share what the machine did and what was asked in it, so the round is the unit: Student's t
+    of R - 1 degrees of freedom on the logarithms of the R ratios (the paired t interval; rounds as
+    the batches of the method of batch means, Law & Kelton, Simulation Modeling and Analysis,
+    section 9.5.3), around `value`. No interval below two rounds, or where rounds are missing.
+    """
+    count = len(first)
+    if count < 2 or len(second) != count or min(*first, *second) <= 0:
+        return Ratio(value, None, None)
+    logs = np.log(np.asarray(second, dtype=float) / np.asarray(first, dtype=float))
+    error = float(logs.std(ddof=1)) / math.sqrt(count)
+    spread = float(stdtrit(count - 1, 0.5 + confidence / 2)) * error
+    return Ratio(value, value * math.exp(-spread), value * math.exp(spread))

@@ -35,7 +35,8 @@ from precision_explorer.table.against import (
 from precision_explorer.table.aggregates import aggregates
 from precision_explorer.table.computed import Computed, computed_columns
 from precision_explorer.table.context import Run, make_context
-from precision_explorer.table.data import COLUMNS, SoakTable, Table
+from precision_explorer.table.data import COLUMNS, DisturbedTable, SoakTable, Table
+from precision_explorer.table.disturbed import background_names, disturbed_columns
 from precision_explorer.table.front import DRAWS, in_words, mark_front
 from precision_explorer.table.headline import (
     check_metric,
@@ -73,6 +74,7 @@ class Entry:
     without the queue, an array per round."""
     output_tokens: list[int | None] = field(default_factory=list)
     soak: SoakTable | None = None
+    disturbed: DisturbedTable | None = None
     price: Price | None = None
     slo: Slo | None = None
     cautions: list[Caution] = field(default_factory=list)
@@ -134,6 +136,7 @@ def build(
                 sweep.get("groups", []), [e for e in entries if e.folder is folder]
             )
         ),
+        disturbed=tuple(e.disturbed for e in entries if e.disturbed is not None),
     )
 
 
@@ -158,6 +161,7 @@ def _own_row(entry: Entry) -> None:
         runtime=cell.runtime,
         scenario=cell.workload.get("scenario"),
         workload=cell.workload.get("name"),
+        background=background_names(cell.workload),
         device=cell.device_name,
         status=record.status,
         execution=applied.execution if applied else None,
@@ -192,6 +196,7 @@ def _own_row(entry: Entry) -> None:
         if measured.serving:
             served_columns(entry, measured.serving)
         _throughput(entry)
+        disturbed_columns(entry)
         _energy(entry)
         _quality(entry)
 

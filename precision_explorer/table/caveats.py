@@ -13,13 +13,17 @@ if TYPE_CHECKING:
     from precision_explorer.table.context import Run
 
 _IN_TURN = (
-    "Requests came one at a time or all at once: no arrivals by their own clock, no queue, no "
-    "background work of the test's own, minutes rather than hours."
+    "Requests came one at a time or all at once: no arrivals by their own clock, no queue, {}, "
+    "minutes rather than hours."
 )
 _BY_THEIR_CLOCK = (
-    "Requests came by a plan of their own and waited in one queue for one server: no background "
-    "work of the test's own, minutes rather than hours; another pattern of arrivals has other "
-    "tails."
+    "Requests came by a plan of their own and waited in one queue for one server: {}, minutes "
+    "rather than hours; another pattern of arrivals has other tails."
+)
+_NO_WORK = "no background work of the test's own"
+_DISTURBED = (
+    "Disturbed figures are those beside this background on this machine; other neighbours take "
+    "other parts of it."
 )
 _ALWAYS = [
     "Cost and value assume that the device is busy all the time at the offline rate.",
@@ -31,8 +35,11 @@ def caveats(runs: list[Run], entries: list[Entry]) -> tuple[str, ...]:
     """Those that hold for every table, then those of its runs, its rows and its methods."""
     served = [e.record.measurements.serving is not None for e in entries]
     lines = [_unfinished(sweep, missing) for _, sweep, _, missing in runs if missing]
-    lines += [_BY_THEIR_CLOCK] if any(served) else []
-    lines += [*([] if all(served) else [_IN_TURN]), *_ALWAYS]
+    beside = any(e.row["background"] for e in entries)
+    work = f"{_NO_WORK} but in the disturbed figures" if beside else _NO_WORK
+    lines += [_BY_THEIR_CLOCK.format(work)] if any(served) else []
+    lines += [] if all(served) else [_IN_TURN.format(work)]
+    lines += [*([_DISTURBED] if beside else []), *_ALWAYS]
     for _, sweep, options, _ in runs:
         lines += _of_run(sweep, options)
     lines += _of_rows(entries)

@@ -8,6 +8,7 @@ from precision_explorer.records import metric_info
 from precision_explorer.store import RunFolder
 from precision_explorer.table.caveats import caveats
 from precision_explorer.table.data import Context, ModelContext, TaskContext
+from precision_explorer.table.disturbed import background_names
 from precision_explorer.table.scenario_words import latency_words
 from precision_explorer.table.sequential import RULE
 from precision_explorer.units import bytes_, significant
@@ -111,6 +112,17 @@ def _how(method: dict[str, Any]) -> list[str]:
         "Throughput: offline (all requests at hand), the best of the batch sizes tried. "
         "Peak memory: while serving, above the process's own memory before the load.",
         *_order(work.get("rounds", 1)),
+        *_beside(background_names(work)),
+    ]
+
+
+def _beside(background: str | None) -> list[str]:
+    if background is None:
+        return []
+    return [
+        f"Disturbed: in each round all formats were measured alone, then in the same order beside "
+        f"{background}, in processes of their own that were pinned to no core: the same requests, "
+        "where they come by their own clock at the same moments. All other figures are those alone."
     ]
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from precision_explorer.diagnose import Why
 from precision_explorer.records import SoakWindow
-from precision_explorer.stats import Divergence, Rates, Ratio, Window
+from precision_explorer.stats import Divergence, Rates, Ratio, Window, ratio_over_rounds
 
 # The contract's columns, in order; columns may only be added at the end.
 CONTRACT_COLUMNS: tuple[str, ...] = (
@@ -39,6 +39,8 @@ EXTRA_COLUMNS: tuple[str, ...] = (
     "rounds", "latency_p50_round_spread", "throughput_round_spread",
     "scenario", "offered_rate_per_s", "achieved_rate_per_s", "utilisation", "queue_p50_s",
     "service_p50_s", "lateness_p99_s", "workload", "batching",
+    "background", "disturbed_latency_p50_s", "disturbed_latency_p99_s",
+    "disturbed_throughput_per_s",
 )  # fmt: skip
 COLUMNS = CONTRACT_COLUMNS + EXTRA_COLUMNS
 # What tells a row from all others of a table.
@@ -148,6 +150,59 @@ class SoakTable:
 
 
 @dataclass(frozen=True)
+class Figure:
+    """One figure alone and disturbed, None where it is not known; `alone_rounds`,
+    `disturbed_rounds`: the same of each round. `ratio`: disturbed over alone, with the interval
+    that the rounds' ratios make. `note`: why there is none disturbed."""
+
+    alone: float | None
+    disturbed: float | None
+    alone_rounds: tuple[float, ...] = ()
+    disturbed_rounds: tuple[float, ...] = ()
+    note: str | None = None
+
+    @property
+    def ratio(self) -> Ratio | None:
+        """None where either is missing."""
+        if not self.alone or not self.disturbed:
+            return None
+        value = self.disturbed / self.alone
+        return ratio_over_rounds(value, self.alone_rounds, self.disturbed_rounds)
+
+
+@dataclass(frozen=True)
+class Kept:
+    """One kind of background work: medians over the rounds of its operations per second while
+    nothing was measured, and beside this row's blocks."""
+
+    label: str
+    what: str
+    operation: str
+    alone_per_s: float
+    beside_per_s: float
+
+
+@dataclass(frozen=True)
+class DisturbedTable:
+    """A row beside background work. `row`: its values of `ROW_KEY`; `saturated`: its queue grew
+    without end; `served_per_s` of `offered_per_s`, where requests came by their own clock;
+    `late_s`: by how much the serving loop was late (p99), where that was beyond its limit.
+    `failed`: why nothing is shown."""
+
+    row: tuple[object, ...]
+    background: str
+    p50: Figure
+    p99: Figure
+    rate: Figure
+    kept: tuple[Kept, ...] = ()
+    saturated: bool = False
+    served_per_s: float | None = None
+    offered_per_s: float | None = None
+    late_s: float | None = None
+    failed: str | None = None
+
+
+@dataclass(frozen=True)
 class Table:
     """`rows`: one dict per cell with every name in `COLUMNS`; None where not measured."""
 
@@ -161,6 +216,8 @@ class Table:
     """Of rows that were measured for several windows of time."""
     aggregates: tuple[Aggregate, ...] = ()
     """Scores over groups of tasks, where a sweep asked for such groups."""
+    disturbed: tuple[DisturbedTable, ...] = ()
+    """Of rows that were measured beside background work too."""
 
     def to_frame(self) -> Any:
         """The rows as a pandas DataFrame with the declared columns (imports pandas)."""

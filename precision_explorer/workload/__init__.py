@@ -9,6 +9,7 @@ from precision_explorer.workload.arrivals import (
     OnOffArrivals,
     PoissonArrivals,
 )
+from precision_explorer.workload.background import BACKGROUNDS, Neighbour, names_of
 from precision_explorer.workload.lengths import (
     LENGTHS,
     DataLengths,
@@ -35,6 +36,7 @@ from precision_explorer.workload.workload import (
 
 __all__ = [
     "ARRIVALS",
+    "BACKGROUNDS",
     "LEAST_WINDOWS",
     "LENGTHS",
     "MOST_REQUESTS",
@@ -54,6 +56,7 @@ __all__ = [
     "Lengths",
     "LognormalLengths",
     "MixPart",
+    "Neighbour",
     "OnOffArrivals",
     "PoissonArrivals",
     "Schedule",
@@ -62,6 +65,7 @@ __all__ = [
     "Workload",
     "changed",
     "load_workload",
+    "names_of",
     "plan_schedule",
     "read_trace",
     "repeats_s",

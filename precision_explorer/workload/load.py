@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from precision_explorer.option_files import read_options
 from precision_explorer.paths import expand_user
 from precision_explorer.units import seconds
 from precision_explorer.workload.arrivals import ARRIVALS
+from precision_explorer.workload.background import Neighbour
 from precision_explorer.workload.lengths import LENGTHS, Lengths
 from precision_explorer.workload.mix import MixPart
 from precision_explorer.workload.presets import PRESETS
@@ -48,10 +50,14 @@ def load_workload(name_or_path: str | Path | None) -> Workload:
 
 
 def changed(
-    workload: Workload, tails: str | None = None, duration_s: float | None = None
+    workload: Workload,
+    tails: str | None = None,
+    duration_s: float | None = None,
+    background: Sequence[str] | None = None,
 ) -> Workload:
-    """The same workload with another `tails`, and with a window of `duration_s` seconds, the budget
-    raised by as much, and by what `repeats_s` says. UsageError where it makes no sense."""
+    """The same workload with another `tails` or `background`, and with a window of `duration_s`
+    seconds, the budget raised by as much, and by what `repeats_s` says. UsageError where it makes
+    no sense."""
     changes: dict[str, Any] = {} if tails is None else {"tails": tails}
     if tails is not None and tails not in TAILS:
         raise UsageError(f"--tails: {unknown_name('tails', tails, TAILS)}")
@@ -62,6 +68,8 @@ def changed(
         )
     if duration_s is not None:
         changes |= _window(workload, duration_s)
+    if background is not None:
+        changes["background"] = tuple(background)
     values = {name: getattr(workload, name) for name in Workload.model_fields}
     try:
         return Workload.model_validate(values | changes) if changes else workload
@@ -140,4 +148,6 @@ def _model_at(steps: list[str]) -> type[BaseModel]:
             return Lengths
         if step == "mix":
             return MixPart
+        if step == "background":
+            return Neighbour
     return Workload

@@ -9,6 +9,7 @@ from pydantic import Field, field_validator, model_validator
 from precision_explorer.errors import unknown_name
 from precision_explorer.units import seconds
 from precision_explorer.workload.arrivals import Arrivals, DailyArrivals
+from precision_explorer.workload.background import Neighbour, as_list, check_once
 from precision_explorer.workload.declared import Declared
 from precision_explorer.workload.lengths import DataLengths, Lengths
 from precision_explorer.workload.mix import MixPart
@@ -66,6 +67,8 @@ class Workload(Declared):
     three are for `server` alone (docs/workloads.md). A measured time of `LEAST_WINDOWS`
     windows of `window_seconds` (`WINDOW_S`) in one round is watched window by window
     (`soak_windows`).
+
+    With `background` each format is measured a second time in every round, beside that work.
     """
 
     name: str = Field(default="single-stream", min_length=1, max_length=64)
@@ -93,6 +96,7 @@ class Workload(Declared):
     mix: tuple[MixPart, ...] | None = Field(default=None, min_length=2)
     tails: Literal["p99", "p999"] | None = None
     window_seconds: float | None = Field(default=None, ge=1)
+    background: tuple[Neighbour, ...] | None = None
 
     @field_validator("scenario")
     @classmethod
@@ -100,6 +104,11 @@ class Workload(Declared):
         if value not in SCENARIOS:
             raise ValueError(unknown_name("scenario", value, SCENARIOS))
         return value
+
+    @field_validator("background", mode="before")
+    @classmethod
+    def _listed(cls, value: Any) -> Any:
+        return value if value is None else as_list(value)
 
     @model_validator(mode="before")
     @classmethod
@@ -122,6 +131,7 @@ class Workload(Declared):
         if self.scenario == "server":
             self._fits_server()
         self._fits_lengths()
+        check_once(self.background or ())
         return self
 
     def _fits_server(self) -> None:
