@@ -89,7 +89,7 @@ def test_probability_in_blocks_and_for_many_rows(monkeypatch):
     draws = np.random.default_rng(2).random((20, 40, 3))
     expected = np.mean([front(draw, [True, False, True]) for draw in draws], axis=0)
     for block in (1_600 * 3, 100):
-        monkeypatch.setattr("precision_explorer.pareto.dominance._BLOCK", block)
+        monkeypatch.setattr("precision_explorer.pareto.fronts._PAIRS", block)
         assert front_probability(draws, [True, False, True]) == pytest.approx(expected)
 
 
