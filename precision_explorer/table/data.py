@@ -3,12 +3,16 @@ travel with them. How it looks is `report`'s affair."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from precision_explorer.diagnose import Why
 from precision_explorer.records import SoakWindow
 from precision_explorer.stats import Divergence, Rates, Ratio, Window
+
+if TYPE_CHECKING:
+    from precision_explorer.table.samples import Samples
 
 # The contract's columns, in order; columns may only be added at the end.
 CONTRACT_COLUMNS: tuple[str, ...] = (
@@ -39,6 +43,7 @@ EXTRA_COLUMNS: tuple[str, ...] = (
     "rounds", "latency_p50_round_spread", "throughput_round_spread",
     "scenario", "offered_rate_per_s", "achieved_rate_per_s", "utilisation", "queue_p50_s",
     "service_p50_s", "lateness_p99_s", "workload",
+    "pareto_ties", "pareto_note", "pareto_all_tasks", "pareto_all_tasks_probability",
 )  # fmt: skip
 COLUMNS = CONTRACT_COLUMNS + EXTRA_COLUMNS
 # What tells a row from all others of a table.
@@ -98,6 +103,8 @@ class Context:
     """Caution id to its sentence, for every id in the table."""
     objectives: tuple[str, ...] = ()
     """What the Pareto column is taken over, in words."""
+    limits: tuple[str, ...] = ()
+    """What a row must hold to be compared there, in words; empty without limits."""
     manifest_root: str = ""
 
 
@@ -136,6 +143,10 @@ class Table:
     comparisons: tuple[Comparison, ...] = ()
     soaks: tuple[SoakTable, ...] = ()
     """Of rows that were measured for several windows of time."""
+    samples: Mapping[tuple[Any, ...], Samples] = field(
+        default_factory=dict, compare=False, repr=False
+    )
+    """By the values of `ROW_KEY`: what the figures of a row that is ok rest on."""
 
     def to_frame(self) -> Any:
         """The rows as a pandas DataFrame with the declared columns (imports pandas)."""
