@@ -39,16 +39,17 @@ def command(
     be told yet.
     """
     from precision_explorer.decision import Question, decisions
-    from precision_explorer.report.decision import headline, print_decisions
+    from precision_explorer.report.decision import print_decisions
     from precision_explorer.table import build
     from precision_explorer.table.figures import parse_objective
+    from precision_explorer.table.limits import limits_of
 
     wanted = parse_objective(objective)
     reader = reader_from(slo, **limits)
     if price_per_hour is not None:
         reader["price_per_hour"] = price_per_hour
     table = build(list({path.resolve(): path for path in runs}.values()), reader)
-    question = Question(wanted, _limits(table, reader))
+    question = Question(wanted, limits_of(table.context))
     found = decisions(table, question, task)
     if as_json:
         click.echo(_json(found, table))
@@ -56,25 +57,7 @@ def command(
         from precision_explorer.cli.show import console
 
         print_decisions(found, console())
-    unanswered = [decision for decision in found if decision.chosen is None]
-    for decision in unanswered:
-        click.echo(" ".join(f"{decision.title}: {headline(decision)}".split()), err=True)
-    return 5 if unanswered or not found else 0
-
-
-def _limits(table: Any, reader: dict[str, Any]) -> Any:
-    """The reader's limits; those of quality and latency are the run's own where none is given."""
-    from dataclasses import replace
-
-    from precision_explorer.economics import parse_slo
-    from precision_explorer.table.limits import Limits
-
-    limits = reader.get("limits") or Limits()
-    if limits.max_quality_loss is None:
-        limits = replace(limits, max_quality_loss=table.context.quality_budget)
-    if limits.slo is None and table.context.slo:
-        limits = replace(limits, slo=parse_slo(table.context.slo))
-    return limits
+    return 0 if found and all(decision.chosen for decision in found) else 5
 
 
 def _json(found: list[Any], table: Any) -> str:

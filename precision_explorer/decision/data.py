@@ -24,8 +24,8 @@ class Option:
     """One format. `state`: whether it holds all limits (``barred``: it may not compete, for
     `reason`). `value`: of the objective; `best_probability`: the share of the paired draws in which
     it is the best of those that qualify, None where nothing was resampled; `qualifies_probability`:
-    the product of its checks', None where one is not known. `figures`: name to value in SI units, None where not
-    measured."""
+    the product of its checks', None where one is not known. `figures`: name to value in SI units,
+    None where not measured."""
 
     name: str
     format: str

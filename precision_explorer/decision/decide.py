@@ -109,7 +109,7 @@ def _answer(
         open_ = any(c.state == "cannot-tell" for c in candidates)
         return ("cannot-tell" if open_ else "none"), None, None
     if not fit:
-        return "cannot-tell", None, missing_value(objective)
+        return "cannot-tell", None, missing_value(objective, qualifying)
     disturbed = [c.name for c in fit if c.disturbed]
     if FIGURES[objective].timed and disturbed and len(fit) > 1:
         which = ", ".join(disturbed)

@@ -15,12 +15,15 @@ _MOST = 3
 _OPTION = {"quality": "--max-quality-loss", "memory": "--max-memory", "cost": "--max-cost"}
 
 
-def missing_value(objective: str) -> str:
+def missing_value(objective: str, qualifying: Sequence[Candidate]) -> str:
     """What it takes to have the objective's figure at all."""
+    column = FIGURES[objective].column.removesuffix("_s") + "_needed_n"
+    needed = [(n, c.name) for c in qualifying for r in c.rows if (n := r.get(column))]
+    if needed:
+        n, name = min(needed)
+        return f"a {FIGURES[objective].words}; {name} needs n >= {n:,} requests"
     if objective in ("cost", "value"):
         return "a price per hour (--price-per-hour) and a throughput"
-    if FIGURES[objective].quantile is not None:
-        return f"more requests: none supports a {FIGURES[objective].words}"
     return f"a measurement of the {FIGURES[objective].words}"
 
 
@@ -76,7 +79,9 @@ def _open(
 
 
 def _may_hold(candidate: Candidate) -> bool:
-    return candidate.state == "cannot-tell" and all(
+    if candidate.state != "cannot-tell" or candidate.value is None:
+        return False
+    return all(
         check.ratio is not None and check.ratio <= 1
         for check in candidate.checks
         if check.state == "cannot-tell"

@@ -34,8 +34,7 @@ def document(decisions: list[Decision]) -> list[dict[str, Any]]:
 
 def headline(decision: Decision) -> str:
     """The answer in one sentence or two."""
-    figure = FIGURES[decision.objective]
-    best = "highest" if figure.maximise is not False else "lowest"
+    figure, best = FIGURES[decision.objective], superlative(decision.objective)
     if decision.chosen is not None:
         chosen = decision.chosen
         text = f"{chosen.name}: {best} {figure.words}, {figure.show(chosen.value)}{sure(decision)}."
@@ -53,25 +52,30 @@ def headline(decision: Decision) -> str:
     return f"Can't tell.{nearest}{missing}"
 
 
+def superlative(objective: str) -> str:
+    """``lowest`` or ``highest``; ``best`` of the quality, whose metric knows."""
+    maximise = FIGURES[objective].maximise
+    return "best" if maximise is None else "highest" if maximise else "lowest"
+
+
 def sure(decision: Decision) -> str:
     """How sure the choice is, in brackets; how that is known stands in the docs."""
     chosen = decision.chosen
     if chosen is None:
         return ""
     if len(decision.qualifying) == 1:
-        return " (the only one that qualifies)"
+        return " (the only format known to hold the limits)"
     if chosen.best_probability is None:
-        return " (how sure can't be told: nothing to resample)"
-    return (
-        f" (the best of {len(decision.qualifying)} in {share(chosen.best_probability, 0)} of draws)"
-    )
+        return " (how sure can't be told: each was measured once)"
+    best = share(chosen.best_probability, 0)
+    return f" (the best of {len(decision.qualifying)} in {best} of the resamples)"
 
 
 def _print(decision: Decision, console: Console) -> None:
     console.print(Text(decision.title, style="bold underline"))
     limits = "; ".join(decision.limits) or "none"
-    asked = FIGURES[decision.objective].words
-    console.print(Text(f"Asked: best {asked}. Limits: {limits}. Device: {decision.device}."))
+    asked = f"{superlative(decision.objective)} {FIGURES[decision.objective].words}"
+    console.print(Text(f"Asked: {asked}. Limits: {limits}. Device: {decision.device}."))
     console.print()
     console.print(Padding(Text(headline(decision), style="bold"), (0, 0, 0, 2)))
     chosen = decision.chosen

@@ -12,6 +12,7 @@ from precision_explorer.records import SoakWindow
 from precision_explorer.stats import Divergence, Rates, Ratio, Window
 
 if TYPE_CHECKING:
+    from precision_explorer.table.limits import Limits
     from precision_explorer.table.samples import Samples
 
 # The contract's columns, in order; columns may only be added at the end.
@@ -103,8 +104,8 @@ class Context:
     """Caution id to its sentence, for every id in the table."""
     objectives: tuple[str, ...] = ()
     """What the Pareto column is taken over, in words."""
-    limits: tuple[str, ...] = ()
-    """What a row must hold to be compared there, in words; empty without limits."""
+    limits: Limits | None = None
+    """The reader's, which a row must not break to be on the front."""
     manifest_root: str = ""
 
 

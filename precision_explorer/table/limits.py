@@ -4,13 +4,14 @@ known to hold each."""
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
 
-from precision_explorer.economics import Slo
+from precision_explorer.economics import Slo, parse_slo
 from precision_explorer.errors import UsageError
+from precision_explorer.table.data import Context
 from precision_explorer.table.figures import FIGURES
 from precision_explorer.table.samples import Samples
 from precision_explorer.units import bytes_, points, seconds, share, usd
@@ -99,7 +100,7 @@ def _quality(samples: Samples, budget: float) -> Check:
     if verdict is None:
         return Check(limit, "cannot-tell", "no verdict", note or "a reference on the same examples")
     ratio = None if loss is None else loss / budget
-    lost = "" if loss is None else f" (measured {_lost(samples, loss)})"
+    lost = "" if loss is None else f" ({_lost(samples, loss)} measured)"
     if verdict == "within":
         chance = _loss_probability(samples, budget)
         return Check(limit, "yes", f"loss within {share(budget)}{lost}", None, chance, ratio)
@@ -109,7 +110,7 @@ def _quality(samples: Samples, budget: float) -> Check:
     needs = note or "more examples"
     if needs.startswith("needs n"):
         needs = f"{needs} examples (has {row['quality_n']:,})"
-    found = f"loss can't be told to be within {share(budget)}{lost}"
+    found = f"loss not shown to be within {share(budget)}{lost}"
     return Check(limit, "cannot-tell", found, needs, ratio=ratio)
 
 
@@ -196,6 +197,16 @@ def _cost(samples: Samples, most: float) -> Check:
         return Check("cost", "no", found, None, *rest)
     needs = "more rounds or batches: the limit lies within what these differ by"
     return Check("cost", "cannot-tell", found, needs, *rest)
+
+
+def limits_of(context: Context) -> Limits:
+    """The reader's limits; the table's quality budget and latency objective where none is given."""
+    limits = context.limits or Limits()
+    if limits.max_quality_loss is None:
+        limits = replace(limits, max_quality_loss=context.quality_budget)
+    if limits.slo is None and context.slo:
+        limits = replace(limits, slo=parse_slo(context.slo))
+    return limits
 
 
 def state_of(found: tuple[Check, ...]) -> State:
