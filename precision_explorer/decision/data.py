@@ -46,11 +46,12 @@ class Option:
 class Decision:
     """The answer for one model, device and task, or for all of its tasks together.
 
-    ``recommended``: `chosen` is the best in the objective of those that hold all limits, and `ties`
-    names the others that can't be told from it. ``cannot-tell`` and ``none`` have no `chosen`;
-    `nearest` is the format that comes nearest, `missing` what would tell. `options`: all formats
-    with a result, those that qualify first, the best first. `changes`: what would change the
-    answer; `uncovered`: what the evidence does not cover; both in sentences.
+    ``recommended``: `chosen` is the best in the objective of those that hold all limits; `ties`
+    names the others that can't be told from it, and `contender` is the best of those that would be
+    better and by their figures hold the limits, but are not shown to. ``cannot-tell`` and ``none``
+    have no `chosen`; `nearest` is the format that comes nearest, `missing` what would tell.
+    `options`: all formats with a result, those that qualify first, the best first. `changes`: what
+    would change the answer; `uncovered`: what the evidence does not cover; both in sentences.
     """
 
     title: str
@@ -62,6 +63,7 @@ class Decision:
     status: Status
     chosen: Option | None
     ties: tuple[str, ...]
+    contender: Option | None
     nearest: Option | None
     missing: str | None
     options: tuple[Option, ...]

@@ -11,7 +11,7 @@ import numpy as np
 
 from precision_explorer.decision.candidates import OVER_TASKS, Candidate, of_group, over_tasks
 from precision_explorer.decision.data import Decision, Option, Question, Status
-from precision_explorer.decision.words import changes, missing_value, uncovered
+from precision_explorer.decision.words import changes, contenders, missing_value, uncovered
 from precision_explorer.errors import UsageError, unknown_name
 from precision_explorer.table import Table
 from precision_explorer.table.figures import FIGURES, unfit_energy
@@ -87,12 +87,20 @@ def _decision(
         status=status,
         chosen=options[chosen.name] if chosen else None,
         ties=_ties(chosen, fit) if chosen else (),
+        contender=_contender(options, chosen, ranked, higher),
         nearest=options[nearest.name] if nearest else None,
         missing=missing,
         options=tuple(options[c.name] for c in ranked),
         changes=tuple(changes(chosen, ranked, question, higher)),
         uncovered=tuple(uncovered(of_groups, chosen or nearest)),
     )
+
+
+def _contender(
+    options: dict[str, Option], chosen: Candidate | None, ranked: list[Candidate], higher: bool
+) -> Option | None:
+    found = contenders(chosen, ranked, higher) if chosen is not None else []
+    return options[found[0].name] if found else None
 
 
 def _higher(group: Group, objective: str) -> bool:

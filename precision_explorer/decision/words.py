@@ -62,18 +62,23 @@ def _figure(candidate: Candidate, question: Question) -> str:
     return f"{figure.words} {figure.show(candidate.value)}"
 
 
+def contenders(
+    chosen: Candidate | None, ranked: Sequence[Candidate], higher: bool
+) -> list[Candidate]:
+    """Formats that by their figures hold the limits, and would be the answer if that were shown."""
+    return [c for c in ranked if _may_hold(c) and _better(c, chosen, higher)]
+
+
 def _open(
     chosen: Candidate | None, ranked: Sequence[Candidate], question: Question, higher: bool
 ) -> list[str]:
-    """Formats that by their figures hold the limits, and would be the answer if that were shown."""
-    found = [c for c in ranked if _may_hold(c) and _better(c, chosen, higher)]
     lines = []
-    for candidate in found[:_MOST]:
+    for candidate in contenders(chosen, ranked, higher)[:_MOST]:
         needs = "; ".join(check.needs for check in candidate.checks if check.needs)
         would = "would be better" if chosen is not None else "would qualify"
         lines.append(
-            f"If it is shown to hold the limits, {candidate.name} {would} "
-            f"({_figure(candidate, question)}). Missing: {needs}."
+            f"{candidate.name} {would} ({_figure(candidate, question)}) if it were shown to hold "
+            f"the limits: {needs}."
         )
     return lines
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from precision_explorer.decision import Decision, Question, decide
 from precision_explorer.decision.candidates import of_group
-from precision_explorer.report.decision import headline
 from precision_explorer.report.groups import Group
+from precision_explorer.report.headline import headline
 from precision_explorer.report.ranking import COST, EFFICIENCY, LATENCY, RESULTS, Measure
 from precision_explorer.table import Table
 from precision_explorer.table.figures import unfit_energy
@@ -57,7 +57,7 @@ def _text(table: Table, group: Group, objective: str, measure: Measure, limits: 
             return f"Can't tell: {problem.partition(',')[0]}."
     question = Question(objective, limits)
     decision = decide(group, question, of_group(table, group, question))
-    return headline(decision) + _beside(decision, group, measure)
+    return headline(decision, short=True) + _beside(decision, group, measure)
 
 
 def _beside(decision: Decision, group: Group, measure: Measure) -> str:
@@ -71,4 +71,4 @@ def _beside(decision: Decision, group: Group, measure: Measure) -> str:
     if reference is None or reference is row or not base or not row[measure.column]:
         return ""
     ratio = measure.ratio(row[measure.column], base)
-    return f" {group.named(reference)}, the reference: {measure.show(base)} ({ratio})."
+    return f" Against {measure.show(base)} for {group.named(reference)}, the reference: {ratio}."

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from dataclasses import dataclass
 
+from precision_explorer.report.answers import Answer, answers, limits_line
 from precision_explorer.report.columns import View, detail_view, main_views, unmeasured_view
 from precision_explorer.report.differences import differences_view
 from precision_explorer.report.findings import Finding, findings
@@ -35,6 +36,8 @@ class Section:
     line: str
     """Model, task, n and device in one line."""
     findings: list[Finding]
+    answers: list[Answer]
+    """What stands above everything else."""
     questions: list[Question]
     views: list[View]
     detail: View | None
@@ -66,6 +69,8 @@ class Content:
     notes: tuple[str, ...]
     """How to read the tables."""
     reproduce: str
+    held: str
+    """The limits that the formats named in `answers` hold."""
 
 
 def make_content(table: Table) -> Content:
@@ -84,6 +89,7 @@ def make_content(table: Table) -> Content:
         caveats=(*context.caveats, *dict.fromkeys(of_models)),
         cautions=context.cautions,
         notes=_notes(sections, context),
+        held=limits_line(table),
         reproduce=f"precision-explorer report {shlex.join(context.run.split(', '))}",
     )
 
@@ -107,12 +113,14 @@ def _section(group: Group, table: Table) -> Section:
     ]
     if row.get("workload") not in (None, "single-stream"):
         parts.append(f"workload {row['workload']} ({row['scenario']})")
+    found = answers(table, group)
     return Section(
         group=group,
         title=group.title,
         line=" · ".join(parts),
         findings=findings(group),
-        questions=questions(group),
+        answers=found,
+        questions=questions(group, found),
         views=main_views(group),
         detail=detail_view(group),
         differences=differences_view(group, table),
@@ -134,6 +142,7 @@ def _compared(context: Context) -> list[Fact]:
             (f"a loss of {share(context.quality_budget)} (points for shares, else relative)",),
         ),
         Fact("Latency limit (SLO)", (context.slo or "none",)),
+        *([Fact("Limits of the front", context.limits.words)] if context.limits else []),
     ]
 
 

@@ -11,6 +11,7 @@ from rich.text import Text
 
 from precision_explorer.decision import Decision, Option
 from precision_explorer.report.columns import Cell, View
+from precision_explorer.report.headline import headline, superlative
 from precision_explorer.report.terminal import grid
 from precision_explorer.report.text import cleaned, listed
 from precision_explorer.table.figures import FIGURES
@@ -30,45 +31,6 @@ def print_decisions(decisions: list[Decision], console: Console) -> None:
 def document(decisions: list[Decision]) -> list[dict[str, Any]]:
     """The decisions as plain values; SI units, what is not known None."""
     return [{**asdict(decision), "answer": headline(decision)} for decision in decisions]
-
-
-def headline(decision: Decision) -> str:
-    """The answer in one sentence or two."""
-    figure, best = FIGURES[decision.objective], superlative(decision.objective)
-    if decision.chosen is not None:
-        chosen = decision.chosen
-        text = f"{chosen.name}: {best} {figure.words}, {figure.show(chosen.value)}{sure(decision)}."
-        if decision.ties:
-            text += f" Can't be told from it: {listed(decision.ties)}."
-        return text
-    if decision.status == "none":
-        text = "No format qualifies."
-        if decision.nearest is not None:
-            broken = [f"{c.limit}: {c.found}" for c in decision.nearest.checks if c.state != "yes"]
-            text += f" The nearest is {decision.nearest.name} ({'; '.join(broken)})."
-        return text
-    nearest = f" The nearest is {decision.nearest.name}." if decision.nearest is not None else ""
-    missing = f" Missing: {decision.missing}." if decision.missing else ""
-    return f"Can't tell.{nearest}{missing}"
-
-
-def superlative(objective: str) -> str:
-    """``lowest`` or ``highest``; ``best`` of the quality, whose metric knows."""
-    maximise = FIGURES[objective].maximise
-    return "best" if maximise is None else "highest" if maximise else "lowest"
-
-
-def sure(decision: Decision) -> str:
-    """How sure the choice is, in brackets; how that is known stands in the docs."""
-    chosen = decision.chosen
-    if chosen is None:
-        return ""
-    if len(decision.qualifying) == 1:
-        return " (the only format known to hold the limits)"
-    if chosen.best_probability is None:
-        return " (how sure can't be told: each was measured once)"
-    best = share(chosen.best_probability, 0)
-    return f" (the best of {len(decision.qualifying)} in {best} of the resamples)"
 
 
 def _print(decision: Decision, console: Console) -> None:
