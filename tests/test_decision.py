@@ -35,18 +35,19 @@ BUSY = [{"id": "machine-busy", "message": "Busy."}]
 
 def cell(fmt: str, wrong: int = 100, **more: Any) -> tuple[Any, Any]:
     """A row that is wrong on the first `wrong` of 1,000 examples."""
-    return ok(fmt, classified(set(range(wrong)), N), more.pop("requests", served(MANY)), **more)
+    requests = more.pop("requests", served(MANY))
+    return ok(fmt, classified(set(range(wrong)), N), requests, quality=1 - wrong / N, **more)
 
 
 @pytest.fixture
 def small(tmp_path):
     """The reference; bf16 loses nothing and is faster; int8 is cheaper still and loses 10 points;
-    fp16 loses a point, which 1,000 examples can't tell from the budget."""
+    fp16 loses 0.7 points, which 1,000 examples can't tell from a budget of 1."""
     cells = [
         cell("fp32"),
         cell("bf16", rate=200.0, peak=2000),
         cell("int8-dynamic", 200, rate=400.0, peak=500),
-        cell("fp16", 110, rate=300.0, peak=700),
+        cell("fp16", 107, rate=300.0, peak=700),
         skipped("tf32"),
     ]
     return make_run(tmp_path / "small", cells)
@@ -67,6 +68,7 @@ def test_the_best_of_those_that_hold_the_limits(small):
     assert [(o.format, o.state) for o in found.options] == [
         ("bf16", "yes"), ("fp32", "yes"), ("fp16", "cannot-tell"), ("int8-dynamic", "no"),
     ]  # fmt: skip
+    assert found.contender.format == "fp16"
     # Half the reference's cost, so twice as much is what the next one lets it rise.
     assert any("fp32 is next" in line and "100.0 % higher" in line for line in found.changes)
     assert any("int8-dynamic would qualify and be better" in line for line in found.changes)
