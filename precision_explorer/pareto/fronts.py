@@ -134,10 +134,10 @@ def _undominated(costs: np.ndarray) -> np.ndarray:
     sums = atmost.sum(axis=0)
     order = sums.argsort(kind="stable")
     atmost, sums = atmost[:, order], sums[order]
-    alive = np.ones(len(order), dtype=bool)
+    alive: np.ndarray = np.ones(len(order), dtype=bool)
     start = 0
     while start < len(order):
-        chunk = start + np.flatnonzero(alive[start:])[:_CHUNK]
+        chunk: np.ndarray = start + np.flatnonzero(alive[start:])[:_CHUNK]
         if not chunk.size:
             break
         held = chunk[0] + np.flatnonzero(alive[chunk[0] :])
@@ -153,8 +153,8 @@ def _at_most(column: np.ndarray) -> np.ndarray:
     """(rows,): how many rows are at most as costly as each."""
     order = column.argsort()
     ordered = column[order]
-    ends = np.append(np.flatnonzero(ordered[1:] != ordered[:-1]) + 1, len(column))
-    found = np.empty(len(column), dtype=np.intp)
+    ends: np.ndarray = np.append(np.flatnonzero(ordered[1:] != ordered[:-1]) + 1, len(column))
+    found: np.ndarray = np.empty(len(column), dtype=np.intp)
     found[order] = np.repeat(ends, np.diff(ends, prepend=0))
     return found
 
@@ -177,7 +177,7 @@ def _intersection(chunk: np.ndarray, held: np.ndarray, rows: int) -> np.ndarray:
 def _before(chunk: np.ndarray, held: np.ndarray) -> np.ndarray:
     """(held, words) uint64: the bits of the rows of `chunk` whose sum of ranks is below each
     `held` one's. What is nowhere costlier at the same sum is its equal."""
-    count = np.searchsorted(chunk, held, side="left")
+    count = np.asarray(np.searchsorted(chunk, held, side="left"))
     words = np.arange(-(-len(chunk) // _WORD))
     kept = np.clip(count[:, None] - _WORD * words, 0, _WORD)
     full = ~np.uint64(0)
