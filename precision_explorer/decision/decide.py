@@ -157,10 +157,9 @@ def _alike(one: Candidate, other: Candidate) -> bool:
         return True
     if one.draws is None and other.draws is None:
         return False
-    apart = (one.draws if one.draws is not None else one.value) - (
-        other.draws if other.draws is not None else other.value
-    )
-    return bool(min((apart >= 0).mean(), (apart <= 0).mean()) > _TAIL)
+    first, second = (c.draws if c.draws is not None else c.value for c in (one, other))
+    apart = np.subtract(first, second)
+    return bool(min(np.mean(apart >= 0), np.mean(apart <= 0)) > _TAIL)
 
 
 _ORDER = {"yes": 0, "cannot-tell": 1, "no": 2, "barred": 3}

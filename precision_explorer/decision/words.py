@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from precision_explorer.decision.candidates import Candidate
 from precision_explorer.decision.data import Question
 from precision_explorer.table.figures import FIGURES
-from precision_explorer.table.groups import Group
+from precision_explorer.table.groups import Group, Row
 from precision_explorer.units import rate, share
 
 # Formats of one kind of change that are named.
@@ -157,7 +157,7 @@ def uncovered(of_groups: Sequence[Group], candidate: Candidate | None) -> list[s
     return lines
 
 
-def _load(rows: Sequence[dict]) -> str:  # type: ignore[type-arg]
+def _load(rows: Sequence[Row]) -> str:
     rates = [r["offered_rate_per_s"] for r in rows if r["offered_rate_per_s"] is not None]
     if not rates:
         return (
@@ -172,7 +172,7 @@ def _load(rows: Sequence[dict]) -> str:  # type: ignore[type-arg]
     )
 
 
-def _hardware(rows: Sequence[dict]) -> str:  # type: ignore[type-arg]
+def _hardware(rows: Sequence[Row]) -> str:
     devices = list(dict.fromkeys(str(row["device"]) for row in rows))
     return f"Hardware: only {', '.join(devices)}; other devices may have another order of formats."
 

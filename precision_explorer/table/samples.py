@@ -4,7 +4,7 @@ them (the front, how sure a decision is)."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -188,14 +188,14 @@ def _placed(entry: Entry) -> tuple[float, np.ndarray] | None:
     return placed(base.quality, entry.quality, value, delta, seed, DRAWS)
 
 
-def _method(q: float) -> str:
+def _method(q: float) -> Literal["linear", "inverted_cdf"]:
     """As `stats.percentile`: a tail is a value that was measured."""
     return "linear" if q <= 0.5 else "inverted_cdf"
 
 
 def _quantile(rounds: Sequence[np.ndarray], q: float) -> float:
     """Over all requests, as the table shows it."""
-    return float(np.quantile(np.concatenate(list(rounds)), q, method=_method(q)))  # type: ignore[call-overload]
+    return float(np.quantile(np.concatenate(list(rounds)), q, method=_method(q)))
 
 
 def _middle_rate(rounds: Sequence[np.ndarray]) -> float:
