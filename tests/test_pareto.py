@@ -1,14 +1,12 @@
 from __future__ import annotations
 
-import time
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from precision_explorer.pareto import Objective, dominates, front, front_probability
+from precision_explorer.pareto import Objective, dominates, front, front_probability, knee
 
 # Few distinct values, so that ties and equal rows are common; NaN, infinities and both zeros too.
 CELL = st.sampled_from([0.0, -0.0, 1.0, 2.0, 3.0, np.inf, -np.inf, np.nan])
@@ -89,20 +87,16 @@ def test_probability_in_blocks_and_for_many_rows(monkeypatch):
     draws = np.random.default_rng(2).random((20, 40, 3))
     expected = np.mean([front(draw, [True, False, True]) for draw in draws], axis=0)
     for block in (1_600 * 3, 100):
-        monkeypatch.setattr("precision_explorer.pareto.dominance._BLOCK", block)
+        monkeypatch.setattr("precision_explorer.pareto.fronts._PAIRS", block)
         assert front_probability(draws, [True, False, True]) == pytest.approx(expected)
 
 
-def test_large_tables_are_fast():
+def test_large_tables_where_all_are_on_the_front():
     generator = np.random.default_rng(3)
-    sphere = np.abs(generator.normal(size=(10_000, 5)))
-    sphere /= np.linalg.norm(sphere, axis=1, keepdims=True)  # all on the front: the worst case
-    started = time.perf_counter()
+    sphere = np.abs(generator.normal(size=(3_000, 5)))
+    sphere /= np.linalg.norm(sphere, axis=1, keepdims=True)
     assert front(sphere, [True] * 5).all()
-    assert time.perf_counter() - started < 2.0
-    started = time.perf_counter()
-    front_probability(generator.random((1000, 100, 5)), [True] * 5)
-    assert time.perf_counter() - started < 2.0
+    assert (front_probability(sphere[None], [True] * 5) == 1.0).all()
 
 
 def test_shapes_are_checked():
@@ -111,3 +105,88 @@ def test_shapes_are_checked():
     with pytest.raises(ValueError, match="draws"):
         front_probability(np.zeros((0, 3, 2)), [True, True])
     assert front(np.zeros((0, 2)), [True, True]).tolist() == []
+
+
+def test_a_large_table_in_blocks_is_what_all_pairs_say(monkeypatch):
+    """With ties, missing values and more rows than are compared in pairs."""
+    generator = np.random.default_rng(4)
+    truth = generator.integers(0, 9, (410, 3)).astype(float)
+    draws = truth + generator.integers(0, 2, (4, 410, 3))
+    draws[generator.random(draws.shape) < 0.01] = np.nan
+    maximise = [True, False, True]
+    expected = np.mean([brute(draw.tolist(), maximise) for draw in draws], axis=0)
+    blocks = (draws[k : k + 2] for k in range(0, 4, 2))
+    assert (front_probability(blocks, maximise) == expected).all()
+    monkeypatch.setattr("precision_explorer.pareto.fronts._CHUNK", 64)
+    assert (front_probability(draws, maximise) == expected).all()
+
+
+@settings(max_examples=60)
+@given(arrays(float, (3, 7, 3), elements=CELL), st.lists(st.booleans(), min_size=3, max_size=3))
+def test_rows_sorted_out_by_bit_sets_are_those_of_all_pairs(draws, maximise):
+    from precision_explorer.pareto import fronts
+
+    expected = np.mean([brute(draw.tolist(), maximise) for draw in draws], axis=0)
+    before = fronts._FEW
+    fronts._FEW = 1
+    try:
+        found = front_probability(draws, maximise)
+    finally:
+        fronts._FEW = before
+    assert found == pytest.approx(expected)
+
+
+def _margins(values: np.ndarray, error: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Of each row, less being better: by how many standard errors of a difference it is ahead of
+    its nearest rival (in the objective in which it leads that one most), and by how many the rival
+    that dominates it most clearly is ahead of it (in the objective in which that leads least)."""
+    lead = (values[None] - values[:, None]) / (error * np.sqrt(2))  # [i, j]: i ahead of j
+    ahead, behind = lead.max(axis=2), (-lead).min(axis=2)
+    np.fill_diagonal(ahead, np.inf)
+    np.fill_diagonal(behind, -np.inf)
+    return ahead.min(axis=1), behind.max(axis=1)
+
+
+def test_the_probability_knows_what_three_standard_errors_tell():
+    """Cells whose truth is known, measured with a known error and drawn around the measured values,
+    as a bootstrap does."""
+    generator, error = np.random.default_rng(5), np.array([0.02, 0.1, 3.0])
+    clear, beaten, by_truth = [], [], []
+    for _ in range(150):
+        truth = generator.random((8, 3)) * np.array([1.0, 5.0, 150.0])
+        measured = truth + error * generator.normal(size=truth.shape)
+        draws = measured + error * generator.normal(size=(400, *truth.shape))
+        found = front_probability(draws, [False] * 3)
+        ahead, behind = _margins(measured, error)
+        clear += found[ahead >= 3].tolist()
+        beaten += found[behind >= 3].tolist()
+        ahead, behind = _margins(truth, error)
+        by_truth += (found[ahead >= 3] >= 0.9).tolist() + (found[behind >= 3] <= 0.1).tolist()
+    assert len(clear) > 200
+    assert len(beaten) > 200
+    # What is that far apart as measured is told every time; three objectives of a rival that leads
+    # by exactly 3 in each are all kept in 0.9999 of the draws.
+    assert min(clear) >= 0.9
+    assert max(beaten) <= 0.1
+    # By the truth, what was measured may lie nearer: 3 errors are measured as below 1.28 in 4 %.
+    assert np.mean(by_truth) >= 0.97
+
+
+def test_near_ties_stay_between():
+    """A rival is far ahead in one objective; in the other the two differ by less than one error."""
+    generator = np.random.default_rng(6)
+    for apart in (-0.9, -0.3, 0.0, 0.3, 0.9):
+        measured = np.array([[0.0, 0.0], [-10.0, apart * np.sqrt(2)]])
+        draws = measured + generator.normal(size=(2000, 2, 2))
+        assert 0.1 < front_probability(draws, [False, False])[0] < 0.9
+    same = np.repeat(np.zeros((1, 2, 2)), 50, axis=0)
+    assert front_probability(same, [False, False]).tolist() == [1.0, 1.0]
+
+
+def test_the_knee_is_a_hint_where_there_is_a_bend():
+    bent = np.array([[0.0, 10.0], [1.0, 1.0], [10.0, 0.0]])
+    assert knee(bent, [False, False]) == 1
+    assert knee(-bent, [True, True]) == 1
+    assert knee(bent[[0, 2]], [False, False]) is None
+    even = np.array([[0.0, 2.0], [0.9, 1.1], [1.1, 0.9], [2.0, 0.0]])
+    assert knee(even, [False, False]) is None

@@ -21,13 +21,14 @@ COMMANDS = {
     "report": "Make the tables and the HTML page of runs again from their records.",
     "rescore": "Compute metrics again from stored predictions, without a model.",
     "diagnose": "Why a format is or is not faster, against the device's own limits.",
+    "decide": "Which format, from limits and one objective: how sure, and what would change it.",
     "capacity": "Machines per format for a rate within a latency objective, and their cost.",
     "fetch": "Get a model that needs no model hub.",
 }
 _EPILOG = (
     "Exit codes: 0 all cells ok or skipped; 1 wrong use; 3 some cells failed; 5 stored scores are "
-    "not those of their predictions (rescore), or no format meets the objective (capacity); 130 "
-    "interrupted."
+    "not those of their predictions (rescore), or no format meets the objective (capacity) or is "
+    "known to hold the limits (decide); 130 interrupted."
 )
 
 

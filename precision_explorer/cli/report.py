@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
+
+from precision_explorer.cli.limits import limit_options, reader_from
 
 
 @click.command("report", short_help="Make the tables again from the records.")
@@ -18,6 +21,7 @@ import click
     help="Count quality in this metric, for the tasks that have it: a built-in one, or one of "
     "evaluate that rescore computed.",
 )  # fmt: skip
+@limit_options
 def command(
     runs: tuple[Path, ...],
     out: Path | None,
@@ -25,12 +29,14 @@ def command(
     slo: str | None,
     quality_budget: str | None,
     metric: str | None,
+    **limits: Any,
 ) -> int:
     """Make tradeoffs.csv, tradeoffs.md and report.html again from the records of RUN.
 
-    Several runs come into one table. That table, and one with a price, SLO, quality budget or
-    metric of your own, is written to the folder given by --out; without it, it is only printed: a
-    run's own files always show what its sweep was given.
+    Several runs come into one table. That table, and one with a price, SLO, quality budget,
+    metric, objectives or limits of your own, is written to the folder given by --out; without it,
+    it is only printed: a run's own files always show what its sweep was given. Rows that are known
+    to break a limit (--slo, --max-...) are left out of the Pareto front.
     """
     from precision_explorer.cli.show import show
     from precision_explorer.errors import UsageError
@@ -41,13 +47,10 @@ def command(
         budget = parse_share(quality_budget) if quality_budget is not None else None
     except ValueError as error:
         raise UsageError(f"quality-budget: {error}") from error
-    reader = {
-        "price_per_hour": price_per_hour,
-        "slo": slo,
-        "quality_budget": budget,
-        "metric": metric,
-    }
-    given = {k: v for k, v in reader.items() if v is not None}
+    if budget is not None and limits["max_quality_loss"] is not None:
+        raise UsageError("--max-quality-loss is a quality budget too; give one of the two")
+    reader = {"price_per_hour": price_per_hour, "quality_budget": budget, "metric": metric}
+    given = {k: v for k, v in reader.items() if v is not None} | reader_from(slo, **limits)
     paths = list({path.resolve(): path for path in runs}.values())
     table = build(paths, given)
     target = out if out is not None or given or len(paths) > 1 else paths[0]

@@ -6,6 +6,7 @@ import shlex
 from dataclasses import dataclass
 
 from precision_explorer.report.aggregates import group_scores
+from precision_explorer.report.answers import Answer, answers, limits_line
 from precision_explorer.report.columns import View, detail_view, main_views, unmeasured_view
 from precision_explorer.report.differences import differences_view
 from precision_explorer.report.disturbed import DisturbedSection, disturbed_section
@@ -38,6 +39,8 @@ class Section:
     line: str
     """Model, task, n and device in one line."""
     findings: list[Finding]
+    answers: list[Answer]
+    """What stands above everything else."""
     questions: list[Question]
     views: list[View]
     detail: View | None
@@ -75,6 +78,8 @@ class Content:
     notes: tuple[str, ...]
     """How to read the tables."""
     reproduce: str
+    held: str
+    """The limits that the formats named in `answers` hold."""
 
 
 def make_content(table: Table) -> Content:
@@ -95,6 +100,7 @@ def make_content(table: Table) -> Content:
         caveats=(*context.caveats, *dict.fromkeys(of_models)),
         cautions=context.cautions,
         notes=_notes(sections, context),
+        held=limits_line(table),
         reproduce=f"precision-explorer report {shlex.join(context.run.split(', '))}",
     )
 
@@ -120,12 +126,14 @@ def _section(group: Group, table: Table) -> Section:
         parts.append(f"workload {row['workload']} ({row['scenario']})")
     if row.get("background"):
         parts.append(f"background {row['background']}")
+    found = answers(table, group)
     return Section(
         group=group,
         title=group.title,
         line=" · ".join(parts),
         findings=findings(group),
-        questions=questions(group),
+        answers=found,
+        questions=questions(group, found),
         views=main_views(group),
         detail=detail_view(group),
         differences=differences_view(group, table),
@@ -148,6 +156,7 @@ def _compared(context: Context) -> list[Fact]:
             (f"a loss of {share(context.quality_budget)} (points for shares, else relative)",),
         ),
         Fact("Latency limit (SLO)", (context.slo or "none",)),
+        *([Fact("Limits of the front", context.limits.words)] if context.limits else []),
     ]
 
 

@@ -49,8 +49,18 @@ def _names(group: Group, rows: list[Row]) -> str:
 
 def _front(group: Group) -> str:
     rows = [r for r in group.ok if r["pareto"] is not None]
-    if not rows:
+    out = [r for r in group.ok if (r["pareto_note"] or "").startswith("left out")]
+    if not rows and not out:
         return "There is none: no objective was measured for every format."
+    text = _members(group, rows) if rows else "There is none: every format is left out."
+    if out:
+        each = [f"{group.named(r)} ({r['pareto_note'].removeprefix('left out: ')})" for r in out]
+        text += f" Left out before: {listed(each)}."
+    return text
+
+
+def _members(group: Group, rows: list[Row]) -> str:
+    """The rows on the front and those that are not, with how sure that is."""
     on = [r for r in rows if r["pareto"] == "yes"]
     by = f", by {group.objectives}" if group.objectives else ""
     text = f"On the front{by}: {_names(group, on)}."
@@ -71,7 +81,47 @@ def _front(group: Group) -> str:
         text += " How sure that is can't be told: too few requests were timed."
     if unsure:
         text += f" Not certain, by the share of resamples on the front: {listed(unsure)}."
-    return text
+    return text + _ties(group, on) + _knee(group, on)
+
+
+def _ties(group: Group, on: list[Row]) -> str:
+    """Rows of the front that no objective tells apart."""
+    tied = [
+        f"{group.named(r)} with {listed(r['pareto_ties'].split(';'))}"
+        for r in on
+        if r["pareto_ties"]
+    ]
+    return (
+        f" Tied, as the samples tell them apart in none of these: {'; '.join(tied)}."
+        if tied
+        else ""
+    )
+
+
+def _knee(group: Group, on: list[Row]) -> str:
+    found = [group.named(r) for r in on if r["pareto_note"] == "knee"]
+    if not found:
+        return ""
+    return (
+        f" A hint, no recommendation: {found[0]} gives up the least in its worst objective (the "
+        "knee of the front)."
+    )
+
+
+def all_tasks(group: Group) -> str:
+    """What the front over all tasks of the model holds; nothing where there is none."""
+    rows = [r for r in group.ok if r["pareto_all_tasks"] is not None]
+    if not rows:
+        return ""
+    on = []
+    for row in rows:
+        if row["pareto_all_tasks"] == "yes":
+            known = row["pareto_all_tasks_probability"]
+            on.append(group.named(row) + ("" if known is None else f" ({share(known, 0)})"))
+    return (
+        "On the front over all tasks, where a format beats another only if it is as good in every "
+        f"objective on each task (in brackets: how often in the resamples): {listed(on)}."
+    )
 
 
 def _quality(group: Group) -> str:

@@ -36,7 +36,7 @@ def escape(text: str) -> str:
 def to_markdown(table: Table) -> str:
     """The report of `table` as Markdown."""
     content = make_content(table)
-    blocks = [f"# {escape(content.title)}", *_context(content)]
+    blocks = [f"# {escape(content.title)}", *_answers(content), *_context(content)]
     for safety in content.safety:
         blocks += _overview(safety)
     for view in content.group_scores:
@@ -49,6 +49,15 @@ def to_markdown(table: Table) -> str:
     blocks += _titled("## Cautions", cautions)
     blocks += _unmeasured(content.sections)
     return "\n\n".join(blocks) + "\n"
+
+
+def _answers(content: Content) -> list[str]:
+    blocks: list[str] = []
+    for section in content.sections:
+        title = [f"### {escape(section.title)}"] if len(content.sections) > 1 else []
+        lines = [f"**{escape(a.topic)}:** {escape(a.text)}" for a in section.answers]
+        blocks += [*title, *_titled("", lines)[1:]] if lines else []
+    return ["## The answer", escape(content.held), *blocks] if blocks else []
 
 
 def _context(content: Content) -> list[str]:
@@ -80,7 +89,8 @@ def _overview(shown: Safety | Loads) -> list[str]:
 
 def _section(section: Section) -> list[str]:
     points = [(f.topic, f.text) for f in section.findings]
-    points += [(q.topic, q.answer) for q in section.questions]
+    # Where there are answers above, they are these.
+    points += [] if section.answers else [(q.topic, q.answer) for q in section.questions]
     found = [f"**{escape(topic)}:** {escape(text)}" for topic, text in points]
     views = [*section.views, *(v for v in (section.detail, section.differences) if v)]
     return [

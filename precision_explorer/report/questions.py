@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from precision_explorer.report.answers import Answer
 from precision_explorer.report.columns import is_estimated
 from precision_explorer.report.groups import Group, Row
 from precision_explorer.report.ranking import (
@@ -41,9 +42,14 @@ class Question:
     bars: tuple[Bar, ...]
 
 
-def questions(group: Group) -> list[Question]:
-    """The three questions of a group; none without a row that has results."""
-    return [_cost(group), _efficiency(group), _value(group)] if group.ok else []
+def questions(group: Group, answers: Sequence[Answer] = ()) -> list[Question]:
+    """The three questions of a group; none without a row that has results. `answers`: what is known
+    of the formats that hold the limits, else the ranking of all."""
+    if not group.ok:
+        return []
+    found = [_cost(group), _efficiency(group), _value(group)]
+    texts = {answer.question: answer.text for answer in answers}
+    return [replace(q, answer=texts.get(q.topic.lower(), q.answer)) for q in found]
 
 
 def _cost(group: Group) -> Question:

@@ -7,6 +7,7 @@ from collections import Counter
 from dataclasses import dataclass
 
 from precision_explorer.report.columns import Cell, View, change, change_text, verdict_cell
+from precision_explorer.report.findings import all_tasks
 from precision_explorer.report.groups import Group, Row
 from precision_explorer.report.heat import HeatCell, HeatRow
 from precision_explorer.report.text import listed
@@ -98,8 +99,12 @@ def _safety(title: str, members: list[Group]) -> Safety:
             for label in grid.labels
         ),
         view=_view(grid, words),
-        lines=tuple(_lines(grid, words)),
+        lines=(*_lines(grid, words), *_front_line(members)),
     )
+
+
+def _front_line(members: list[Group]) -> list[str]:
+    return list(dict.fromkeys(text for group in members if (text := all_tasks(group))))[:1]
 
 
 def _grid(members: list[Group]) -> _Grid:

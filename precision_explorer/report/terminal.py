@@ -10,7 +10,7 @@ from rich.table import Table as Grid
 from rich.text import Text
 
 from precision_explorer.report.columns import Cell, View
-from precision_explorer.report.content import Section, make_content
+from precision_explorer.report.content import Content, Section, make_content
 from precision_explorer.report.loads import Loads
 from precision_explorer.report.safety import Safety
 from precision_explorer.table import Table
@@ -23,6 +23,7 @@ _GAP = 2
 def print_table(table: Table, console: Console) -> None:
     """Print `table` with its findings, cautions and caveats on `console`."""
     content = make_content(table)
+    _print_answers(content, console)
     for safety in content.safety:
         _print_overview(safety, console)
     for view in content.group_scores:
@@ -38,6 +39,20 @@ def print_table(table: Table, console: Console) -> None:
     _print_list("Cautions", sentences, console)
     _print_list("Caveats", list(content.caveats), console, "dim")
     _print_list("How to read", list(content.notes), console, "dim")
+
+
+def _print_answers(content: Content, console: Console) -> None:
+    answered = [section for section in content.sections if section.answers]
+    if not answered:
+        return
+    console.print(Text("The answer", style="bold underline"))
+    console.print(Text(content.held))
+    for section in answered:
+        if len(content.sections) > 1:
+            console.print(Text(section.title, style="bold"))
+        for answer in section.answers:
+            _print_item(answer.topic, answer.text, console)
+    console.print()
 
 
 def print_why(table: Table, console: Console) -> None:
@@ -76,7 +91,7 @@ def _print_section(section: Section, console: Console) -> None:
     console.print(Text("Findings", style="bold"))
     for finding in section.findings:
         _print_item(finding.topic, finding.text, console)
-    for question in section.questions:
+    for question in [] if section.answers else section.questions:
         _print_item(question.topic, question.answer, console)
     if section.disturbed is not None:
         console.print()

@@ -42,6 +42,7 @@ from precision_explorer.stats.sqnr import SQNR_STATES, relative_error, sqnr
 from precision_explorer.stats.steady import SteadyState, assess, rank_sum_p
 from precision_explorer.stats.tails import TAILS, Tail, effective_n, tail, tails
 from precision_explorer.stats.windows import Rates, Window, cut_windows, peak_and_sustained, spans
+from precision_explorer.stats.within import Within, share_within
 
 __all__ = [
     "FEW",
@@ -57,6 +58,7 @@ __all__ = [
     "Tail",
     "Verdict",
     "Window",
+    "Within",
     "assess",
     "autocorrelation",
     "cluster_labels",
@@ -95,6 +97,7 @@ __all__ = [
     "round_draws",
     "round_spread",
     "share_interval",
+    "share_within",
     "spans",
     "sqnr",
     "supports",

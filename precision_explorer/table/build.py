@@ -13,31 +13,25 @@ import numpy as np
 from precision_explorer.economics import (
     Price,
     Slo,
-    cost_per_1k,
-    load_sheet,
     parse_slo,
-    price_for,
-    rate_within_slo,
     requests_per_joule,
-    requests_per_usd,
-    value_per_usd,
 )
 from precision_explorer.errors import StoreError, UsageError
 from precision_explorer.records import Caution, CellRecord, Roof
-from precision_explorer.stats import Divergence, Ratio, round_spread, tail
+from precision_explorer.stats import Divergence, Ratio, round_spread
 from precision_explorer.store import RunFolder, read_run
 from precision_explorer.table.against import (
     against_reference,
     comparisons,
-    is_in_looks,
     over_tasks,
 )
 from precision_explorer.table.aggregates import aggregates
 from precision_explorer.table.computed import Computed, computed_columns
 from precision_explorer.table.context import Run, make_context
-from precision_explorer.table.data import COLUMNS, DisturbedTable, SoakTable, Table
+from precision_explorer.table.data import COLUMNS, ROW_KEY, DisturbedTable, SoakTable, Table
 from precision_explorer.table.disturbed import background_names, disturbed_columns
-from precision_explorer.table.front import DRAWS, in_words, mark_front
+from precision_explorer.table.figures import in_words
+from precision_explorer.table.front import Front, front_of, mark_all_tasks
 from precision_explorer.table.headline import (
     check_metric,
     headline,
@@ -46,10 +40,11 @@ from precision_explorer.table.headline import (
     scores_text,
 )
 from precision_explorer.table.latency import latency_columns
+from precision_explorer.table.money import economics_columns
 from precision_explorer.table.quality import Quality, own_columns
 from precision_explorer.table.rounds import mark_drift
-from precision_explorer.table.sequential import placed
-from precision_explorer.table.serving import is_steady_load, served_columns
+from precision_explorer.table.samples import Samples, sample
+from precision_explorer.table.serving import served_columns
 from precision_explorer.table.why import diagnoses
 from precision_explorer.tasks import has_terms, is_harness_metric
 
@@ -77,6 +72,9 @@ class Entry:
     disturbed: DisturbedTable | None = None
     price: Price | None = None
     slo: Slo | None = None
+    value_size: int | None = None
+    """The batch size whose rate its value rests on."""
+    samples: Samples | None = None
     cautions: list[Caution] = field(default_factory=list)
     """What only the comparison with other rows shows, beside the record's own."""
     errors: Ratio | None = None
@@ -93,10 +91,11 @@ def build(
 ) -> Table:
     """The table of the runs at `paths`.
 
-    `reader`: price_per_hour, slo, quality_budget, reference and metric of the one who reads; by
-    default what the first run's sweep was given, each run's own price, and each task's metric.
-    UsageError for one that can't be, StoreError when a path is no run or holds no record. `roof`:
-    the device's roofs for runs that hold none.
+    `reader`: price_per_hour, slo, quality_budget, reference, metric, objectives (names of
+    `FIGURES`) and limits (a `Limits`) of the one who reads; by default what the first run's sweep
+    was given, each run's own price, each task's metric, and no limits. UsageError for one that
+    can't be, StoreError when a path is no run or holds no record. `roof`: the device's roofs for
+    runs that hold none.
     """
     wanted = known_label((reader or {}).get("metric"))
     entries: list[Entry] = []
@@ -137,6 +136,7 @@ def build(
             )
         ),
         disturbed=tuple(e.disturbed for e in entries if e.disturbed is not None),
+        samples={tuple(e.row[name] for name in ROW_KEY): e.samples for e in entries if e.samples},
     )
 
 
@@ -269,95 +269,29 @@ def _across_rows(entries: list[Entry]) -> dict[str, str]:
         # Two folders of one name are two models: the method holds the revision.
         groups[cell.model.name, cell.task.name, cell.device_name, method].append(entry)
     words: dict[str, str] = {}
+    fronts: list[Front] = []
     for key, group in groups.items():
         ok = [e for e in group if e.record.status == "ok"]
         against_reference(ok)
         for entry in ok:
-            _economics(entry)
-        # As little is known of the others' latency as of a failed row's.
-        stands = [e for e in ok if is_steady_load(e.record.measurements.serving or [])]
-        used = mark_front(
-            [e.row for e in stands],
-            [e.record for e in stands],
-            [e.quality for e in stands],
-            [e.latencies for e in stands],
-            group[0].record.cell.seed,
-            [_placed(e) for e in stands],
-            # Scores of early examples are no measure beside those of all.
-            not any(is_in_looks(e) for e in ok),
-        )
-        if used:
-            words[", ".join(key)] = in_words(used)
+            economics_columns(entry)
+        sample(ok, group[0].record.cell.seed)
         mark_drift(ok)
+        for entry in ok:
+            entry.row["cautions"] = _caution_ids(entry)
+        found = front_of(ok)
+        if found is not None:
+            words[", ".join(key)] = in_words(found.names)
+            fronts.append(found)
+    mark_all_tasks(fronts)
     over_tasks(entries)
     for entry in entries:
         if entry.floor_unknown and entry.row["different"] == "yes":
             entry.row["different"] = None
-        own = [*entry.record.cautions, *entry.cautions]
-        entry.row["cautions"] = ";".join(dict.fromkeys(c.id for c in own))
+        entry.row["cautions"] = _caution_ids(entry)
     return words
 
 
-def _placed(entry: Entry) -> tuple[float, np.ndarray] | None:
-    """Where a row that was scored on fewer examples than its reference stands beside it."""
-    base = entry.base
-    if base is None:
-        return None
-    assert isinstance(base.quality, Quality)
-    assert isinstance(entry.quality, Quality)
-    if len(entry.quality) >= len(base.quality):
-        return None
-    value, delta, seed = base.row["quality"], entry.row["quality_delta"], entry.record.cell.seed
-    return placed(base.quality, entry.quality, value, delta, seed, DRAWS)
-
-
-def _economics(entry: Entry) -> None:
-    """Cost, efficiency and value: three numbers, each with its own inputs."""
-    row, reader = entry.row, entry.reader
-    environment = entry.record.environment
-    kind = environment.device.get("kind", "cpu") if environment else "cpu"
-    price = price_for(
-        kind,
-        row["device"],
-        entry.record.cell.threads,
-        reader["price_per_hour"],
-        load_sheet(None),
-    )
-    entry.slo = parse_slo(reader["slo"]) if reader.get("slo") else None
-    if price is None:
-        return
-    entry.price = price
-    within = _best_within_slo(entry)
-    row.update(
-        price_per_hour_usd=price.per_hour_usd,
-        price_source=f"{price.source} ({price.date})",
-        cost_per_1k_requests_usd=cost_per_1k(price.per_hour_usd, row["throughput_per_s"]),
-    )
-    quality = entry.quality
-    if quality and quality.is_share:
-        # Early examples may be easier or harder than all: beside the others stands what is placed.
-        place = _placed(entry)
-        quality_share = row["quality"] if place is None else place[0]
-        row["value_per_usd"] = value_per_usd(quality_share, within, price.per_hour_usd)
-    elif quality:
-        # The reference, which has no verdict, loses nothing against itself.
-        verdict = "within" if row["format"] == reader["reference"] else row["verdict"]
-        row["value_per_usd"] = requests_per_usd(verdict, within, price.per_hour_usd)
-
-
-def _best_within_slo(entry: Entry) -> float | None:
-    """The highest rate within the objective over the batch sizes tried; a request takes as long as
-    its batch. Of a row whose requests came by their own clock the rate that was achieved, if its
-    latencies under that load meet the objective: what batches take when all are at hand says
-    nothing of a queue. None there where no latency is shown or too few requests tell."""
-    if entry.slo is not None and entry.record.measurements.serving:
-        latencies = np.concatenate([*entry.latencies, np.array([])])
-        if not len(latencies) or tail(latencies, entry.slo.quantile).value is None:
-            return None
-        return rate_within_slo(entry.row["achieved_rate_per_s"], latencies, entry.slo)
-    throughput = entry.record.measurements.throughput
-    if throughput is None:
-        return None
-    sizes = throughput.by_batch_size.values()
-    rates = [rate_within_slo(s.requests_per_s, s.batch_s, entry.slo) for s in sizes]
-    return max((r for r in rates if r is not None), default=None)
+def _caution_ids(entry: Entry) -> str:
+    own = [*entry.record.cautions, *entry.cautions]
+    return ";".join(dict.fromkeys(c.id for c in own))

@@ -13,8 +13,8 @@ from precision_explorer.records import CellRecord
 from precision_explorer.store import RunFolder, read_run
 from precision_explorer.table.build import build
 from precision_explorer.table.data import Context
-from precision_explorer.table.front import FEW_REQUESTS
 from precision_explorer.table.rounds import batches_by_round
+from precision_explorer.table.samples import FEW_REQUESTS
 from precision_explorer.units import rate, seconds, significant
 from precision_explorer.workload.service_times import ServiceTimes
 

@@ -47,6 +47,7 @@ def make_context(runs: list[Run], entries: list[Entry], objectives: dict[str, st
         caveats=caveats(runs, entries),
         cautions=_cautions(entries),
         objectives=_objective_words(objectives),
+        limits=reader.get("limits"),
         manifest_root=", ".join(folder.manifest_root() for folder, _, _, _ in runs),
     )
 

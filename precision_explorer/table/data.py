@@ -3,12 +3,17 @@ travel with them. How it looks is `report`'s affair."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from precision_explorer.diagnose import Why
 from precision_explorer.records import SoakWindow
 from precision_explorer.stats import Divergence, Rates, Ratio, Window, ratio_over_rounds
+
+if TYPE_CHECKING:
+    from precision_explorer.table.limits import Limits
+    from precision_explorer.table.samples import Samples
 
 # The contract's columns, in order; columns may only be added at the end.
 CONTRACT_COLUMNS: tuple[str, ...] = (
@@ -41,6 +46,7 @@ EXTRA_COLUMNS: tuple[str, ...] = (
     "service_p50_s", "lateness_p99_s", "workload", "batching",
     "background", "disturbed_latency_p50_s", "disturbed_latency_p99_s",
     "disturbed_throughput_per_s",
+    "pareto_ties", "pareto_note", "pareto_all_tasks", "pareto_all_tasks_probability",
 )  # fmt: skip
 COLUMNS = CONTRACT_COLUMNS + EXTRA_COLUMNS
 # What tells a row from all others of a table.
@@ -100,6 +106,8 @@ class Context:
     """Caution id to its sentence, for every id in the table."""
     objectives: tuple[str, ...] = ()
     """What the Pareto column is taken over, in words."""
+    limits: Limits | None = None
+    """The reader's, which a row must not break to be on the front."""
     manifest_root: str = ""
 
 
@@ -218,6 +226,10 @@ class Table:
     """Scores over groups of tasks, where a sweep asked for such groups."""
     disturbed: tuple[DisturbedTable, ...] = ()
     """Of rows that were measured beside background work too."""
+    samples: Mapping[tuple[Any, ...], Samples] = field(
+        default_factory=dict, compare=False, repr=False
+    )
+    """By the values of `ROW_KEY`: what the figures of a row that is ok rest on."""
 
     def to_frame(self) -> Any:
         """The rows as a pandas DataFrame with the declared columns (imports pandas)."""

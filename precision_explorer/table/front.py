@@ -1,171 +1,209 @@
-"""The Pareto columns of the rows of one (model, task, device): front and probability."""
+"""The Pareto columns of the rows of one (model, task, device, method), and those over all tasks."""
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from precision_explorer.pareto import front, front_probability
-from precision_explorer.records import CellRecord
-from precision_explorer.records.record import EnergyRound
-from precision_explorer.stats import effective_n, resample_counts, round_draws
-from precision_explorer.table.computed import Computed
-from precision_explorer.table.quality import Quality, quality_draws
-from precision_explorer.table.rounds import batches_by_round
+from precision_explorer.errors import UsageError
+from precision_explorer.pareto import front, front_probability, knee
+from precision_explorer.table.against import is_in_looks
+from precision_explorer.table.figures import DEFAULT, FIGURES, unfit_energy
+from precision_explorer.table.limits import Check, Limits, checks
+from precision_explorer.table.samples import DRAWS, Samples
+from precision_explorer.table.serving import is_steady_load
 
-DRAWS = 500
-"""A probability of 50 % is then known to 2.2 points (binomial, one standard deviation)."""
-FEW_REQUESTS = 6
-"""Below so many independent requests not even the median has an interval at 95 %
-(`order_interval`): resampling them would show no doubt where there is much."""
-_OBJECTIVES = (
-    ("quality", None),
-    ("latency_p50_s", False),
-    ("peak_memory_bytes", False),
-    ("cost_per_1k_requests_usd", False),
-    ("energy_per_request_j", False),
-)
-_WORDS = {
-    "quality": "quality",
-    "latency_p50_s": "median latency",
-    "peak_memory_bytes": "peak memory",
-    "cost_per_1k_requests_usd": "cost per 1,000 requests",
-    "energy_per_request_j": "energy per request",
-}
+if TYPE_CHECKING:
+    from precision_explorer.table.build import Entry
+
+# Central share of the paired draws of a difference: what holds 0 is no difference.
+_TAIL = 0.025
 
 
-def objectives(rows: list[dict[str, Any]]) -> list[str]:
-    """Columns that can be compared: those that every ok row has. Energy only where all rows
-    measured it with the same source; an estimate is never an objective."""
-    names = [name for name, _ in _OBJECTIVES if all(row[name] is not None for row in rows)]
-    sources = {row["power_source"] or "unavailable" for row in rows}
-    measured = len(sources) == 1 and sources.pop().startswith("measured")
-    return [n for n in names if n != "energy_per_request_j" or measured]
+@dataclass(frozen=True)
+class Front:
+    """What the front of one group was taken over. `values` (rows, objectives) and `draws` (DRAWS,
+    rows, objectives) of the `samples` that were compared."""
+
+    names: list[str]
+    maximise: list[bool]
+    samples: list[Samples]
+    values: np.ndarray
+    draws: np.ndarray
+    told: bool
+    """Whether the draws can say how sure the front is."""
 
 
-def in_words(names: list[str]) -> str:
-    """The objectives as a reader would name them."""
-    return ", ".join(_WORDS[name] for name in names)
+def front_of(ok: list[Entry]) -> Front | None:
+    """The front of a group's entries, all ok, with their columns filled in."""
+    # As little is known of the others' latency as of a failed row's.
+    stands = [e for e in ok if is_steady_load(e.record.measurements.serving or [])]
+    reader = ok[0].reader if ok else {}
+    return mark_front(
+        [e.samples for e in stands if e.samples is not None],
+        reader.get("objectives"),
+        reader.get("limits"),
+        # Scores of early examples are no measure beside those of all.
+        not any(is_in_looks(e) for e in ok),
+    )
 
 
 def mark_front(
-    rows: list[dict[str, Any]],
-    records: list[CellRecord],
-    qualities: list[Quality | Computed | None],
-    latencies: list[list[np.ndarray]],
-    seed: int,
-    placed: list[tuple[float, np.ndarray] | None],
+    samples: list[Samples],
+    wanted: tuple[str, ...] | None = None,
+    limits: Limits | None = None,
     with_quality: bool = True,
-) -> list[str]:
-    """Fill `pareto` and `pareto_probability` of `rows` (all ok, none of them saturated or refused,
-    which stay without); returns the objectives used. No probability where a row's latency rests on
-    fewer than `FEW_REQUESTS`.
+) -> Front | None:
+    """Fill `pareto`, its probability, ties and note of the rows (all ok, none of them saturated or
+    refused, which stay without); None where nothing can be compared.
 
-    `placed`: value and (DRAWS,) draws of the quality of a row whose own is that of fewer examples
-    than the others'; None for all others. `with_quality`: False where the rows' quality can't be
-    compared.
+    `wanted`: names of `FIGURES`, by default those of `DEFAULT` that every row has; a row without
+    one of them is left out with a note, as is one that breaks a limit. No probability where a
+    percentile rests on too few requests. `with_quality`: False where the rows' quality can't be
+    compared. UsageError for wanted energy that was not measured.
     """
-    higher = qualities[0].higher_is_better if qualities and qualities[0] else True
-    # A metric without a better end is no objective.
-    known = higher is not None and with_quality
-    names = [name for name in objectives(rows) if name != "quality" or known]
-    if not rows or not names:
-        return []
-    maximise = [name == "quality" and bool(higher) for name in names]
-    values = np.array([[row[name] for name in names] for row in rows], dtype=float)
-    if "quality" in names:
-        for index, place in enumerate(placed):
-            if place is not None:
-                values[index, names.index("quality")] = place[0]
-    on_front = front(values, maximise)
+    left = [s for s in samples if not _breaks(s, limits)]
+    names = _names(left, wanted, with_quality)
+    for name in names if wanted is not None else []:
+        left = [s for s in left if not _lacks(s, name)]
+    if not left or not names:
+        return None
+    higher = [bool(left[0].higher_is_better)]
+    maximise = [
+        bool(m) for n in names for m in ([FIGURES[n].maximise] if n != "quality" else higher)
+    ]
+    values = np.array([[s.value(name) for name in names] for s in left], dtype=float)
     draws = np.repeat(values[None], DRAWS, axis=0)
-    for index, row in enumerate(rows):
+    for index, sample in enumerate(left):
         for column, name in enumerate(names):
-            drawn = _drawn(name, row, records[index], qualities[index], latencies[index], seed)
-            place = placed[index] if name == "quality" else None
-            drawn = place[1] if place is not None else drawn
+            drawn = sample.draws(name)
             if drawn is not None:
                 draws[:, index, column] = drawn
-    told = "latency_p50_s" not in names or all(map(_enough, latencies))
-    probability = front_probability(draws, maximise) if told else None
-    for index, row in enumerate(rows):
-        row["pareto"] = "yes" if on_front[index] else "no"
+    told = all(sample.tells(name) for sample in left for name in names)
+    found = Front(names, maximise, left, values, draws, told)
+    _enter(found)
+    return found
+
+
+def _names(samples: list[Samples], wanted: tuple[str, ...] | None, with_quality: bool) -> list[str]:
+    # A metric without a better end is no objective.
+    known = with_quality and bool(samples) and samples[0].higher_is_better is not None
+    energy = unfit_energy([s.row["power_source"] for s in samples])
+    if wanted is not None:
+        if "energy" in wanted and energy is not None and samples:
+            raise UsageError(f"{energy} of --objectives")
+        return [name for name in wanted if name != "quality" or known]
+    names = [n for n in DEFAULT if all(s.row[FIGURES[n].column] is not None for s in samples)]
+    return [n for n in names if (n != "quality" or known) and (n != "energy" or energy is None)]
+
+
+def _breaks(sample: Samples, limits: Limits | None) -> bool:
+    """Whether the row is known to break a limit, which its note then names."""
+    if limits is None:
+        return False
+    broken = [c for c in checks(sample, limits) if c.state == "no"]
+    if broken:
+        sample.row["pareto_note"] = f"left out: {'; '.join(map(_broken, broken))}"
+    return bool(broken)
+
+
+def _broken(check: Check) -> str:
+    return f"{check.limit} ({check.found})"
+
+
+def _lacks(sample: Samples, name: str) -> bool:
+    figure = FIGURES[name]
+    if sample.value(name) is not None:
+        return False
+    needed = sample.row.get(figure.column.removesuffix("_s") + "_needed_n")
+    why = f", needs n >= {needed:,}" if needed else ""
+    sample.row["pareto_note"] = f"left out: no {figure.words}{why}"
+    return True
+
+
+def _enter(found: Front) -> None:
+    on = front(found.values, found.maximise)
+    probability = front_probability(found.draws, found.maximise) if found.told else None
+    ties = _ties(found, on) if found.told else {}
+    hint = knee(found.values[on], found.maximise)
+    for index, sample in enumerate(found.samples):
+        row = sample.row
+        row["pareto"] = "yes" if on[index] else "no"
         row["pareto_probability"] = None if probability is None else float(probability[index])
-    return names
+        others = [found.samples[k].row for k in ties.get(index, ())]
+        row["pareto_ties"] = ";".join(_label(other, row) for other in others) or None
+    if hint is not None:
+        row = found.samples[int(np.flatnonzero(on)[hint])].row
+        # A hint at what loses too much would be none.
+        row["pareto_note"] = "knee" if row["verdict"] != "outside" else None
 
 
-def _enough(latencies: list[np.ndarray]) -> bool:
-    return sum(effective_n(values, 0.5) for values in latencies) >= FEW_REQUESTS
+def _label(row: dict[str, Any], beside: dict[str, Any]) -> str:
+    same = row["runtime"] in (None, beside["runtime"])
+    return str(row["format"]) if same else f"{row['format']} ({row['runtime']})"
 
 
-def _drawn(
-    name: str,
-    row: dict[str, Any],
-    record: CellRecord,
-    quality: Quality | Computed | None,
-    latencies: list[np.ndarray],
-    seed: int,
-) -> np.ndarray | None:
-    """(DRAWS,) bootstrap values of one row's objective; None for those without a sample.
+def _ties(found: Front, on: np.ndarray) -> dict[int, list[int]]:
+    """{row of the front: the others that no objective tells from it}: the paired draws' difference
+    holds 0 within its central 95 %, or, of what can't be resampled, both values read the same."""
+    rows = np.flatnonzero(on)
+    fixed = np.array([[s.draws(n) is None for n in found.names] for s in found.samples])
+    shown = [
+        [FIGURES[n].show(v) for n, v in zip(found.names, row, strict=True)] for row in found.values
+    ]
+    ties = {}
+    for i in rows:
+        apart = found.draws[:, [i]] - found.draws[:, rows]
+        same = np.minimum((apart >= 0).mean(axis=0), (apart <= 0).mean(axis=0)) > _TAIL
+        read = np.array([[a == b for a, b in zip(shown[i], shown[j], strict=True)] for j in rows])
+        alike = np.where(fixed[i] & fixed[rows], read, same).all(axis=1)
+        ties[int(i)] = [int(j) for j in rows[alike] if j != i]
+    return ties
 
-    Examples are drawn as pairs (one seed for all rows), and so are rounds; requests and batches
-    within them per row, of requests as many as they are worth independent ones.
+
+def mark_all_tasks(fronts: Sequence[Front]) -> None:
+    """Fill the columns of the front over all tasks, of each model, device and runtime that several
+    tasks have fronts of.
+
+    A format beats another there if it is at least as good in every objective on every task and
+    better in one: nothing is added up over tasks. A format that is missing on one is no candidate.
     """
-    if isinstance(quality, Computed):
-        if name == "quality":
-            enough = len(quality.score.draws) >= DRAWS
-            return np.array(quality.score.draws[:DRAWS]) if enough else None
-    elif name == "quality" and quality is not None:
-        return quality_draws(quality, seed, DRAWS)
-    own = _own_seed(record, seed)
-    if name == "latency_p50_s" and latencies:
-        # As many as they are worth: each draw of dependent requests would vary too little.
-        sizes = [max(round(effective_n(values, 0.5)), 1) for values in latencies]
-        if len(latencies) > 1:
-            return round_draws(latencies, _pooled_median, DRAWS, seed, own, sizes)
-        (one,), (size,) = latencies, sizes
-        index = np.random.default_rng(own).integers(0, len(one), (DRAWS, size))
-        return np.median(one[index], axis=1)
-    throughput = record.measurements.throughput
-    if name == "cost_per_1k_requests_usd" and throughput and throughput.best_batch_size:
-        best = throughput.by_batch_size[str(throughput.best_batch_size)]
-        batches = batches_by_round(best)
-        if len(batches) > 1:
-            drawn = round_draws(batches, _middle_rate, DRAWS, seed, own)
-            return row[name] * _middle_rate(batches) / drawn
-        (seconds,) = batches
-        counts = resample_counts(len(seconds), DRAWS, own)
-        return row[name] * (counts @ seconds) / seconds.sum()
-    energy = record.measurements.energy
-    if name == "energy_per_request_j" and energy and energy.rounds and len(energy.rounds) > 1:
-        return _energy_draws(energy.rounds, seed)
-    return None
+    models: dict[tuple[Any, ...], list[Front]] = defaultdict(list)
+    for found in fronts:
+        row = found.samples[0].row
+        models[row["model"], row["model_revision"], row["device"]].append(found)
+    for of_model in models.values():
+        tasks = [found.samples[0].row["task"] for found in of_model]
+        if len(tasks) > 1 and len(set(tasks)) == len(tasks):
+            _all_tasks(of_model)
 
 
-def _pooled_median(rounds: Sequence[np.ndarray]) -> float:
-    """The median over all requests, which the table shows."""
-    return float(np.median(np.concatenate(list(rounds))))
+def _all_tasks(fronts: list[Front]) -> None:
+    places = [{_key(s): i for i, s in enumerate(found.samples)} for found in fronts]
+    whole = all(len(p) == len(f.samples) for p, f in zip(places, fronts, strict=True))
+    keys = [key for key in places[0] if all(key in p for p in places)]
+    if not keys or not whole:
+        return
+    both = list(zip(fronts, places, strict=True))
+    picked = [(f, [p[key] for key in keys]) for f, p in both]
+    values = np.concatenate([f.values[index] for f, index in picked], axis=1)
+    draws = np.concatenate([f.draws[:, index] for f, index in picked], axis=2)
+    maximise = [m for found in fronts for m in found.maximise]
+    on = front(values, maximise)
+    told = all(found.told for found in fronts)
+    probability = front_probability(draws, maximise) if told else None
+    for found, index in picked:
+        for k, place in enumerate(index):
+            row = found.samples[place].row
+            row["pareto_all_tasks"] = "yes" if on[k] else "no"
+            row["pareto_all_tasks_probability"] = (
+                None if probability is None else float(probability[k])
+            )
 
 
-def _middle_rate(rounds: Sequence[np.ndarray]) -> float:
-    """The median of the rounds' batches per second, which the table's rate rests on."""
-    return float(np.median([len(seconds) / seconds.sum() for seconds in rounds]))
-
-
-def _energy_draws(rounds: Sequence[EnergyRound], seed: int) -> np.ndarray:
-    """(DRAWS,) joules per request; of a round only its sum is known, so rounds alone are drawn."""
-    joules, requests = (
-        np.array([getattr(r, n) for r in rounds], dtype=float) for n in ("energy_j", "requests")
-    )
-
-    def drawn(places: Sequence[np.ndarray]) -> float:
-        at = np.concatenate(list(places))
-        return float(joules[at].sum() / requests[at].sum())
-
-    return round_draws([np.array([k]) for k in range(len(rounds))], drawn, DRAWS, seed, seed)
-
-
-def _own_seed(record: CellRecord, seed: int) -> int:
-    return (int(record.cell_id[:8], 16) + seed) % 2**32
+def _key(sample: Samples) -> tuple[Any, ...]:
+    return sample.row["format"], sample.row["runtime"]

@@ -1,0 +1,81 @@
+"""``precision-explorer decide``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from precision_explorer.cli.limits import limit_options, reader_from
+
+
+@click.command("decide", short_help="Which format, from limits and one objective.")
+@click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="RUN...")
+@click.option(
+    "--objective", metavar="NAME", default="cost",
+    help="What the best is asked for (cost): cost, latency, latency_p99, throughput, memory, "
+    "energy, value, quality.",
+)  # fmt: skip
+@click.option("--slo", metavar="p99=50ms", help="The latency that a format must hold.")
+@click.option("--task", metavar="NAME", help="Only this task of the runs.")
+@click.option("--price-per-hour", type=float, metavar="USD", help="Your price for the device.")
+@click.option("--json", "as_json", is_flag=True, help="The same as one JSON document.")
+@limit_options
+def command(
+    runs: tuple[Path, ...],
+    objective: str,
+    slo: str | None,
+    task: str | None,
+    price_per_hour: float | None,
+    as_json: bool,
+    **limits: Any,
+) -> int:
+    """Recommend a format from what RUN measured: the best in one objective of those that are known
+    to hold all limits.
+
+    Runs no model. Without --max-quality-loss the run's own quality budget is the limit, and without
+    --slo its own latency objective, if it has one. Exit code 5: no format qualifies, or that can't
+    be told yet.
+    """
+    from precision_explorer.decision import Question, decisions
+    from precision_explorer.report.decision import print_decisions
+    from precision_explorer.table import build
+    from precision_explorer.table.figures import parse_objective
+    from precision_explorer.table.limits import limits_of
+
+    wanted = parse_objective(objective)
+    reader = reader_from(slo, **limits)
+    if price_per_hour is not None:
+        reader["price_per_hour"] = price_per_hour
+    table = build(list({path.resolve(): path for path in runs}.values()), reader)
+    question = Question(wanted, limits_of(table.context))
+    found = decisions(table, question, task)
+    if as_json:
+        click.echo(_json(found, table))
+    else:
+        from precision_explorer.cli.show import console
+
+        print_decisions(found, console())
+    return 0 if found and all(decision.chosen for decision in found) else 5
+
+
+def _json(found: list[Any], table: Any) -> str:
+    import json
+
+    from precision_explorer.report.decision import document
+
+    context = table.context
+    return json.dumps(
+        {
+            "schema_version": 1,
+            "run": context.run,
+            "reference": context.reference,
+            "method_ids": context.method_ids,
+            "manifest_root": context.manifest_root,
+            "prices": context.prices,
+            "decisions": document(found),
+        },
+        indent=1,
+        allow_nan=False,
+    )

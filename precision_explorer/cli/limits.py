@@ -1,0 +1,66 @@
+"""The options by which a reader sets limits and objectives, shared by `report` and `decide`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+_OPTIONS: list[Callable[..., Any]] = [
+    click.option(
+        "--max-quality-loss", metavar="1%",
+        help="Largest loss of quality: points for shares, relative otherwise.",
+    ),
+    click.option("--max-memory", metavar="8GB", help="Largest peak memory of serving."),
+    click.option(
+        "--max-cost", type=float, metavar="USD", help="Most dollars per 1,000 requests.",
+    ),
+    click.option(
+        "--objectives", metavar="a,b,...",
+        help="What the Pareto front is taken over: quality, latency, latency_p90, latency_p99, "
+        "latency_p999, throughput, memory, weights, cost, value, energy (where it was measured).",
+    ),
+]  # fmt: skip
+
+
+def limit_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options of limits and objectives to a command."""
+    for option in reversed(_OPTIONS):
+        function = option(function)
+    return function
+
+
+def reader_from(
+    slo: str | None,
+    max_quality_loss: str | None,
+    max_memory: str | None,
+    max_cost: float | None,
+    objectives: str | None,
+) -> dict[str, Any]:
+    """What `table.build` takes of these: slo, quality_budget, objectives and limits, without those
+    that were not given; UsageError for what can't be."""
+    from precision_explorer.economics import parse_slo
+    from precision_explorer.errors import UsageError
+    from precision_explorer.table.figures import parse_objectives
+    from precision_explorer.table.limits import Limits
+    from precision_explorer.units import parse_share, parse_size
+
+    try:
+        loss = parse_share(max_quality_loss) if max_quality_loss is not None else None
+    except ValueError as error:
+        raise UsageError(f"max-quality-loss: {error}") from error
+    if loss is not None and not 0 < loss < 1:
+        raise UsageError("max-quality-loss must be above 0 and below 100%; write it as 1%")
+    try:
+        memory = parse_size(max_memory) if max_memory is not None else None
+    except ValueError as error:
+        raise UsageError(f"max-memory: {error}") from error
+    limits = Limits(loss, parse_slo(slo) if slo is not None else None, memory, max_cost)
+    found = {
+        "slo": slo,
+        "quality_budget": loss,
+        "objectives": parse_objectives(objectives) if objectives is not None else None,
+        "limits": limits if limits.words else None,
+    }
+    return {name: value for name, value in found.items() if value is not None}

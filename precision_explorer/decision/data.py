@@ -1,0 +1,76 @@
+"""A decision as data; how it reads is `report`'s affair."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from precision_explorer.table.limits import Check, Limits
+
+Status = Literal["recommended", "cannot-tell", "none"]
+
+
+@dataclass(frozen=True)
+class Question:
+    """What a format must hold, and the one figure (of `table.figures`) in which the best is
+    asked for."""
+
+    objective: str
+    limits: Limits
+
+
+@dataclass(frozen=True)
+class Option:
+    """One format. `state`: whether it holds all limits (``barred``: it may not compete, for
+    `reason`). `value`: of the objective; `best_probability`: the share of the paired draws in which
+    it is the best of those that qualify, None where nothing was resampled; `qualifies_probability`:
+    the product of its checks', None where one is not known. `figures`: name to value in SI units,
+    None where not measured."""
+
+    name: str
+    format: str
+    runtime: str
+    execution: str | None
+    state: str
+    reason: str | None
+    value: float | None
+    best_probability: float | None
+    qualifies_probability: float | None
+    checks: tuple[Check, ...]
+    figures: dict[str, float | None]
+    verdicts: tuple[str | None, ...]
+    cautions: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Decision:
+    """The answer for one model, device and task, or for all of its tasks together.
+
+    ``recommended``: `chosen` is the best in the objective of those that hold all limits; `ties`
+    names the others that can't be told from it, and `contender` is the best of those that would be
+    better and by their figures hold the limits, but are not shown to. ``cannot-tell`` and ``none``
+    have no `chosen`; `nearest` is the format that comes nearest, `missing` what would tell.
+    `options`: all formats with a result, those that qualify first, the best first. `changes`: what
+    would change the answer; `uncovered`: what the evidence does not cover; both in sentences.
+    """
+
+    title: str
+    model: str
+    device: str
+    tasks: tuple[str, ...]
+    objective: str
+    limits: tuple[str, ...]
+    status: Status
+    chosen: Option | None
+    ties: tuple[str, ...]
+    contender: Option | None
+    nearest: Option | None
+    missing: str | None
+    options: tuple[Option, ...]
+    changes: tuple[str, ...]
+    uncovered: tuple[str, ...]
+
+    @property
+    def qualifying(self) -> tuple[Option, ...]:
+        """Those that hold all limits."""
+        return tuple(option for option in self.options if option.state == "yes")

@@ -1,0 +1,231 @@
+"""`decisions`: one answer per model, device and task, and one over all tasks of a model."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from precision_explorer.decision.candidates import OVER_TASKS, Candidate, of_group, over_tasks
+from precision_explorer.decision.data import Decision, Option, Question, Status
+from precision_explorer.decision.words import changes, contenders, missing_value, uncovered
+from precision_explorer.errors import UsageError, unknown_name
+from precision_explorer.table import Table
+from precision_explorer.table.figures import FIGURES, unfit_energy
+from precision_explorer.table.groups import Group, groups
+
+# Central share of the paired draws of a difference: what holds 0 is no difference.
+_TAIL = 0.025
+
+
+def decisions(table: Table, question: Question, task: str | None = None) -> list[Decision]:
+    """The answers to `question`, of one `task` or of all; UsageError for a task that is not in the
+    table, and for energy that was not measured."""
+    found = [group for group in groups(table) if group.ok]
+    if task is not None:
+        known = list(dict.fromkeys(str(group.rows[0]["task"]) for group in found))
+        if task not in known:
+            raise UsageError(unknown_name("task", task, known))
+        found = [group for group in found if group.rows[0]["task"] == task]
+    if question.objective == "energy":
+        sources = [row["power_source"] for group in found for row in group.ok]
+        problem = unfit_energy(sources)
+        if problem is not None:
+            raise UsageError(f"{problem} and choose another --objective")
+    members = [(group, of_group(table, group, question)) for group in found]
+    each = [decide(group, question, candidates) for group, candidates in members]
+    return [*each, *_over_all(members, question)]
+
+
+def decide(group: Group, question: Question, candidates: Sequence[Candidate]) -> Decision:
+    """The answer for one group."""
+    return _decision(group.title, [group], question, candidates)
+
+
+def _over_all(members: list[tuple[Group, list[Candidate]]], question: Question) -> list[Decision]:
+    """One decision for each model and device with several tasks, each of one method; none in
+    quality, which does not add up over tasks."""
+    if question.objective not in OVER_TASKS:
+        return []
+    models: dict[tuple[Any, ...], list[tuple[Group, list[Candidate]]]] = defaultdict(list)
+    for group, candidates in members:
+        row = group.rows[0]
+        models[row["model"], row["model_revision"], row["device"]].append((group, candidates))
+    found = []
+    for (model, _, _), of_model in models.items():
+        tasks = [group.rows[0]["task"] for group, _ in of_model]
+        if len(tasks) > 1 and len(set(tasks)) == len(tasks):
+            merged = over_tasks(of_model, question.objective)
+            of_groups = [group for group, _ in of_model]
+            found.append(_decision(f"{model} on all tasks", of_groups, question, merged))
+    return found
+
+
+def _decision(
+    title: str, of_groups: list[Group], question: Question, candidates: Sequence[Candidate]
+) -> Decision:
+    higher = _higher(of_groups[0], question.objective)
+    fit = [c for c in candidates if c.state == "yes" and c.value is not None]
+    chances = _best_probabilities(fit, higher)
+    options = {c.name: _option(c, chances.get(c.name)) for c in candidates}
+    ranked = _ranked(candidates, higher)
+    status, chosen, missing = _answer(candidates, fit, higher, question.objective)
+    nearest = None if chosen else _nearest(candidates, fit, higher)
+    if missing is None and nearest is not None and status == "cannot-tell":
+        missing = "; ".join(c.needs for c in nearest.checks if c.needs) or None
+    row = of_groups[0].rows[0]
+    return Decision(
+        title=title,
+        model=row["model"],
+        device=row["device"],
+        tasks=tuple(str(group.rows[0]["task"]) for group in of_groups),
+        objective=question.objective,
+        limits=question.limits.words,
+        status=status,
+        chosen=options[chosen.name] if chosen else None,
+        ties=_ties(chosen, fit) if chosen else (),
+        contender=_contender(options, chosen, ranked, higher),
+        nearest=options[nearest.name] if nearest else None,
+        missing=missing,
+        options=tuple(options[c.name] for c in ranked),
+        changes=tuple(changes(chosen, ranked, question, higher)),
+        uncovered=tuple(uncovered(of_groups, chosen or nearest)),
+    )
+
+
+def _contender(
+    options: dict[str, Option], chosen: Candidate | None, ranked: list[Candidate], higher: bool
+) -> Option | None:
+    found = contenders(chosen, ranked, higher) if chosen is not None else []
+    return options[found[0].name] if found else None
+
+
+def _higher(group: Group, objective: str) -> bool:
+    maximise = FIGURES[objective].maximise
+    return group.higher_is_better if maximise is None else maximise
+
+
+def _answer(
+    candidates: Sequence[Candidate], fit: list[Candidate], higher: bool, objective: str
+) -> tuple[Status, Candidate | None, str | None]:
+    """(status, chosen, what is missing)."""
+    qualifying = [c for c in candidates if c.state == "yes"]
+    if not qualifying:
+        open_ = any(c.state == "cannot-tell" for c in candidates)
+        return ("cannot-tell" if open_ else "none"), None, None
+    if not fit:
+        return "cannot-tell", None, missing_value(objective, qualifying)
+    disturbed = [c.name for c in fit if c.disturbed]
+    if FIGURES[objective].timed and disturbed and len(fit) > 1:
+        which = ", ".join(disturbed)
+        return "cannot-tell", None, f"timing on an idle machine: other work disturbed {which}"
+    return "recommended", _best(fit, higher), None
+
+
+def _best(fit: Sequence[Candidate], higher: bool) -> Candidate:
+    pick = max if higher else min
+    return pick(fit, key=lambda c: c.value if c.value is not None else 0.0)
+
+
+def _best_probabilities(fit: list[Candidate], higher: bool) -> dict[str, float | None]:
+    """{name: share of the paired draws in which it is the best, equals with it}."""
+    size = next((len(c.draws) for c in fit if c.draws is not None), 0)
+    if len(fit) == 1:
+        return {fit[0].name: 1.0}
+    if not size or not all(c.tells for c in fit):
+        return {c.name: None for c in fit}
+    table = np.array([c.draws if c.draws is not None else np.full(size, c.value) for c in fit])
+    best = table.max(axis=0) if higher else table.min(axis=0)
+    return {c.name: float((row == best).mean()) for c, row in zip(fit, table, strict=True)}
+
+
+def _ties(chosen: Candidate, fit: list[Candidate]) -> tuple[str, ...]:
+    """Names of those that can't be told from the chosen: the paired draws' difference holds 0 in
+    its central 95 %, or it is no larger than rounds of one of the two differ."""
+    return tuple(c.name for c in fit if c is not chosen and _alike(chosen, c))
+
+
+def _alike(one: Candidate, other: Candidate) -> bool:
+    assert one.value is not None
+    assert other.value is not None
+    low, high = sorted([one.value, other.value])
+    spreads = [c.spread for c in (one, other) if c.spread is not None]
+    if low == high or (spreads and low > 0 and high / low - 1 <= max(spreads)):
+        return True
+    if one.draws is None and other.draws is None:
+        return False
+    first, second = (c.draws if c.draws is not None else c.value for c in (one, other))
+    apart = np.subtract(first, second)
+    return bool(min(np.mean(apart >= 0), np.mean(apart <= 0)) > _TAIL)
+
+
+_ORDER = {"yes": 0, "cannot-tell": 1, "no": 2, "barred": 3}
+
+
+def _ranked(candidates: Sequence[Candidate], higher: bool) -> list[Candidate]:
+    """Those that qualify first, then those of which it can't be told, each by the objective."""
+
+    def place(candidate: Candidate) -> tuple[int, bool, float]:
+        value = candidate.value
+        signed = 0.0 if value is None else (-value if higher else value)
+        return _ORDER[candidate.state], value is None, signed
+
+    return sorted(candidates, key=place)
+
+
+def _nearest(
+    candidates: Sequence[Candidate], fit: list[Candidate], higher: bool
+) -> Candidate | None:
+    """What comes nearest to an answer: the best of those that qualify, else the one with the fewest
+    limits broken, then open, then the least beyond them."""
+    if fit:
+        return _best(fit, higher)
+    allowed = [c for c in candidates if not c.barred]
+
+    def place(candidate: Candidate) -> tuple[int, int, float, int]:
+        states = [check.state for check in candidate.checks]
+        ratios = [check.ratio for check in candidate.checks if check.ratio is not None]
+        by_objective = _ranked(allowed, higher).index(candidate)
+        beyond = max([*ratios, 1.0]) if "no" in states else 1.0
+        return states.count("no"), states.count("cannot-tell"), beyond, by_objective
+
+    return min(allowed, key=place, default=None)
+
+
+def _option(candidate: Candidate, best: float | None) -> Option:
+    row = candidate.rows[0]
+    chances = [c.probability for c in candidate.checks]
+    known = [c for c in chances if c is not None]
+    single = len(candidate.rows) == 1
+    figures = {n: row[f.column] if single else _shared(candidate, n) for n, f in FIGURES.items()}
+    if str(row["power_source"] or "").startswith("estimated"):
+        figures["energy"] = None
+    return Option(
+        name=candidate.name,
+        format=row["format"],
+        runtime=row["runtime"],
+        execution=row["execution"],
+        state=candidate.state,
+        reason=candidate.barred,
+        value=candidate.value,
+        best_probability=best,
+        qualifies_probability=math.prod(known) if len(known) == len(chances) else None,
+        checks=candidate.checks,
+        figures=figures,
+        verdicts=candidate.verdicts,
+        cautions=tuple(
+            dict.fromkeys(i for r in candidate.rows for i in (r["cautions"] or "").split(";") if i)
+        ),
+    )
+
+
+def _shared(candidate: Candidate, name: str) -> float | None:
+    """A figure over all tasks; None where it does not add up or is missing on one."""
+    join = OVER_TASKS.get(name)
+    values = [row[FIGURES[name].column] for row in candidate.rows]
+    if join is None or None in values:
+        return None
+    return float(join[0]([np.array(v, dtype=float) for v in values]))

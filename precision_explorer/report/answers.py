@@ -1,0 +1,74 @@
+"""The direct answer above all numbers: one line per question, each for the formats that hold the
+table's limits. Cost, efficiency and value stay three questions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from precision_explorer.decision import Decision, Question, decide
+from precision_explorer.decision.candidates import of_group
+from precision_explorer.report.groups import Group
+from precision_explorer.report.headline import headline
+from precision_explorer.report.ranking import COST, EFFICIENCY, LATENCY, RESULTS, Measure
+from precision_explorer.table import Table
+from precision_explorer.table.figures import unfit_energy
+from precision_explorer.table.limits import Limits, limits_of
+
+
+@dataclass(frozen=True)
+class Answer:
+    """`question`: ``cost``, ``efficiency``, ``value`` or ``latency``; `text` names a format, or
+    says that none qualifies or that it can't be told."""
+
+    question: str
+    topic: str
+    text: str
+
+
+_ASKED = (
+    ("cost", "Lowest cost", "cost", COST),
+    ("efficiency", "Most efficient", "energy", EFFICIENCY),
+    ("value", "Most value", "value", RESULTS),
+    ("latency", "Lowest latency", "latency", LATENCY),
+)
+
+
+def answers(table: Table, group: Group) -> list[Answer]:
+    """The answers for a group; none for a table without samples, which can't say how sure."""
+    if not group.ok or not table.samples:
+        return []
+    limits = limits_of(table.context)
+    return [
+        Answer(question, topic, _text(table, group, objective, measure, limits))
+        for question, topic, objective, measure in _ASKED
+    ]
+
+
+def limits_line(table: Table) -> str:
+    """What the formats that are named hold."""
+    words = "; ".join(limits_of(table.context).words)
+    return f"Of the formats known to hold: {words}."
+
+
+def _text(table: Table, group: Group, objective: str, measure: Measure, limits: Limits) -> str:
+    if objective == "energy":
+        problem = unfit_energy([row["power_source"] for row in group.ok])
+        if problem is not None:
+            return f"Can't tell: {problem.partition(',')[0]}."
+    question = Question(objective, limits)
+    decision = decide(group, question, of_group(table, group, question))
+    return headline(decision, short=True) + _beside(decision, group, measure)
+
+
+def _beside(decision: Decision, group: Group, measure: Measure) -> str:
+    """The reference's figure and the ratio to it."""
+    chosen = decision.chosen
+    if chosen is None:
+        return ""
+    row = next(r for r in group.ok if group.named(r) == chosen.name)
+    reference = group.reference_of(row)
+    base = reference[measure.column] if reference is not None else None
+    if reference is None or reference is row or not base or not row[measure.column]:
+        return ""
+    ratio = measure.ratio(row[measure.column], base)
+    return f" Against {measure.show(base)} for {group.named(reference)}, the reference: {ratio}."

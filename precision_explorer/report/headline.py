@@ -1,0 +1,63 @@
+"""A decision in a sentence or two."""
+
+from __future__ import annotations
+
+from precision_explorer.decision import Decision
+from precision_explorer.report.text import listed
+from precision_explorer.table.figures import FIGURES
+from precision_explorer.units import share
+
+
+def headline(decision: Decision, short: bool = False) -> str:
+    """The answer in a few sentences; `short` where what was asked stands before it."""
+    if decision.chosen is not None:
+        return " ".join([_chosen(decision, short), *_beside(decision)])
+    if decision.status == "none":
+        text = "No format qualifies."
+        if decision.nearest is not None:
+            broken = [f"{c.limit}: {c.found}" for c in decision.nearest.checks if c.state != "yes"]
+            text += f" The nearest is {decision.nearest.name} ({'; '.join(broken)})."
+        return text
+    nearest = f" The nearest is {decision.nearest.name}." if decision.nearest is not None else ""
+    missing = f" Missing: {decision.missing}." if decision.missing else ""
+    return f"Can't tell.{nearest}{missing}"
+
+
+def _chosen(decision: Decision, short: bool) -> str:
+    assert decision.chosen is not None
+    figure, chosen = FIGURES[decision.objective], decision.chosen
+    best = "" if short else f"{superlative(decision.objective)} "
+    return f"{chosen.name}, {best}{figure.words} {figure.show(chosen.value)}{sure(decision)}."
+
+
+def _beside(decision: Decision) -> list[str]:
+    """What keeps the choice from being the whole answer."""
+    figure, found = FIGURES[decision.objective], []
+    if decision.ties:
+        found.append(f"Can't be told from it: {listed(decision.ties)}.")
+    if decision.contender is not None:
+        option = decision.contender
+        needs = "; ".join(check.needs for check in option.checks if check.needs)
+        found.append(f"May be better: {option.name}, {figure.show(option.value)}, but {needs}.")
+    if figure.timed and decision.chosen and "machine-busy" in decision.chosen.cautions:
+        found.append("Timed beside other work: take the figure as rough.")
+    return found
+
+
+def superlative(objective: str) -> str:
+    """``lowest`` or ``highest``; ``best`` of the quality, whose metric knows."""
+    maximise = FIGURES[objective].maximise
+    return "best" if maximise is None else "highest" if maximise else "lowest"
+
+
+def sure(decision: Decision) -> str:
+    """How sure the choice is, in brackets; how that is known stands in the docs."""
+    chosen = decision.chosen
+    if chosen is None:
+        return ""
+    if len(decision.qualifying) == 1:
+        return " (the only format known to hold the limits)"
+    if chosen.best_probability is None:
+        return " (how sure can't be told: each was measured once)"
+    best = share(chosen.best_probability, 0)
+    return f" (the best of {len(decision.qualifying)} in {best} of the resamples)"

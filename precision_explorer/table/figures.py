@@ -1,0 +1,81 @@
+"""The figures that formats are compared by: their names on the command line, columns and better
+end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from precision_explorer.errors import UsageError, unknown_name
+from precision_explorer.units import bytes_, count, joules, rate, seconds, significant, usd
+
+
+@dataclass(frozen=True)
+class Figure:
+    """`maximise` None: the quality metric knows. `timed`: other work on the machine moves it."""
+
+    name: str
+    column: str
+    words: str
+    maximise: bool | None
+    show: Callable[[float | None], str]
+    timed: bool = True
+    quantile: float | None = None
+    """Of a percentile of the latency."""
+
+
+FIGURES = {
+    figure.name: figure
+    for figure in (
+        Figure("quality", "quality", "quality", None, significant, timed=False),
+        Figure("latency", "latency_p50_s", "median latency", False, seconds, quantile=0.5),
+        Figure("latency_p90", "latency_p90_s", "p90 of the latency", False, seconds, quantile=0.9),
+        Figure("latency_p99", "latency_p99_s", "p99 of the latency", False, seconds, quantile=0.99),
+        Figure(
+            "latency_p999", "latency_p999_s", "p99.9 of the latency", False, seconds, quantile=0.999
+        ),
+        Figure("throughput", "throughput_per_s", "throughput", True, rate),
+        Figure("memory", "peak_memory_bytes", "peak memory", False, bytes_, timed=False),
+        Figure("weights", "weight_bytes", "memory of the weights", False, bytes_, timed=False),
+        Figure("cost", "cost_per_1k_requests_usd", "cost per 1,000 requests", False, usd),
+        Figure("value", "value_per_usd", "useful results per dollar", True, count),
+        Figure("energy", "energy_per_request_j", "energy per request", False, joules),
+    )
+}
+DEFAULT = ("quality", "latency", "memory", "cost", "energy")
+_ALIASES = {"latency_p50": "latency"}
+
+
+def parse_objectives(text: str) -> tuple[str, ...]:
+    """Names of `FIGURES` from ``quality,latency_p99,cost``; UsageError for an unknown or repeated
+    one, and for none."""
+    names = [name.strip().lower() for name in text.split(",") if name.strip()]
+    if not names:
+        raise UsageError("objectives are empty; write them as --objectives quality,latency,cost")
+    return tuple(dict.fromkeys(parse_objective(name) for name in names))
+
+
+def parse_objective(name: str) -> str:
+    """One name of `FIGURES`; UsageError for any other."""
+    known = _ALIASES.get(name.strip().lower(), name.strip().lower())
+    if known not in FIGURES:
+        raise UsageError(unknown_name("objective", name, FIGURES))
+    return known
+
+
+def in_words(names: list[str] | tuple[str, ...]) -> str:
+    """The objectives as a reader would name them."""
+    return ", ".join(FIGURES[name].words for name in names)
+
+
+def unfit_energy(sources: list[str | None]) -> str | None:
+    """Why energy of rows with these sources can be no objective; None where it can: an estimate
+    ranks nothing, and two meters don't read the same."""
+    known = list(dict.fromkeys(source or "unavailable" for source in sources))
+    bad = [source for source in known if not source.startswith("measured")]
+    if bad:
+        what = "was not measured" if bad[0] == "unavailable" else f"is an estimate ({bad[0]})"
+        return f"energy {what}, so it can be no objective; leave it out"
+    if len(known) > 1:
+        return f"energy was read from different meters ({', '.join(known)}); leave it out"
+    return None

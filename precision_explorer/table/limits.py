@@ -1,0 +1,217 @@
+"""The limits that a reader sets (loss of quality, latency, memory, cost), and whether a row is
+known to hold each."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+
+from precision_explorer.economics import Slo, parse_slo
+from precision_explorer.errors import UsageError
+from precision_explorer.table.data import Context
+from precision_explorer.table.figures import FIGURES
+from precision_explorer.table.samples import Samples
+from precision_explorer.units import bytes_, points, seconds, share, usd
+
+State = Literal["yes", "no", "cannot-tell"]
+_IDLE = "timing on an idle machine: other work disturbed this one"
+SURE = 0.95
+"""As the verdicts: one-sided 95 %."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """None: no such limit. `max_quality_loss` is that of the rows' verdicts (points of a share,
+    else relative). UsageError for limits that nothing can hold."""
+
+    max_quality_loss: float | None = None
+    slo: Slo | None = None
+    max_memory_bytes: float | None = None
+    max_cost_per_1k_usd: float | None = None
+
+    def __post_init__(self) -> None:
+        rules = [
+            (self.max_memory_bytes, "max-memory must be above 0 bytes; write it as 8GB"),
+            (self.max_cost_per_1k_usd, "max-cost must be above 0 dollars per 1,000 requests"),
+        ]
+        for value, rule in rules:
+            if value is not None and not 0 < value < math.inf:
+                raise UsageError(rule)
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """Each in words, in the order of `checks`."""
+        found = []
+        if self.max_quality_loss is not None:
+            found.append(f"loss of quality at most {share(self.max_quality_loss)}")
+        if self.slo is not None:
+            found.append(f"{self.slo.name} of the latency at most {seconds(self.slo.limit_s)}")
+        if self.max_memory_bytes is not None:
+            found.append(f"peak memory at most {bytes_(self.max_memory_bytes)}")
+        if self.max_cost_per_1k_usd is not None:
+            found.append(f"at most {usd(self.max_cost_per_1k_usd)} per 1,000 requests")
+        return tuple(found)
+
+
+@dataclass(frozen=True)
+class Check:
+    """Whether a row holds one limit. `found`: what was measured, in words; `needs`: what would
+    tell, or what is missing; `probability` that it holds over the draws, None where these can't
+    say; `ratio`: the measured figure over the limit, above 1 where it is beyond; `asks`: the limit
+    that the figure would hold, in words."""
+
+    limit: str
+    state: State
+    found: str
+    needs: str | None = None
+    probability: float | None = None
+    ratio: float | None = None
+    asks: str | None = None
+
+
+def checks(samples: Samples, limits: Limits) -> tuple[Check, ...]:
+    """One `Check` per limit that is set."""
+    found = []
+    if limits.max_quality_loss is not None:
+        found.append(_quality(samples, limits.max_quality_loss))
+    if limits.slo is not None:
+        found.append(_latency(samples, limits.slo))
+    if limits.max_memory_bytes is not None:
+        found.append(_memory(samples, limits.max_memory_bytes))
+    if limits.max_cost_per_1k_usd is not None:
+        found.append(_cost(samples, limits.max_cost_per_1k_usd))
+    return tuple(found)
+
+
+def is_disturbed(row: dict[str, Any]) -> bool:
+    """Whether other work on the machine moved the row's times: they are then no less than those of
+    an idle machine, as far as anyone can tell."""
+    return "machine-busy" in (row["cautions"] or "").split(";")
+
+
+def _quality(samples: Samples, budget: float) -> Check:
+    row, limit = samples.row, "quality"
+    if samples is samples.reference:
+        return Check(limit, "yes", "the reference itself", probability=1.0, ratio=0.0)
+    verdict, note, loss = row["verdict"], row["verdict_note"], _loss(samples)
+    if verdict is None:
+        return Check(limit, "cannot-tell", "no verdict", note or "a reference on the same examples")
+    ratio = None if loss is None else loss / budget
+    lost = "" if loss is None else f" ({_lost(samples, loss)} measured)"
+    if verdict == "within":
+        chance = _loss_probability(samples, budget)
+        return Check(limit, "yes", f"loss within {share(budget)}{lost}", None, chance, ratio)
+    if verdict == "outside":
+        asks = None if loss is None else f"beyond {share(loss, 2)}"
+        return Check(limit, "no", f"loss beyond {share(budget)}{lost}", ratio=ratio, asks=asks)
+    needs = note or "more examples"
+    if needs.startswith("needs n"):
+        needs = f"{needs} examples (has {row['quality_n']:,})"
+    found = f"loss not shown to be within {share(budget)}{lost}"
+    return Check(limit, "cannot-tell", found, needs, ratio=ratio)
+
+
+def _lost(samples: Samples, loss: float) -> str:
+    if loss <= 0:
+        return "no loss"
+    is_share = samples.quality is not None and samples.quality.is_share
+    return points(loss).removeprefix("+") if is_share else share(loss, 2)
+
+
+def _loss(samples: Samples) -> float | None:
+    """The measured loss of quality as the budget counts it; below 0 where there is a gain."""
+    row, base = samples.row, samples.reference
+    delta = row["quality_delta"]
+    if delta is None or samples.quality is None:
+        return None
+    loss = -delta if samples.higher_is_better else delta
+    if samples.quality.is_share:
+        return float(loss)
+    known = base.row["quality"] if base is not None else None
+    return float(loss / abs(known)) if known else None
+
+
+def _loss_probability(samples: Samples, budget: float) -> float | None:
+    """The share of paired draws in which the loss is at most `budget`, as the verdict counts it."""
+    reference = samples.reference
+    own, base = samples.draws("quality"), reference.draws("quality") if reference else None
+    if own is None or base is None or samples.quality is None:
+        return None
+    sign = 1.0 if samples.higher_is_better else -1.0
+    loss = sign * (base - own)
+    if not samples.quality.is_share:
+        if not base.all():
+            return None
+        loss = loss / np.abs(base)
+    return float((loss <= budget).mean())
+
+
+def _latency(samples: Samples, slo: Slo) -> Check:
+    limit, ids = slo.name, (samples.row["cautions"] or "").split(";")
+    if "serving-saturated" in ids:
+        return Check(limit, "no", "more was asked than it can serve", asks="a lower rate")
+    within = samples.within(slo)
+    if within is None:
+        refused = "serving-refused" in ids
+        why = "the serving loop was late" if refused else "no latency was measured"
+        return Check(limit, "cannot-tell", why, "requests timed on an idle machine")
+    found = f"{share(within.share)} of {within.n:,} requests within {seconds(slo.limit_s)}"
+    reached = float(np.quantile(np.concatenate(list(samples.latencies)), slo.quantile))
+    rest = (within.probability, reached / slo.limit_s)
+    if within.verdict == "within":
+        return Check(limit, "yes", found, None, *rest)
+    if within.verdict == "outside" and not is_disturbed(samples.row):
+        return Check(limit, "no", found, None, *rest, asks=f"{slo.name}={seconds(reached)}")
+    if within.verdict == "outside":
+        return Check(limit, "cannot-tell", found, _IDLE, *rest)
+    n = "more requests than can be foretold"
+    if within.needed_n is not None:
+        n = f"n >= {within.needed_n:,} requests (has {within.n:,})"
+    return Check(limit, "cannot-tell", found, f"{slo.name} needs {n}", *rest)
+
+
+def _memory(samples: Samples, most: float) -> Check:
+    peak = samples.row["peak_memory_bytes"]
+    if peak is None:
+        return Check("memory", "cannot-tell", "peak memory was not measured", "its peak memory")
+    state: State = "yes" if peak <= most else "no"
+    # One measurement: nothing says how far another would be off.
+    found = f"peak memory {bytes_(peak)}"
+    return Check("memory", state, found, None, float(peak <= most), peak / most, bytes_(peak))
+
+
+def _cost(samples: Samples, most: float) -> Check:
+    cost, draws = samples.row[FIGURES["cost"].column], samples.draws("cost")
+    if cost is None or draws is None:
+        return Check("cost", "cannot-tell", "no cost", "a price (--price-per-hour) and a rate")
+    chance, found = float((draws <= most).mean()), f"{usd(cost)} per 1,000 requests"
+    rest = (chance, cost / most, usd(cost))
+    if chance >= SURE and cost <= most:
+        return Check("cost", "yes", found, None, *rest)
+    if is_disturbed(samples.row):
+        return Check("cost", "cannot-tell", found, _IDLE, *rest)
+    if chance <= 1 - SURE and cost > most:
+        return Check("cost", "no", found, None, *rest)
+    needs = "more rounds or batches: the limit lies within what these differ by"
+    return Check("cost", "cannot-tell", found, needs, *rest)
+
+
+def limits_of(context: Context) -> Limits:
+    """The reader's limits; the table's quality budget and latency objective where none is given."""
+    limits = context.limits or Limits()
+    if limits.max_quality_loss is None:
+        limits = replace(limits, max_quality_loss=context.quality_budget)
+    if limits.slo is None and context.slo:
+        limits = replace(limits, slo=parse_slo(context.slo))
+    return limits
+
+
+def state_of(found: tuple[Check, ...]) -> State:
+    """``no`` where one limit is broken, ``yes`` where all are held."""
+    states = {check.state for check in found}
+    if "no" in states:
+        return "no"
+    return "cannot-tell" if "cannot-tell" in states else "yes"
