@@ -231,7 +231,7 @@ def test_every_report_has_the_section_with_both_figures_and_who_worked_there(tmp
     table = table_of(tmp_path, cell("fp32", STEADY, [15.0, 15.2, 14.8]))
     for text in (to_markdown(table), to_html(table), said(table)):
         assert "Alone and disturbed" in text
-        assert "background cpu:1,model:demo" in text
+        assert "cpu:1,model:demo" in text
         for part in ("10.0 ms", "15.0 ms", "1.50 [", "100 /s", "50.0 /s", "0.500 [", "50 %"):
             assert part in text, part
         assert "cpu:1 keeps" in text or "keeps" in text
