@@ -173,8 +173,8 @@ class Server:
         probe = self._plan(_CAPACITY_REQUESTS / window_s, 0, window_s)
         if self._batching.is_continuous:
             return continuous_capacity(self.adapter, probe, self.workload, self.sync)
-        lengths = probe.input_tokens, probe.output_tokens
-        if lengths == (None, None) and self._own == len(self.groups):
+        drawn = probe.input_tokens is not None or probe.output_tokens is not None
+        if not drawn and self._own == len(self.groups):
             rates = throughput.by_batch_size
         else:
             serve_all = self._service(probe)
