@@ -64,6 +64,11 @@ _OPTIONS: list[Callable[..., Any]] = [
         "--duration", metavar="TIME", help="Length of the measured window, as in 30s, 5m or 1h."
     ),
     click.option(
+        "--find-rate", is_flag=True, default=None,
+        help="Under a workload of scenario server: search for the largest rate that holds the "
+        "objective of --slo, in place of the workload's own rate.",
+    ),
+    click.option(
         "--spec", type=click.Path(path_type=Path), metavar="FILE.yaml",
         help="A file that holds these options; those given on the command line win.",
     ),

@@ -22,12 +22,12 @@ from precision_explorer.formats.runtimes import RUNTIMES
 from precision_explorer.option_files import read_options
 from precision_explorer.records import canonical_hash
 from precision_explorer.units import parse_duration, parse_share, parse_size
-from precision_explorer.workload import TAILS
+from precision_explorer.workload import TAILS, RateSearch
 
 EXECUTORS = ("local",)
 # Options that a reader decides later: they change tables, not what is measured.
 READER_FIELDS = frozenset({"price_per_hour", "slo", "quality_budget", "reference"})
-_TRUTH_VALUES = ("trust_remote_code", "until_decided")
+_TRUTH_VALUES = ("trust_remote_code", "until_decided", "find_rate")
 # A longer wait than some 24 days is more milliseconds than poll() takes.
 _LONGEST_S = 1_000_000
 # pydantic's types of errors whose own words say nothing to one who writes options.
@@ -42,7 +42,7 @@ class SweepSpec(BaseModel):
     """One field per option of `sweep`; a spec file holds the same names (``-`` or ``_``).
 
     `quality_budget` is a share (0.01 for 1%), `cell_timeout` and `duration` seconds, `memory_limit`
-    bytes. `tails` and `duration` change the workload (`workload.changed`). The reference is always
+    bytes. `tails`, `duration` and `find_rate` change the workload (`workload.changed`). The reference is always
     among `formats`: one that was not named is put in front.
     """
 
@@ -63,6 +63,7 @@ class SweepSpec(BaseModel):
     workload: str = "single-stream"
     tails: str | None = None
     duration: float | None = Field(default=None, gt=0, le=_LONGEST_S)
+    find_rate: bool = False
     out: str | None = None
     cell_timeout: float = Field(default=3600.0, gt=0, le=_LONGEST_S)
     price_per_hour: float | None = None
@@ -190,7 +191,19 @@ class SweepSpec(BaseModel):
             )
         if self.slo is not None:
             parse_slo(self.slo)
+        elif self.find_rate:
+            raise ValueError(
+                "--find-rate needs the objective that the rate is to hold; give --slo p99=200ms"
+            )
         return self
+
+    @property
+    def search(self) -> RateSearch | None:
+        """The objective at which a rate is to be found; None where none is."""
+        if not self.find_rate or self.slo is None:
+            return None
+        slo = parse_slo(self.slo)
+        return RateSearch.model_validate({"percentile": slo.name, "limit_s": slo.limit_s})
 
     @property
     def formats_named(self) -> bool:
@@ -205,6 +218,10 @@ class SweepSpec(BaseModel):
             skipped -= {"quality_budget", "reference"}  # They say when the scoring stops.
         else:
             skipped |= {"until_decided"}  # Sweeps from before there was any keep their name.
+        if self.find_rate:
+            skipped -= {"slo"}  # It says what is searched.
+        else:
+            skipped |= {"find_rate"}  # As above.
         later = ("batch_tokens", "tails", "duration")
         skipped |= {name for name in later if getattr(self, name) is None}  # As above.
         return canonical_hash(self.model_dump(mode="json", exclude=set(skipped)), 6)

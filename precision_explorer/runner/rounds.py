@@ -43,7 +43,7 @@ def joined_block(blocks: list[Json]) -> Json | None:
         # Rounds are too short for one.
         "soak": blocks[0].get("soak") if len(blocks) == 1 else None,
         "throughput": _throughput(blocks),
-        "energy": _energy([block["energy"] for block in blocks]),
+        "energy": joined_energy([block["energy"] for block in blocks]),
         # Rounds last about as long as each other.
         "other_work_share": fmean(shares) if shares else None,
         "recompiles": sum(again) if again else None,
@@ -72,10 +72,15 @@ def _serving(blocks: list[Json]) -> list[Json] | None:
     if not blocks[0].get("serving"):
         return None
     return [
-        block["serving"]
-        | {"round": _round(block, block["serving"]["requests"], block["serving"]["ended_s"])}
+        window | {"round": _round(block, window["requests"], window["ended_s"])}
         for block in blocks
+        for window in _windows(block["serving"])
     ]
+
+
+def _windows(serving: Json | list[Json]) -> list[Json]:
+    """A round's window; of a search those that stand for it."""
+    return serving if isinstance(serving, list) else [serving]
 
 
 def _round(block: Json, requests: int, window_s: float) -> Json:
@@ -118,7 +123,7 @@ def _rate(by_round: dict[int, Json]) -> Json:
     }
 
 
-def _energy(each: list[Json]) -> Json:
+def joined_energy(each: list[Json]) -> Json:
     """Joules over all windows; None where one of them has none, with its note."""
     notes = (energy.get("note") for energy in each)
     found = {

@@ -152,7 +152,7 @@ def _stored_budgets(folder: RunFolder) -> Budgets:
 
 def workload_of(spec: SweepSpec) -> Workload:
     """The workload that `spec` names, as its other options change it."""
-    workload = changed(load_workload(spec.workload), spec.tails, spec.duration)
+    workload = changed(load_workload(spec.workload), spec.tails, spec.duration, spec.search)
     again_s = repeats_s(workload, spec.duration) if spec.duration else 0.0
     if spec.duration and again_s and spec.duration + again_s >= spec.cell_timeout:
         raise UsageError(

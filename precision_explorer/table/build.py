@@ -25,6 +25,7 @@ from precision_explorer.economics import (
 from precision_explorer.errors import StoreError, UsageError
 from precision_explorer.records import Caution, CellRecord, Roof
 from precision_explorer.stats import Divergence, Ratio, round_spread, tail
+from precision_explorer.stats.rate_search import Seen
 from precision_explorer.store import RunFolder, read_run
 from precision_explorer.table.against import (
     against_reference,
@@ -34,7 +35,8 @@ from precision_explorer.table.against import (
 )
 from precision_explorer.table.computed import Computed, computed_columns
 from precision_explorer.table.context import Run, make_context
-from precision_explorer.table.data import COLUMNS, SoakTable, Table
+from precision_explorer.table.curve import best_rate_within, curve_columns
+from precision_explorer.table.data import COLUMNS, Curve, SoakTable, Table
 from precision_explorer.table.front import DRAWS, in_words, mark_front
 from precision_explorer.table.headline import (
     check_metric,
@@ -72,6 +74,11 @@ class Entry:
     without the queue, an array per round."""
     output_tokens: list[int | None] = field(default_factory=list)
     soak: SoakTable | None = None
+    searched: Slo | None = None
+    """The objective at which its rate was searched."""
+    tried: list[list[Seen]] = field(default_factory=list)
+    """The windows of each rate that was tried."""
+    curve: Curve | None = None
     price: Price | None = None
     slo: Slo | None = None
     cautions: list[Caution] = field(default_factory=list)
@@ -126,6 +133,7 @@ def build(
         why=diagnoses(entries, roof),
         comparisons=comparisons(entries),
         soaks=tuple(e.soak for e in entries if e.soak is not None),
+        curves=tuple(e.curve for e in entries if e.curve is not None),
     )
 
 
@@ -183,6 +191,8 @@ def _own_row(entry: Entry) -> None:
         latency_columns(entry)
         if measured.serving:
             served_columns(entry, measured.serving)
+        if measured.tried:
+            curve_columns(entry, measured.tried)
         _throughput(entry)
         _energy(entry)
         _quality(entry)
@@ -310,7 +320,7 @@ def _economics(entry: Entry) -> None:
         reader["price_per_hour"],
         load_sheet(None),
     )
-    entry.slo = parse_slo(reader["slo"]) if reader.get("slo") else None
+    entry.slo = parse_slo(reader["slo"]) if reader.get("slo") else entry.searched
     if price is None:
         return
     entry.price = price
@@ -333,7 +343,10 @@ def _best_within_slo(entry: Entry) -> float | None:
     """The highest rate within the objective over the batch sizes tried; a request takes as long as
     its batch. Of a row whose requests came by their own clock the rate that was achieved, if its
     latencies under that load meet the objective: what batches take when all are at hand says
-    nothing of a queue. None there where no latency is shown or too few requests tell."""
+    nothing of a queue; of a search at the largest rate tried that holds the objective. None there where no latency is shown or too few requests tell."""
+    tried = entry.record.measurements.tried
+    if entry.slo is not None and tried:
+        return best_rate_within(tried, entry.tried, entry.slo)
     if entry.slo is not None and entry.record.measurements.serving:
         latencies = np.concatenate([*entry.latencies, np.array([])])
         if not len(latencies) or tail(latencies, entry.slo.quantile).value is None:

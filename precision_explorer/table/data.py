@@ -7,8 +7,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from precision_explorer.diagnose import Why
+from precision_explorer.economics import Slo
 from precision_explorer.records import SoakWindow
-from precision_explorer.stats import Divergence, Rates, Ratio, Window
+from precision_explorer.stats import Divergence, Rates, Ratio, Tail, Window
+from precision_explorer.stats.rate_search import Verdict
 
 # The contract's columns, in order; columns may only be added at the end.
 CONTRACT_COLUMNS: tuple[str, ...] = (
@@ -39,6 +41,7 @@ EXTRA_COLUMNS: tuple[str, ...] = (
     "rounds", "latency_p50_round_spread", "throughput_round_spread",
     "scenario", "offered_rate_per_s", "achieved_rate_per_s", "utilisation", "queue_p50_s",
     "service_p50_s", "lateness_p99_s", "workload",
+    "search_slo", "held_rate_per_s", "missed_rate_per_s", "search_note",
 )  # fmt: skip
 COLUMNS = CONTRACT_COLUMNS + EXTRA_COLUMNS
 # What tells a row from all others of a table.
@@ -125,6 +128,42 @@ class SoakTable:
 
 
 @dataclass(frozen=True)
+class CurvePoint:
+    """A rate that a search tried. Rates in requests per second: asked for, come, and served;
+    `requests` that count, over `windows` of `seconds` together, of which `saturated` grew a queue
+    and `refused` came late and count nothing. `percentile` is the objective's, `verdict` and `why`
+    what the windows say of it."""
+
+    rate_per_s: float
+    offered_rate_per_s: float | None
+    achieved_rate_per_s: float | None
+    utilisation: float | None
+    requests: int
+    seconds: float
+    p50: Tail | None
+    percentile: Tail | None
+    verdict: Verdict
+    why: str
+    saturated: int
+    refused: int
+    windows: int
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Latency against rate of one row, by rising rate. `row`: its values of `ROW_KEY`; `slo`: what
+    was searched; `held`, `missed`: the largest rate that held it, and the least above that missed,
+    None where none did, which `note` then explains."""
+
+    row: tuple[Any, ...]
+    slo: Slo
+    points: tuple[CurvePoint, ...]
+    held: CurvePoint | None
+    missed: CurvePoint | None
+    note: str | None
+
+
+@dataclass(frozen=True)
 class Table:
     """`rows`: one dict per cell with every name in `COLUMNS`; None where not measured."""
 
@@ -136,6 +175,8 @@ class Table:
     comparisons: tuple[Comparison, ...] = ()
     soaks: tuple[SoakTable, ...] = ()
     """Of rows that were measured for several windows of time."""
+    curves: tuple[Curve, ...] = ()
+    """Of rows whose rate was searched."""
 
     def to_frame(self) -> Any:
         """The rows as a pandas DataFrame with the declared columns (imports pandas)."""

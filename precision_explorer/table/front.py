@@ -18,16 +18,11 @@ DRAWS = 500
 FEW_REQUESTS = 6
 """Below so many independent requests not even the median has an interval at 95 %
 (`order_interval`): resampling them would show no doubt where there is much."""
-_OBJECTIVES = (
-    ("quality", None),
-    ("latency_p50_s", False),
-    ("peak_memory_bytes", False),
-    ("cost_per_1k_requests_usd", False),
-    ("energy_per_request_j", False),
-)
+# The columns that are objectives, in words.
 _WORDS = {
     "quality": "quality",
     "latency_p50_s": "median latency",
+    "held_rate_per_s": "largest rate that held",
     "peak_memory_bytes": "peak memory",
     "cost_per_1k_requests_usd": "cost per 1,000 requests",
     "energy_per_request_j": "energy per request",
@@ -36,8 +31,11 @@ _WORDS = {
 
 def objectives(rows: list[dict[str, Any]]) -> list[str]:
     """Columns that can be compared: those that every ok row has. Energy only where all rows
-    measured it with the same source; an estimate is never an objective."""
-    names = [name for name, _ in _OBJECTIVES if all(row[name] is not None for row in rows)]
+    measured it with the same source; an estimate is never an objective. Nor is latency where each
+    row's is that at a rate of its own, which a search found."""
+    names = [name for name in _WORDS if all(row[name] is not None for row in rows)]
+    if any(row["search_slo"] is not None for row in rows):
+        names = [name for name in names if name != "latency_p50_s"]
     sources = {row["power_source"] or "unavailable" for row in rows}
     measured = len(sources) == 1 and sources.pop().startswith("measured")
     return [n for n in names if n != "energy_per_request_j" or measured]
@@ -71,7 +69,7 @@ def mark_front(
     names = [name for name in objectives(rows) if name != "quality" or known]
     if not rows or not names:
         return []
-    maximise = [name == "quality" and bool(higher) for name in names]
+    maximise = [bool(higher) if name == "quality" else name == "held_rate_per_s" for name in names]
     values = np.array([[row[name] for name in names] for row in rows], dtype=float)
     if "quality" in names:
         for index, place in enumerate(placed):

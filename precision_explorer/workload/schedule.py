@@ -63,13 +63,15 @@ def plan_schedule(
     duration_s: float | None = None,
     n: int | None = None,
     groups: Sequence[str | None] | None = None,
+    draw: tuple[int, ...] = (),
 ) -> Schedule:
     """The requests of one window over `count` examples.
 
     `rate_per_s` is the mean rate (None: the one that the arrivals declare), `duration_s` the window
     in place of the workload's, `n` the number of requests where there are no arrivals (None:
     `count`), `groups` the group of each example, for a mix that names groups. Each round draws
-    anew; the same seed and round give the same plan for every format. Times, mix, examples and
+    anew, and so does each `draw`; the same seed, round and draw give the same plan for every
+    format. Times, mix, examples and
     lengths are drawn apart, so that another distribution of lengths changes no time. A window ends
     where its trace does.
 
@@ -79,7 +81,7 @@ def plan_schedule(
         raise ValueError("no examples to plan requests over")
 
     def rng(part: int) -> np.random.Generator:
-        return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(round, part)))
+        return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(round, part, *draw)))
 
     times, window_s = np.zeros(n or count), 0.0
     if workload.arrivals is not None:
