@@ -42,8 +42,8 @@ class SweepSpec(BaseModel):
     """One field per option of `sweep`; a spec file holds the same names (``-`` or ``_``).
 
     `quality_budget` is a share (0.01 for 1%), `cell_timeout` and `duration` seconds, `memory_limit`
-    bytes. `tails`, `duration` and `find_rate` change the workload (`workload.changed`). The reference is always
-    among `formats`: one that was not named is put in front.
+    bytes. `tails`, `duration` and `find_rate` change the workload (`workload.changed`). The
+    reference is always among `formats`: one that was not named is put in front.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)

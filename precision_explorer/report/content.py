@@ -6,6 +6,7 @@ import shlex
 from dataclasses import dataclass
 
 from precision_explorer.report.columns import View, detail_view, main_views, unmeasured_view
+from precision_explorer.report.curve import RateSection, rate_section
 from precision_explorer.report.differences import differences_view
 from precision_explorer.report.findings import Finding, findings
 from precision_explorer.report.groups import Group, direction_words, groups
@@ -42,6 +43,8 @@ class Section:
     """How formats differ from the reference, beyond the verdict."""
     over_time: list[SoakSection]
     """Rows that were measured for several windows of time."""
+    rates: RateSection | None
+    """Rows whose rate was searched."""
     unmeasured: View | None
     why: WhySection | None
     """Why formats are or are not faster than the reference."""
@@ -117,6 +120,7 @@ def _section(group: Group, table: Table) -> Section:
         detail=detail_view(group),
         differences=differences_view(group, table),
         over_time=soak_sections(group, table),
+        rates=rate_section(group, table),
         unmeasured=unmeasured_view(group),
         why=of_group(table, group),
     )
@@ -193,6 +197,12 @@ def _notes(sections: list[Section], context: Context) -> tuple[str, ...]:
             f"Differences: ratios are the format's over {context.reference}'s, so that 1.00 is "
             "none; KL is in nats, over next tokens. The noise floor is the reference against "
             "itself in other batches: a format is called different only beyond it."
+        )
+    if any(s.rates for s in sections):
+        notes.append(
+            "Largest rate: at Held up to the whole 95 % interval of the percentile was within the "
+            "limit, and no queue grew; at Missed from it was beyond, or more came than was served. "
+            "In between it could not be told. The row's own latencies are those at Held up to."
         )
     if estimated:
         notes.append("est.: an estimate, not a measurement; it is never ranked.")

@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, Protocol, TypeVar
 
+import numpy as np
+
 from precision_explorer.measure.served import ServingSeries
 from precision_explorer.stats import needed_n, rate_search
 from precision_explorer.stats.rate_search import Judgement, Search, Seen, judge
@@ -58,17 +60,18 @@ class Point(Generic[W]):
     rung: int
     rate_per_s: float
     windows: list[W] = field(default_factory=list)
+    seen: list[Seen] = field(default_factory=list)
     found: Judgement | None = None
 
     def add(self, window: W, goal: RateSearch) -> Judgement:
         """One window more, and what all of them say now."""
         self.windows.append(window)
-        each = [seen(w.series) for w in self.windows]
-        self.found = judge(each, PERCENTILES[goal.percentile], goal.limit_s)
+        self.seen.append(_seen(window.series))
+        self.found = judge(self.seen, PERCENTILES[goal.percentile], goal.limit_s)
         return self.found
 
 
-def seen(series: ServingSeries) -> Seen:
+def _seen(series: ServingSeries) -> Seen:
     """What a search looks at."""
     return Seen(
         series.counted_latency_s(),
@@ -86,8 +89,8 @@ def find_rate(
 ) -> list[Point[W]]:
     """The rates that were tried, in their order, until the bracket is as narrow as it gets or
     `budget_seconds` are spent. `serve_at`: (rate per second, seconds of the window, what its draws
-    are told apart by) to a window; the same three give the same arrivals. `on_window` is told what is
-    left of the budget after each."""
+    are told apart by) to a window; the same three give the same arrivals. `on_window` is told what
+    is left of the budget after each."""
     goal = rules.search
     assert goal is not None
     first, floor, top = (
@@ -97,7 +100,7 @@ def find_rate(
     stride = max(rate_search.rung_below(1 + STRIDE, goal.resolution), 1)
     search = Search(first, min(floor, first), max(top, first), MOST_WINDOWS, stride)
     points: dict[int, Point[W]] = {}
-    left, rung = rules.budget_seconds, search.next()
+    left, rung = rules.budget_seconds, search.next(first)
     while rung is not None and left > 0:
         rate = rate_search.rate_at(rung, goal.resolution)
         point = points.setdefault(rung, Point(rung, rate))
@@ -110,7 +113,8 @@ def find_rate(
         on_window(left)
         found = point.add(window, goal)
         search.told(rung, found)
-        rung = rung if _goes_on(point, found, rules) else search.next()
+        if not _goes_on(point, found, rules):
+            rung = search.next(_guess(point, goal, capacity_per_s))
     return [point for point in points.values() if point.windows]
 
 
@@ -134,6 +138,18 @@ def drain_s(rules: Workload, duration_s: float) -> float:
 def settle_s(rules: Workload, duration_s: float) -> float:
     """The first seconds of a window that don't count."""
     return max(rules.warmup_seconds, SETTLE_SHARE * duration_s)
+
+
+def _guess(point: Point[W], goal: RateSearch, capacity_per_s: float) -> int:
+    """The rung at which the percentile would be the limit if its inverse fell in a line from what
+    it is at `point` to 0 at the capacity: it does in M/M/1 (Kleinrock 1975, section 3.2)."""
+    kept = [one.latencies_s for one in point.seen if not one.refused]
+    values = np.concatenate([np.zeros(0), *kept])
+    if not len(values):
+        return point.rung
+    found = float(np.quantile(values, PERCENTILES[goal.percentile], method="inverted_cdf"))
+    rate = capacity_per_s - (capacity_per_s - point.rate_per_s) * found / goal.limit_s
+    return rate_search.rung_below(max(rate, LEAST_LOAD * capacity_per_s), goal.resolution)
 
 
 def _goes_on(point: Point[W], found: Judgement, rules: Workload) -> bool:

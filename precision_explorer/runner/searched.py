@@ -12,7 +12,7 @@ from precision_explorer.measure import EnergyWindow
 from precision_explorer.records.record import Energy, Throughput
 from precision_explorer.records.serving import Serving, TriedRate
 from precision_explorer.runner.rate_search import Point, chosen, drain_s, find_rate, settle_s
-from precision_explorer.runner.serving import Server, ServedWindow
+from precision_explorer.runner.serving import ServedWindow, Server
 
 Json = dict[str, Any]
 

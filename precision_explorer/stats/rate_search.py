@@ -77,8 +77,8 @@ def judge(windows: list[Seen], q: float, limit_s: float) -> Judgement:
         return Judgement("unsure", GREW, found)
     if found.high is None:
         return Judgement("unsure", (found.note or CLOSE) if len(values) else LATE, found)
-    return Judgement("held", "", found) if found.high <= limit_s else Judgement(
-        "unsure", CLOSE, found
+    return (
+        Judgement("held", "", found) if found.high <= limit_s else Judgement("unsure", CLOSE, found)
     )
 
 
@@ -108,11 +108,13 @@ class Search:
     and the search goes on at both of its sides, so that what it could not tell stands between the
     ends of its bracket.
 
-    Begins at `start`; where that missed it goes to `floor`, and gives up where `floor` missed too.
+    Begins at `start` and goes on to the caller's `guess`; where nothing held and the lowest missed,
+    to `floor`, and gives up where `floor` missed too.
     `top` is thought to be the highest that can hold, and the search goes beyond it only where none
     up to it missed. When no rung is left that would narrow the bracket, those that could not be
     told get further windows, from its middle. A rung gets `most` windows. Beside a rung that could
-    not be told the next is no farther than `stride`, since that is where the answer changes.
+    not be told the next is no farther than `stride` for each of those, since that is where the
+    answer changes.
     """
 
     start: int
@@ -133,10 +135,14 @@ class Search:
         """As far as is known."""
         return bracket({rung: found.verdict for rung, found in self.found.items()})
 
-    def next(self) -> int | None:
-        """The rung that a window should be served at next; None where none would tell more."""
+    def next(self, guess: int) -> int | None:
+        """The rung that a window should be served at next; None where none would tell more.
+        `guess`: where the answer may be, by what is known of the first rung."""
         if not self.found:
             return self.start
+        guess = min(max(guess, self.floor), self.top)
+        if len(self.found) == 1 and guess not in self.found:
+            return guess
         held, missed = self.bracket.held, self.bracket.missed
         lowest = min(self.found)
         if held is None and missed == lowest:
@@ -150,9 +156,9 @@ class Search:
         gaps = [(low, min(open_, default=high)), (max(open_, default=low), high)]
         below, above = max(gaps, key=lambda gap: gap[1] - gap[0])
         if above - below > 1:
-            middle = (below + above) // 2
-            middle = min(middle, below + self.stride) if below in open_ else middle
-            return max(middle, above - self.stride) if above in open_ else middle
+            middle, reach = (below + above) // 2, self.stride * max(len(open_), 1)
+            middle = min(middle, below + reach) if below in open_ else middle
+            return max(middle, above - reach) if above in open_ else middle
         if is_guess:
             # Half of the way again that it was thought to be.
             self.top = high - 1 + max(1, (high - self.floor) // 4)

@@ -343,7 +343,8 @@ def _best_within_slo(entry: Entry) -> float | None:
     """The highest rate within the objective over the batch sizes tried; a request takes as long as
     its batch. Of a row whose requests came by their own clock the rate that was achieved, if its
     latencies under that load meet the objective: what batches take when all are at hand says
-    nothing of a queue; of a search at the largest rate tried that holds the objective. None there where no latency is shown or too few requests tell."""
+    nothing of a queue; of a search at the largest rate tried that holds the objective. None there
+    where no latency is shown or too few requests tell."""
     tried = entry.record.measurements.tried
     if entry.slo is not None and tried:
         return best_rate_within(tried, entry.tried, entry.slo)

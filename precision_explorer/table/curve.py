@@ -37,7 +37,7 @@ def curve_columns(entry: Entry, tried: Sequence[TriedRate]) -> None:
     held, missed = (None if rung is None else place[rung] for rung in (ends.held, ends.missed))
     note = _note(points, held, missed, slo)
     entry.row.update(
-        search_slo=f"{slo.name}={slo.limit_s:g}",
+        search_slo=f"{slo.name}={slo.limit_s:g}s",
         held_rate_per_s=held.rate_per_s if held else None,
         missed_rate_per_s=missed.rate_per_s if missed else None,
         search_note=note,
@@ -50,8 +50,8 @@ def curve_columns(entry: Entry, tried: Sequence[TriedRate]) -> None:
 
 
 _ADVICE = (
-    "raise the limit where that is the format's own time, or budget_seconds where requests were "
-    "too few to tell"
+    "raise the limit where that is the format's own time, budget_seconds where requests were too "
+    "few, and measure on an idle machine where the loop was late"
 )
 
 
@@ -64,9 +64,7 @@ def points_of(
 
 def bracket_of(tried: Sequence[TriedRate], points: Sequence[CurvePoint]) -> Bracket:
     """Between which rungs the largest lies that holds."""
-    return bracket(
-        {one.rung: point.verdict for one, point in zip(tried, points, strict=True)}
-    )
+    return bracket({one.rung: point.verdict for one, point in zip(tried, points, strict=True)})
 
 
 def best_rate_within(
@@ -136,19 +134,20 @@ def _note(
     points: Sequence[CurvePoint], held: CurvePoint | None, missed: CurvePoint | None, slo: Slo
 ) -> str | None:
     """What the two rates leave unsaid; None where both are there."""
-    lowest, highest = (
-        pick(points, key=lambda point: point.rate_per_s) for pick in (min, max)
-    )
+    lowest, highest = (pick(points, key=lambda point: point.rate_per_s) for pick in (min, max))
     if held is None:
-        return f"no rate held {slo.name} within {seconds(slo.limit_s)}: {_even(lowest, slo)}"
+        return f"no rate {_even(lowest, slo)}"
     if missed is None:
         return f"no rate missed it; the highest that was tried is {rate(highest.rate_per_s)}"
     return None
 
 
 def _even(lowest: CurvePoint, slo: Slo) -> str:
-    found = lowest.percentile
-    at = f"at {rate(lowest.rate_per_s)}, the lowest that was tried,"
+    """That no rate held, or that none could be shown to, with what is known of the lowest."""
+    limit = f"{slo.name} within {seconds(slo.limit_s)}"
+    found, at = lowest.percentile, f"{rate(lowest.rate_per_s)}, the lowest that was tried"
+    if lowest.verdict != "missed":
+        return f"was shown to hold {limit}: at {at}: {lowest.why}"
     if found is None or found.value is None:
-        return f"{at} {lowest.why}"
-    return f"even {at} it is {seconds(found.value)}"
+        return f"held {limit}: missed even at {at}, too far to tell by how much"
+    return f"held {limit}: even at {at}, it is {seconds(found.value)}"
