@@ -30,8 +30,8 @@ from precision_explorer.workload import Workload, plan_schedule
 
 CAPACITY, RESOLUTION = 200.0, 0.05
 MOST_WRONG = 0.1
-"""Of all searches, for each rate: an end on the wrong side. A window's interval is wrong in 2.5 % at
-that end, and a search looks at a rate that is near the largest several times."""
+"""Of all searches, for each rate: an end on the wrong side. A window's interval is wrong in 2.5 %
+at that end, and a search looks at a rate that is near the largest several times."""
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import re
@@ -137,7 +138,7 @@ def test_the_bracket_s_upper_end_is_above_the_lower_one():
 # -- against theory, on a virtual clock --------------------------------------------------------
 
 
-@pytest.mark.parametrize(("load", "seed"), [(0.7, 0), (0.7, 1), (0.5, 2)])
+@pytest.mark.parametrize(("load", "seed"), [(0.7, 0), (0.7, 1)])
 def test_the_largest_rate_of_an_m_m_1_queue_lies_between_the_ends(load, seed):
     """Its p99 is ln(100) / (capacity - rate)."""
     truth = load * CAPACITY
@@ -163,7 +164,7 @@ def test_formats_meet_the_same_rates_and_each_rate_the_same_arrivals():
     """Whatever their capacities, and a rate's windows differ."""
     plans: dict[tuple[int, ...], set[str]] = {}
     rates: list[set[float]] = []
-    for capacity in (180.0, 211.0):
+    for capacity in (180.0, 183.0):
         rules, asked = rules_for(0.08, 60.0), []
 
         def serve_at(rate: float, seconds: float, draw: tuple[int, ...], asked=asked, rules=rules):
@@ -174,7 +175,10 @@ def test_formats_meet_the_same_rates_and_each_rate_the_same_arrivals():
 
         find_rate(rules, capacity, serve_at)
         rates.append(set(asked))
-    assert len(rates[0] & rates[1]) >= 2
+    for rate in set.union(*rates):
+        rung = math.log(rate) / math.log(1 + RESOLUTION)
+        assert rung == pytest.approx(round(rung), abs=1e-6)
+    assert rates[0] & rates[1]
     assert all(len(found) == 1 for found in plans.values())
     assert len(set.union(*plans.values())) == len(plans)
 
@@ -204,7 +208,7 @@ RULES: dict[str, Any] = {
     "warmup_seconds": 0.1,
     "offline_seconds": 0,
     "offline_min_batches": 1,
-    "budget_seconds": 120,
+    "budget_seconds": 60,
     "max_batch": 1,
 }
 
@@ -312,7 +316,7 @@ def test_reports_show_the_curve_of_each_format(clock, tmp_path):
     drawn = page.count('<path class="spot') - 2  # Two in the key.
     assert 4 <= drawn <= points
     assert "p90 = 60.0 ms" in page
-    console = Console(width=140, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    console = Console(width=140, record=True, file=io.StringIO())
     print_table(table, console)
     assert "Largest rate with p90 within 60.0 ms" in console.export_text()
     assert "search_slo" in to_csv(table).splitlines()[0]
@@ -404,7 +408,7 @@ def test_what_a_search_does_not_go_with_is_refused(changes, words):
 def test_a_misspelt_key_of_a_search_is_named(tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_text("scenario: server\narrivals: {kind: poisson, search: {limits: 1}}\n")
-    with pytest.raises(UsageError, match="arrivals.search: unknown key 'limits'.*limit_s"):
+    with pytest.raises(UsageError, match=r"arrivals\.search: unknown key 'limits'.*limit_s"):
         load_workload(path)
 
 
@@ -444,7 +448,7 @@ def test_the_option_keeps_what_a_file_declares_of_its_search(tmp_path):
         ({"find_rate": True, "workload": "poisson"}, "give --slo p99=200ms"),
         ({"find_rate": True, "slo": "p99=1s"}, "for the scenario server"),
         ({"find_rate": True, "slo": "p99=1s", "workload": "offline"}, "for the scenario server"),
-        ({"find_rate": True, "slo": "p99=1s", "workload": "poisson", "tails": "p99"}, "leave tails"),
+        ({"find_rate": True, "slo": "p99=1s", "workload": "server", "tails": "p99"}, "leave tails"),
         ({"find_rate": 3, "slo": "p99=1s"}, "find-rate"),
     ],
 )  # fmt: skip
