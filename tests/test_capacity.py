@@ -26,12 +26,14 @@ from tests.test_table import (
     INT8_WRONG,
     LATENCIES,
     REF_WRONG,
+    SERVER,
     classified,
     failed,
     make_run,
     ok,
     served,
     skipped,
+    window,
 )
 
 FIXED = ServiceTimes({1: 0.01})
@@ -296,6 +298,96 @@ def test_queries_of_several_are_no_service_times_of_one(tmp_path):
         times = service_times(folder, folder.read_record(sweep["plan"]["cells"][0]["cell_id"]))
         of_requests = times.mean_s(1) == pytest.approx(asked.mean())
         assert of_requests == (name == "single-stream")
+
+
+def batches(of):
+    """Request rows of a server's batches: (round, number, size, seconds) each, of which every
+    request has a row, the warm-up's first."""
+    rows = [{"id": "e0", "window": "cold", "latency_s": 9.0, "batch_size": 1, "round": 0}]
+    for number, batch, size, value in of:
+        row = {"id": "e0", "window": "measure", "latency_s": 1.0, "batch": batch, "round": number}
+        rows += size * [row | {"batch_size": size, "service_s": value, "queue_s": 0.5}]
+    unserved = {"id": "e0", "window": "measure", "latency_s": None, "batch": None, "round": 0}
+    return [*rows, unserved | {"service_s": None, "batch_size": None, "queue_s": None}]
+
+
+def served_times(path, rows, windows, workload=None):
+    from precision_explorer.store import read_run
+
+    record, samples = ok(
+        "fp32", classified(REF_WRONG), rows, {"workload": SERVER | (workload or {})}
+    )
+    document = record.model_dump()
+    document["measurements"] |= {"latency": None, "serving": windows}
+    cell = (type(record).model_validate(document), samples)
+    folder, sweep = read_run(make_run(path, [cell]))
+    return service_times(folder, folder.read_record(sweep["plan"]["cells"][0]["cell_id"]))
+
+
+def in_round(number, **changes):
+    told = {
+        "round": number,
+        "requests": 9,
+        "window_s": 9.0,
+        "started_s": 0.0,
+        "place": 0,
+        "cells": 1,
+    }
+    return window(round=told, **changes)
+
+
+def test_service_times_of_a_server_are_its_own_batches(tmp_path):
+    own = [(k % 2, k, 1, 0.010 + 0.001 * (k % 2)) for k in range(20)]
+    own += [(1, 100 + k, 3, 0.03) for k in range(6)] + [(0, 200 + k, 5, 0.05) for k in range(5)]
+    rows = batches(own)
+    times = served_times(tmp_path / "a", rows, [in_round(0), in_round(1)])
+    assert times.sizes == (1, 3, 8), (
+        "five batches of five tell too little; eight were timed offline"
+    )
+    assert (times.count(1), times.count(3), times.rounds) == (20, 6, 2)
+    assert times.mean_s(1) == pytest.approx(0.0105)
+    late = served_times(tmp_path / "b", rows, [in_round(0, refused="late"), in_round(1)])
+    assert (late.count(1), late.mean_s(1)) == (10, pytest.approx(0.011))
+    assert late.count(3) == 6
+
+
+def test_offline_batches_say_nothing_of_lengths_that_were_drawn(tmp_path):
+    rows = batches([(0, k, 2, 0.02) for k in range(9)])
+    drawn = {"lengths": {"input": {"kind": "fixed", "tokens": 900}}}
+    for name, workload, generates, sizes in (
+        ("drawn", drawn, True, (2,)),
+        ("of no use", drawn, False, (1, 2, 8)),
+        ("data", {}, True, (1, 2, 8)),
+        ("trace", {"arrivals": {"kind": "trace", "sha256": "0"}}, True, (2,)),
+    ):
+        found = served_times(tmp_path / name, rows, [in_round(0, generates=generates)], workload)
+        assert found.sizes == sizes, name
+
+
+def test_rounds_that_lie_apart_widen_the_range():
+    """Many requests in two rounds: what differs is the machine, not the requests."""
+    values = np.random.default_rng(0).normal(0.01, 1e-4, 2000) * np.repeat([1.0, 1.5], 1000)
+    numbers = np.repeat([0, 1], 1000)
+    asked = demand(rate=1000.0, slo="p90=60ms", draws=8)
+    pooled = plan_capacity(ServiceTimes({1: values}), asked).best_rate_per_s
+    apart = plan_capacity(ServiceTimes({1: values}, {1: numbers}), asked).best_rate_per_s
+    assert pooled.high / pooled.low < 1.1
+    assert apart.high / apart.low > 1.3
+
+
+def test_formats_are_drawn_from_the_same_rounds():
+    """Interleaved rounds are blocks: a slow one is slow for all."""
+
+    def of(scale):
+        return ServiceTimes(
+            {1: scale * np.repeat([1.0, 2.0, 4.0], 50)}, {1: np.repeat([0, 1, 2], 50)}
+        )
+
+    rounds = [np.random.default_rng(7) for _ in range(2)]
+    for seed in range(9):
+        one = of(0.01).resampled(np.random.default_rng(seed), rounds[0])
+        other = of(0.02).resampled(np.random.default_rng(seed + 1), rounds[1])
+        assert other.mean_s(1) == pytest.approx(2 * one.mean_s(1))
 
 
 @pytest.fixture(scope="module")

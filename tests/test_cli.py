@@ -25,6 +25,7 @@ from precision_explorer.runner.join import skipped_record
 from precision_explorer.runner.local import Tally
 from precision_explorer.runner.manager import Event
 from precision_explorer.store import RunFolder
+from precision_explorer.tasks import load_card
 from tests.test_records import make_record
 from tests.test_store import arrow
 from tests.test_table import LATENCIES, applied, classified, make_run, measured, ok, served
@@ -533,6 +534,23 @@ def test_tasks_lists_the_bundled_cards(capsys, tmp_path):
         assert kind in line
         assert metric in line
     assert "MIT" in out
+
+
+def test_tasks_verbose_shows_all_of_each_card(capsys):
+    assert call("tasks", "--verbose") == 0
+    blocks = {}
+    for line in capsys.readouterr().out.splitlines():
+        if line and not line.startswith(" ") and " " not in line.strip():
+            name = line.strip()
+        blocks.setdefault(name, []).append(line.strip())
+    choice = " ".join(blocks["sentiment-choice"])
+    for said in ("multiple-choice", "1,285", "accuracy, accuracy_norm", "MIT", "Hutto"):
+        assert said in choice
+    prompt = load_card("sentiment-choice").card
+    assert repr(prompt.prompt) in choice
+    assert ", ".join(map(repr, prompt.choices)) in choice
+    assert "prompt" not in " ".join(blocks["sentiment"]).split()
+    assert any("rajpurkar/squad" in line for line in blocks["squad"])
 
 
 def test_formats_lists_all_and_why(capsys, tmp_path):

@@ -1,10 +1,16 @@
 """Roofs, bounds, speed-ups and rankings on fixed numbers, by hand."""
 
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from precision_explorer.diagnose import expected, explain, is_above_roof, share_of_roof
+from precision_explorer.diagnose.diagnosis import _tau
 from precision_explorer.diagnose.executed import as_executed
 from precision_explorer.diagnose.roofline import LARGEST_BATCH, winning_batches
 from precision_explorer.records import (
@@ -449,3 +455,27 @@ def test_what_the_certificate_saw_goes_before_the_declaration():
     (cell,) = explain([record], a_roof(), "fp32").cells
     assert cell.arithmetic == "float32"
     assert cell.expected.compute_s == pytest.approx(0.5)
+
+
+def test_the_order_s_agreement_is_kendall_s_tau_b():
+    from scipy.stats import kendalltau
+
+    rng = np.random.default_rng(0)
+    for n in (1, 2, 2, 3, 5, 9) * 9:
+        # Of few values, so that there are ties, also of all.
+        pairs = [(float(a), float(b)) for a, b in rng.integers(0, 3, (n, 2))]
+        found = _tau(pairs)
+        asked = kendalltau(*zip(*pairs, strict=True)).statistic if n > 1 else np.nan
+        assert (found is None) == bool(np.isnan(asked))
+        assert found is None or found == pytest.approx(asked)
+
+
+def test_a_table_is_made_without_scipy_stats():
+    """Its import takes longer than the table."""
+    code = (
+        "import sys; from pathlib import Path; from precision_explorer.table.build import build; "
+        "table = build([Path('results/demo-sentiment-cpu')], {}); "
+        "assert table.rows and 'scipy.stats' not in sys.modules"
+    )
+    root = Path(__file__).parents[1]
+    subprocess.run([sys.executable, "-c", code], cwd=root, check=True, timeout=300)

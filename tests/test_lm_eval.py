@@ -4,6 +4,7 @@ where it is not installed; `scripts/test.sh` installs it."""
 import json
 import math
 import random
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -19,6 +20,7 @@ from precision_explorer.plan.spec import make_spec
 from precision_explorer.runner.sweep import prepare_sweep, run_sweep
 from precision_explorer.stats import wilson
 from precision_explorer.table import build
+from precision_explorer.table.aggregates import aggregates
 from precision_explorer.table.quality import Quality
 from precision_explorer.tasks import harness as harness_tasks
 from precision_explorer.tasks import (
@@ -42,7 +44,7 @@ def in_this_process(monkeypatch):
     """A process of its own takes seconds to import the library."""
 
     def ask(found):
-        return harness_child.answer(found)["tasks"]
+        return harness_child.answer(found)
 
     monkeypatch.setattr(harness_tasks, "_ask", ask)
 
@@ -469,6 +471,118 @@ def test_groups_and_unknown_names(tmp_path, monkeypatch):
     ]
     with pytest.raises(TaskError, match=r"unknown lm-eval task 'twoo'; did you mean two\?"):
         harness_library.task_specs("twoo")
+
+
+GROUP = """
+group: all
+task:
+- one
+- two
+aggregate_metric_list:
+- {metric: acc, weight_by_size: true}
+- {metric: acc_norm, weight_by_size: false, filter_list: none}
+- {metric: nothing}
+"""
+
+
+def grouped(folder, monkeypatch):
+    """A registered group of two tasks of 24 and 9 questions."""
+    from precision_explorer.tasks import harness_library
+
+    write(folder, "one", questions(), **CHOICE)
+    write(folder, "two", questions(33)[24:], **CHOICE)
+    (folder / "all.yaml").write_text(GROUP)
+    names = {
+        "one": {"kind": "TASK", "path": "one.yaml", "tags": []},
+        "two": {"kind": "TASK", "path": "two.yaml", "tags": []},
+        "all": {"kind": "GROUP", "path": "all.yaml", "tags": []},
+        "both": {"kind": "TAG", "path": None, "tags": ["one", "two"]},
+    }
+    monkeypatch.setattr(harness_library, "known_names", lambda: names)
+    monkeypatch.setattr(harness_library, "_root", lambda: folder)
+
+
+def entry_of(task, fmt, scores, rows):
+    """What a table makes an aggregate of: one cell of one format."""
+    cell = SimpleNamespace(
+        model=SimpleNamespace(name="tiny", revision="r"), device_name="CPU", runtime="eager",
+        format=fmt, task=task.identity, seed=0,
+    )  # fmt: skip
+    quality = SimpleNamespace(scores=scores, examples=len(rows))
+    record = SimpleNamespace(
+        cell=cell, status="ok", cell_id=f"{task.card.name}-{fmt}",
+        measurements=SimpleNamespace(quality=quality),
+    )  # fmt: skip
+    row = {"model": "tiny", "model_revision": "r", "device": "CPU", "format": fmt}
+    return SimpleNamespace(
+        record=record, row=row | {"runtime": "eager"}, reader=READER,
+        folder=SimpleNamespace(read_samples=lambda cell_id, kind: columns_of(rows)),
+    )  # fmt: skip
+
+
+READER = {"reference": "fp32", "quality_budget": 0.01}
+
+
+def test_a_group_s_score_is_the_harness_s(tmp_path, model, monkeypatch):
+    from lm_eval.evaluator import simple_evaluate
+    from lm_eval.models.huggingface import HFLM
+    from lm_eval.tasks import TaskManager
+
+    grouped(tmp_path, monkeypatch)
+    found = simple_evaluate(
+        HFLM(pretrained=model[0], tokenizer=model[1], batch_size=1), tasks=["all"],
+        task_manager=TaskManager(include_path=str(tmp_path), include_defaults=False),
+        bootstrap_iters=0,
+    )["groups"]["all"]  # fmt: skip
+    tasks = prepare_harness("lm-eval:all", None, 0, False)
+    (group,) = tasks[0].card.groups
+    assert tasks[1].card.groups == [group]
+    assert group == {
+        "name": "lm-eval:all", "tasks": ["lm-eval:one", "lm-eval:two"],
+        "metrics": [{"metric": "lm-eval:acc", "by_size": True},
+                    {"metric": "lm-eval:acc_norm", "by_size": False}],
+    }  # fmt: skip
+    entries = []
+    for task in tasks:
+        request = {"card": task.card.asked(), "examples": task.examples, "batch_plan": PLAN}
+        adapter = make_adapter(*model, "cpu", request)
+        rows = run(adapter)
+        entries.append(entry_of(task, "fp32", adapter.own_scores(), rows))
+        worse = [row | {"acc": 0.0} if k < 3 else row for k, row in enumerate(rows)]
+        scored = adapter.own_scores() | {"lm-eval:acc": sum(r["acc"] for r in worse) / len(rows)}
+        entries.append(entry_of(task, "bf16", scored, worse))
+    made = {(a.metric, a.format): a for a in aggregates([group], entries)}
+    for metric in ("acc", "acc_norm"):
+        assert made[f"lm-eval:{metric}", "fp32"].value == pytest.approx(found[f"{metric},none"])
+    sizes = [24, 9]
+    worse = made["lm-eval:acc", "bf16"]
+    by_task = [scored_by(e, "lm-eval:acc") - scored_by(r, "lm-eval:acc")
+               for r, e in zip(entries[::2], entries[1::2], strict=True)]  # fmt: skip
+    assert worse.delta == pytest.approx(
+        sum(n * d for n, d in zip(sizes, by_task, strict=True)) / 33
+    )
+    assert worse.delta == pytest.approx(worse.value - made["lm-eval:acc", "fp32"].value)
+    assert worse.low < worse.delta < worse.high
+    same = made["lm-eval:acc_norm", "bf16"]
+    # Nothing differs, which 33 examples don't prove.
+    assert same.low < same.delta == 0 < same.high
+    assert (worse.tasks, worse.examples) == (2, 33)
+    # A format that lacks a task of the group has no score over it.
+    assert [a.format for a in aggregates([group], entries[:3]) if a.metric == "lm-eval:acc"] == [
+        "fp32"
+    ]
+
+
+def scored_by(entry, metric):
+    return entry.record.measurements.quality.scores[metric]
+
+
+def test_tags_and_groups_without_a_rule_have_no_score(tmp_path, monkeypatch):
+    grouped(tmp_path, monkeypatch)
+    assert all(not t.card.groups for t in prepare_harness("lm-eval:both", 2, 0, False))
+    plain = GROUP.partition("aggregate_metric_list")[0]
+    (tmp_path / "all.yaml").write_text(plain)
+    assert all(not t.card.groups for t in prepare_harness("lm-eval:all", 2, 0, False))
 
 
 def test_a_metric_of_fractions_is_no_share_of_zeros_and_ones():

@@ -20,8 +20,8 @@ from precision_explorer.models.distributions import (
     items_hash,
     keep,
     narrower,
-    positions_of,
 )
+from precision_explorer.models.states import Passes, positions_of
 from tests.test_models_causal_lm import BOTH, bloom, choice_examples, gpt2, llama, tokenizer
 
 TEXTS = [
@@ -101,13 +101,15 @@ def test_states_give_the_exact_divergence_of_every_position(make, adapt, tmp_pat
     adapter = adapt(reference)
     items = first_items(adapter.items())
     with torch.inference_mode():
-        kept = keep(reference, adapter, items, plan, tmp_path)
+        kept = keep(reference, Passes(reference, adapter), items, plan, tmp_path)
         assert kept.head is not None
         assert kept.why is None
         assert kept.error < 1e-4
         assert kept.rows.dtype == np.float32
         assert kept.rows.shape == (sum(len(positions_of(i)) for i in items), 32)
-        rows = compare(adapt(other), items, plan(items), kept.rows, kept.head, tmp_path, "cpu")
+        rows = compare(
+            Passes(other, adapt(other)), items, plan(items), kept.rows, kept.head, tmp_path, "cpu"
+        )
     expected = by_hand(make, adapter, items)
     assert [(r["example"], r["same_top"]) for r in rows] == [(e, s) for e, _, s in expected]
     assert [r["kl"] for r in rows] == pytest.approx(
@@ -123,9 +125,9 @@ def test_the_reference_against_itself_in_other_batches_is_next_to_nothing(tmp_pa
     adapter = documents(model)
     items = adapter.items()
     with torch.inference_mode():
-        kept = keep(model, adapter, items, plan, tmp_path)
+        kept = keep(model, Passes(model, adapter), items, plan, tmp_path)
         again = other_batches(items, plan(items), 0)
-        rows = compare(adapter, items, again, kept.rows, kept.head, tmp_path, "cpu")
+        rows = compare(Passes(model, adapter), items, again, kept.rows, kept.head, tmp_path, "cpu")
     assert 0 <= max(r["kl"] for r in rows) < 1e-9
     assert all(r["same_top"] for r in rows)
 
@@ -137,7 +139,7 @@ def test_after_keeping_the_model_answers_as_before(tmp_path):
     items = adapter.items()
     with torch.inference_mode():
         before = adapter.scores(items[:1])
-        keep(model, adapter, items, plan, tmp_path)
+        keep(model, Passes(model, adapter), items, plan, tmp_path)
         assert torch.equal(adapter.scores(items[:1]), before)
 
 
@@ -157,12 +159,14 @@ def test_a_head_that_is_not_plain_falls_back_to_rounded_log_probabilities(
     adapter = documents(reference)
     items = adapter.items()
     with torch.inference_mode():
-        kept = keep(reference, adapter, items, plan, tmp_path)
+        kept = keep(reference, Passes(reference, adapter), items, plan, tmp_path)
         assert kept.head is None
         assert why in kept.why
         assert kept.rows.dtype == np.float16
         assert kept.rows.shape[1] == 320
-        rows = compare(documents(other), items, plan(items), kept.rows, None, tmp_path, "cpu")
+        rows = compare(
+            Passes(other, documents(other)), items, plan(items), kept.rows, None, tmp_path, "cpu"
+        )
     expected = [kl for _, kl, _ in by_hand(make, adapter, items)]
     # A log-probability of -8 is rounded by 0.002 at most, up or down.
     assert [r["kl"] for r in rows] == pytest.approx(expected, rel=0.02, abs=2e-3)
@@ -176,7 +180,7 @@ def test_rounded_log_probabilities_are_kept_within_their_bound(tmp_path, monkeyp
     counts = [len(positions_of(i)) for i in items]
     monkeypatch.setattr(distributions, "MOST_BYTES", 2 * 320 * (counts[0] + counts[1] + 1))
     with torch.inference_mode():
-        kept = keep(model, adapter, items, plan, tmp_path)
+        kept = keep(model, Passes(model, adapter), items, plan, tmp_path)
     assert kept.items == items[:2]
     assert len(kept.rows) == counts[0] + counts[1]
 
@@ -187,12 +191,14 @@ def test_nan_is_no_distribution(tmp_path):
     adapter = documents(model)
     items = adapter.items()
     with torch.inference_mode():
-        kept = keep(model, adapter, items, plan, tmp_path)
+        kept = keep(model, Passes(model, adapter), items, plan, tmp_path)
         model.model.norm.weight.fill_(float("nan"))
         with pytest.raises(InvalidNumerics, match="not finite"):
-            compare(adapter, items, plan(items), kept.rows, kept.head, tmp_path, "cpu")
+            compare(
+                Passes(model, adapter), items, plan(items), kept.rows, kept.head, tmp_path, "cpu"
+            )
         with pytest.raises(InvalidNumerics, match="NaN"):
-            keep(model, adapter, items, plan, tmp_path)
+            keep(model, Passes(model, adapter), items, plan, tmp_path)
 
 
 def test_other_examples_are_not_paired(tmp_path):
@@ -201,9 +207,17 @@ def test_other_examples_are_not_paired(tmp_path):
     adapter = documents(model)
     items = adapter.items()
     with torch.inference_mode():
-        kept = keep(model, adapter, items, plan, tmp_path)
+        kept = keep(model, Passes(model, adapter), items, plan, tmp_path)
         with pytest.raises(ModelError, match="kept positions"):
-            compare(adapter, items[1:], plan(items[1:]), kept.rows, kept.head, tmp_path, "cpu")
+            compare(
+                Passes(model, adapter),
+                items[1:],
+                plan(items[1:]),
+                kept.rows,
+                kept.head,
+                tmp_path,
+                "cpu",
+            )
     assert items_hash(items) != items_hash(items[1:])
 
 
@@ -264,5 +278,5 @@ def test_a_compiled_model_hands_its_states_on_eagerly(tmp_path):
         yield
 
     with torch.inference_mode():
-        keep(model, adapter, adapter.items(), plan, tmp_path, eagerly)
+        keep(model, Passes(model, adapter, eagerly), adapter.items(), plan, tmp_path)
     assert entered

@@ -22,6 +22,7 @@ from precision_explorer.models.prefixes import (
 )
 from precision_explorer.models.scoring import Scorer
 from precision_explorer.plan.batches import batch_plan
+from precision_explorer.runner.comparing import HeardPasses
 from precision_explorer.runner.session import Session
 from tests.test_models_causal_lm import BOTH, bloom, gpt2, language, llama, tokenizer
 
@@ -426,7 +427,7 @@ def quality(model, runtime):
     session = object.__new__(Session)
     session.model, session.tokenizer, session.device = model, tokenizer(**BOTH), "cpu"
     session.memory, session.progress = Nothing(), lambda *done: None
-    session.runtime = RUNTIMES[runtime]
+    session.runtime, session.compiled, session.heard = RUNTIMES[runtime], None, HeardPasses()
     card = {"kind": "multiple-choice", "metrics": ["accuracy"], "max_length": 400}
     request = {"card": card, "examples": examples(HEADER), "batch_plan": batch_plan("cpu")}
     answer, arrow = session.quality(request)

@@ -337,6 +337,24 @@ def test_draws_are_the_measured_distribution():
     assert own in times.table(1)[0]
 
 
+def test_resampling_draws_rounds_first_and_the_same_for_all_sizes():
+    times = ServiceTimes(
+        {1: [1.0] * 10 + [2.0] * 10, 4: [10.0] * 6 + [20.0] * 6, 8: [40.0, 40.0]},
+        {1: [0] * 10 + [1] * 10, 4: [0] * 6 + [1] * 6, 8: [7, 7]},
+    )
+    assert times.rounds == 3
+    shares = set()
+    for seed in range(60):
+        drawn = times.resampled(rng(seed))
+        # Each drawn round is all of one value in both sizes.
+        assert drawn.mean_s(4) == pytest.approx(10 * drawn.mean_s(1))
+        assert drawn.mean_s(8) == 40.0
+        shares.add(round(drawn.mean_s(1), 3))
+    assert {1.0, 1.333, 1.5, 1.667, 2.0} >= shares >= {1.0, 1.5, 2.0}
+    with pytest.raises(ValueError, match="one round"):
+        ServiceTimes({1: [1.0, 2.0]}, {1: [0]})
+
+
 def test_resampling_keeps_neighbours_together_and_varies():
     times = ServiceTimes({1: np.arange(1.0, 1001)})
     one, other = (times.resampled(rng(s)) for s in (1, 2))

@@ -74,7 +74,7 @@ def test_each_format_is_told_what_it_is_safe_for():
     by_format = {cells[0].text: [c.text for c in cells[1:3]] for cells in safety.view.rows}
     # Points of a share; relative to the reference for what is none.
     assert by_format["nf4"] == ["outside, -5.00 pp", "no result"]
-    assert by_format["int8-llm"] == ["cannot-tell, -0.80 pp", "outside, +2.50 %"]
+    assert by_format["int8-llm"] == ["? cannot-tell, -0.80 pp", "outside, +2.50 %"]
 
 
 def test_no_format_is_called_safe_where_none_is():
@@ -104,6 +104,22 @@ def test_a_task_that_failed_in_every_format_is_not_left_out():
 
 
 @pytest.mark.parametrize("make", [terminal, to_markdown, page_text])
+def test_a_loss_that_is_not_sure_is_marked_in_every_output(make):
+    text = one_line(make(two_tasks()))
+    assert "? cannot-tell" in text
+    assert "? outside" not in text
+    assert "? within" not in text
+
+
+def test_a_loss_that_is_not_sure_is_hatched_on_the_page():
+    page = to_html(two_tasks())
+    assert '<td class="c3 unsure"' in page
+    rule = re.search(r"\.heat td\.unsure, .*?\}", page)
+    assert rule is not None
+    assert "repeating-linear-gradient" in rule.group()
+
+
+@pytest.mark.parametrize("make", [terminal, to_markdown, page_text])
 def test_every_output_says_it_in_words(make):
     text = one_line(make(two_tasks()))
     assert "tiny: which format is safe for which task" in text
@@ -118,10 +134,14 @@ def test_colours_are_the_loss_in_budgets_worst_first():
     assert css == {
         "fp32": ["none", "none"],
         "bf16": ["c4", "c5"],
-        "int8-llm": ["c3", "c1"],
+        "int8-llm": ["c3 unsure", "c1"],
         "nf4": ["c0", "none"],
     }
-    assert [name for name, _ in KEY] == [*(f"c{k}" for k in range(len(STEPS) + 1)), "none"]
+    assert [name for name, _ in KEY] == [
+        *(f"c{k}" for k in range(len(STEPS) + 1)),
+        "none",
+        "unsure",
+    ]
 
 
 def test_a_gain_is_a_negative_loss_whichever_end_is_better():

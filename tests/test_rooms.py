@@ -57,6 +57,7 @@ MEASURING = {
     "models.causal_forward", "models.scoring",
     "models.compiled", "runner.compiling",
     "models.answering", "models.generation", "models.greedy", "models.seq2seq",
+    "models.continuous",
     "runner.batch_job", "runner.numerics_job", "runner.preload", "runner.session",
 }  # fmt: skip
 # These may import it inside functions, which are called in a worker or in a process of their own.

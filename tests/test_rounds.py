@@ -169,6 +169,7 @@ def test_rounds_are_joined_by_sums_and_medians():
     energy = joined["energy"]
     assert (energy["energy_j"], energy["window_s"], energy["requests"]) == (9.0, 6.0, 30)
     assert energy["idle_power_w"] == pytest.approx(6.0)
+    assert energy["rounds"] == [{"round": k, "energy_j": 2.0 + k, "requests": 10} for k in range(3)]
     assert joined["other_work_share"] == pytest.approx(0.01)
 
 
@@ -182,6 +183,7 @@ def test_what_is_missing_in_one_round_is_missing_in_all():
     odd["latency"] |= {"stopped_by": "budget"}
     joined = joined_block([block(0), odd, block(2)])
     assert joined["energy"]["energy_j"] is None
+    assert "rounds" not in joined["energy"]
     assert joined["energy"]["note"] == "the counter fell"
     assert joined["throughput"]["best_batch_size"] is None
     assert joined["throughput"]["by_batch_size"]["1"]["note"] == "x"

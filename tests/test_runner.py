@@ -1222,6 +1222,7 @@ EVENTS = [
 LINES = {
     "note": ["asking the device"],
     "start": ["demo sentiment bf16: start"],
+    "progress": ["demo sentiment bf16: quality, 1 of 2 examples"],
     "cell": [
         "demo sentiment bf16: ok",
         "demo sentiment bf16: already there",
@@ -1245,9 +1246,33 @@ def test_plain_progress_is_a_dated_line_for_each_thing_that_happened(capsys, clo
         show(event)
     out, err = capsys.readouterr()
     assert out == ""
-    texts = [line for name in ("note", "start", "cell", "skip") for line in LINES[name]]
-    times = ["1:05", "3:15", "5:25", "6:30", "7:35", "8:40"]
+    names = ("note", "start", "progress", "cell", "skip")
+    texts = [line for name in names for line in LINES[name]]
+    times = ["1:05", "3:15", "4:20", "5:25", "6:30", "7:35", "8:40"]
     assert err.splitlines() == [f"[{t}] {x}" for t, x in zip(times, texts, strict=True)]
+
+
+def test_plain_progress_tells_how_far_a_cell_is_at_most_every_15_seconds(capsys, clock):
+    show = _Plain()
+    show(Event("start", LABELS))
+    for done in range(41):
+        show(Event("progress", {"phase": "quality", "done": 50 * done, "total": 2000}))
+        clock.sleep(1)
+    show(Event("round", LABELS | {"round": 1, "rounds": 4}))
+    show(Event("progress", {"phase": "latency", "done": 0, "total": 1}))
+    clock.sleep(15)
+    show(Event("progress", {"phase": "offline", "done": 0, "total": 1}))
+    show(Event("compare", LABELS))
+    clock.sleep(15)
+    show(Event("progress", {"phase": "compare", "done": 1000, "total": 4000}))
+    lines = [line.split("] ")[1] for line in capsys.readouterr().err.splitlines()]
+    assert lines == [
+        "demo sentiment bf16: start",
+        "demo sentiment bf16: quality, 750 of 2,000 examples, 50.0 examples/s, 25.0 s left",
+        "demo sentiment bf16: quality, 1,500 of 2,000 examples, 50.0 examples/s, 10.0 s left",
+        "demo sentiment bf16, round 2 of 4: throughput",
+        "demo sentiment bf16: held against the reference, 1,000 of 4,000 positions",
+    ]
 
 
 class Bar:
@@ -1285,19 +1310,21 @@ def test_live_progress_shows_cell_phase_rate_and_time_left(live):
     assert live.bar.shown["description"] == "demo sentiment bf16: start"
     shown = live.step("quality", 0, 30)
     assert shown["description"] == "demo sentiment bf16: quality"
-    assert (shown["completed"], shown["total"], shown["rate"]) == (0, 30, "")
+    assert (shown["completed"], shown["total"]) == (0, 30)
+    assert shown["rate"] == "0 of 30 examples"
     # Half a second is needed for a rate to say anything.
-    assert live.step("quality", 5, 30, after=0.4)["rate"] == ""
+    assert live.step("quality", 5, 30, after=0.4)["rate"] == "5 of 30 examples"
     shown = live.step("quality", 10, 30, after=1.6)
     assert (shown["completed"], shown["total"]) == (10, 30)
-    assert shown["rate"] == "5.00 examples/s, 4.00 s left"
+    assert shown["rate"] == "10 of 30 examples, 5.00 examples/s, 4.00 s left"
 
 
 def test_live_progress_times_each_phase_from_its_own_beginning(live):
     live.show(Event("start", LABELS))
     live.step("load", 0, 1)
     live.step("quality", 0, 30, after=100.0)
-    assert live.step("quality", 20, 30, after=2.0)["rate"] == "10.0 examples/s, 1.00 s left"
+    shown = live.step("quality", 20, 30, after=2.0)
+    assert shown["rate"] == "20 of 30 examples, 10.0 examples/s, 1.00 s left"
     live.show(Event("start", LABELS | {"format": "fp16"}))
     assert live.bar.shown["rate"] == ""
     assert live.bar.shown["total"] is None
@@ -1309,7 +1336,7 @@ def test_live_progress_of_a_step_that_has_no_parts_has_no_rate(live):
     shown = live.step("latency", 1, 1, after=5.0)
     assert (shown["total"], shown["rate"]) == (None, "")
     live.step("quality", 0, 30)
-    assert live.step("quality", 0, 30, after=5.0)["rate"] == ""
+    assert live.step("quality", 0, 30, after=5.0)["rate"] == "0 of 30 examples"
 
 
 def test_what_happened_stands_above_the_live_line(live):

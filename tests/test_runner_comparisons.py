@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,16 +14,24 @@ import pytest
 import yaml
 
 from precision_explorer.formats import Support
+from precision_explorer.formats.runtimes import RUNTIMES
 from precision_explorer.models.adapter import Item
 from precision_explorer.plan.spec import make_spec
 from precision_explorer.runner import sweep
-from precision_explorer.runner.comparing import keep_distributions
+from precision_explorer.runner.comparing import (
+    HeardPasses,
+    compare_distributions,
+    keep_distributions,
+    score_again,
+)
 from precision_explorer.runner.comparisons import Comparisons
 from precision_explorer.runner.local import Executor
 from precision_explorer.runner.manager import Event, WorkerError
+from precision_explorer.runner.session import Session
 from precision_explorer.runner.sweep import prepare_sweep, run_folder, run_sweep
 from precision_explorer.table import build
 from tests.test_models_causal_lm import BOTH, CORPUS, llama, tokenizer
+from tests.test_models_distributions import documents
 
 DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 
@@ -265,3 +275,98 @@ def test_a_task_without_next_token_distributions_keeps_none_and_says_so():
     answer, rows = keep_distributions(session, {})
     assert answer == {"why": "the task scores no next-token distributions"}
     assert rows == b""
+
+
+class Whole:
+    """A session as far as comparisons need it, with a count of the model's forward passes."""
+
+    def __init__(self, folder: Path) -> None:
+        self.model = llama()
+        self.model.save_pretrained(folder)
+        self.passes: list[int] = []
+        self.model.register_forward_pre_hook(lambda module, given: self.passes.append(1))
+        self.heard, self.compiled, self.adapter, self.device = HeardPasses(), None, None, "cpu"
+        self.request = {"path": str(folder), "seed": 0}
+        self.memory = SimpleNamespace(begin=lambda: None, end=lambda: 1, extras=dict)
+        self.runtime = RUNTIMES["eager"]
+        self.progress = lambda phase, done, total: None
+
+    def _adapter(self, request: dict[str, Any]) -> Any:
+        return documents(self.model)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(Session, name).__get__(self)
+
+
+@pytest.mark.parametrize("part", [False, True])
+def test_comparisons_use_what_the_scoring_passes_heard(tmp_path, part):
+    session: Any = Whole(tmp_path)
+    examples = [{"id": str(i)} for i in range(3)]
+    plan = {"max_tokens": 64, "max_items": 4, "call_tokens": 16}
+    card = {"kind": "language-modeling", "metrics": ["bits_per_byte"]}
+    request = {"card": card, "examples": examples, "batch_plan": plan, "part": part}
+    session.quality(request)
+    if not part:
+        score_again(session, request)
+    session.passes.clear()
+    kept, rows = keep_distributions(session, request)
+    (tmp_path / "kept.arrow").write_bytes(rows)
+    request |= {"reference": "r", "kept": kept["kept"], "kept_rows": str(tmp_path / "kept.arrow")}
+    _, found = compare_distributions(session, request | {"is_reference": True})
+    assert bool(session.passes) == part
+    assert max(row["kl"] for row in found) < 1e-9
+    session.passes.clear()
+    _, again = compare_distributions(session, request | {"is_reference": True})
+    assert session.passes  # Nothing is left of it.
+    assert [r["kl"] for r in again] == pytest.approx([r["kl"] for r in found], abs=1e-9)
+
+
+def test_under_fixed_shapes_only_batches_that_are_compiled_are_run(tmp_path):
+    """So there is a divergence of each format, and no noise floor."""
+    session: Any = Whole(tmp_path)
+    plan = {"max_tokens": 64, "max_items": 4, "call_tokens": 16}
+    request = {"examples": [{"id": str(i)} for i in range(3)], "batch_plan": plan}
+    request |= {"reference": "r", "is_reference": False, "kept_rows": str(tmp_path / "kept.arrow")}
+    found = {}
+    for name in ("eager", "compile-fixed"):
+        session.runtime, shapes = RUNTIMES[name], []
+
+        def look(module, given, named, shapes=shapes):
+            shapes.append(tuple(named["input_ids"].shape))
+
+        handle = session.model.register_forward_pre_hook(look, with_kwargs=True)
+        session.compiled = SimpleNamespace(eagerly=contextlib.nullcontext)
+        items = documents(session.model).items()
+        frozen = session._batches(request, items)
+        compiled = {(len(b), max(len(items[k].ids) for k in b)) for b in frozen}
+        kept, rows = keep_distributions(session, request)
+        Path(request["kept_rows"]).write_bytes(rows)
+        shapes.clear()
+        _, found[name] = compare_distributions(session, request | kept)
+        assert shapes
+        if name == "compile-fixed":
+            assert set(shapes) <= compiled
+        handle.remove()
+    assert found["compile-fixed"] == [
+        row | {"kl": pytest.approx(row["kl"], abs=1e-9)} for row in found["eager"]
+    ]
+
+
+def test_what_is_asked_under_fixed_shapes(given):
+    found = prepared(given, formats=("fp32", "bf16"))
+    reference, other = found.plan.cells
+    asked = {}
+    for runtime in ("compile", "compile-fixed"):
+        cells = [replace(c, cell=c.cell.model_copy(update={"runtime": runtime}))
+                 for c in (reference, other)]  # fmt: skip
+        kept = SimpleNamespace(
+            has_part=lambda cell_id, part: part == "quality",
+            read_answer=lambda cell_id, part: {"kept": {}},
+            part_path=lambda cell_id, part: Path("kept.arrow"),
+        )
+        comparisons = Comparisons(found.spec, replace(found.plan, cells=cells), kept)
+        asked[runtime] = [[a.request["op"] for a in comparisons.lacking(c)] for c in cells]
+    assert asked == {
+        "compile": [["noise", "keep", "compare"], ["compare"]],
+        "compile-fixed": [["keep"], ["compare"]],
+    }

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import ctypes
+import dataclasses
+import sys
 from typing import Any
 
 import numpy as np
 import pytest
 
-from precision_explorer.measure.clock import RealClock, VirtualClock
+from precision_explorer.measure import clock as clock_module
+from precision_explorer.measure.clock import LEAST_SPIN_S, MOST_SPIN_S, RealClock, VirtualClock
 from precision_explorer.measure.multi_stream import multi_stream
 from precision_explorer.measure.served import ServingSeries
 from precision_explorer.measure.serving import ServingRules, serve
@@ -82,6 +86,8 @@ def test_the_oldest_request_waits_no_longer_than_it_may() -> None:
     assert series.sizes.tolist() == [2, 3]
     np.testing.assert_allclose(series.started_s, [0.05, 1.02], atol=1e-9)
     np.testing.assert_allclose(series.overhead_s(), 0.0, atol=1e-9)
+    slow = dataclasses.replace(series, started_s=series.started_s + np.array([0.0, 0.003]))
+    assert slow.record("server", batching="dynamic").overhead_p99_s == pytest.approx(0.003)
 
 
 def test_time_spent_being_served_counts_as_waiting() -> None:
@@ -292,6 +298,46 @@ def test_the_real_clock_keeps_a_plan() -> None:
     assert (series.service_s() >= 0.002).all()
     assert series.ended_s >= 0.192
     assert series.little().holds
+
+
+class Sleeper:
+    """`time` whose sleeps end as late as is said; each look at it takes a microsecond."""
+
+    def __init__(self, late: list[float]) -> None:
+        self.t, self.late, self.slept = 0.0, iter(late), []
+
+    def perf_counter(self) -> float:
+        self.t += 1e-6
+        return self.t
+
+    def sleep(self, seconds: float) -> None:
+        self.slept.append(seconds)
+        self.t += seconds + next(self.late)
+
+
+def test_the_real_clock_spins_as_long_as_the_machine_wakes_it_late(monkeypatch: Any) -> None:
+    fake = Sleeper([300e-6, 5e-3, *[0.0] * 4000])
+    monkeypatch.setattr(clock_module, "time", fake)
+    clock = RealClock()
+    assert clock.spin_s == MOST_SPIN_S, "nothing is known of the machine"
+    clock.sleep_until(0.01)
+    assert fake.slept == [pytest.approx(0.01 - MOST_SPIN_S, abs=1e-5)]
+    assert fake.t == pytest.approx(0.01, abs=5e-6), "late by less than was left to spin"
+    clock.spin_s = LEAST_SPIN_S
+    clock.sleep_until(0.1)
+    assert clock.spin_s == MOST_SPIN_S, "5 ms late is more than is ever spun"
+    for k in range(4000):
+        clock.sleep_until(1.0 + k)
+        assert fake.t < 1.0 + k + 5e-6
+    assert clock.spin_s == LEAST_SPIN_S, "a quiet machine is not held to its worst moment"
+    clock.sleep_until(0.5)
+    assert len(fake.slept) == 4002, "a moment that has passed is not slept for"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the call is Linux's")
+def test_the_real_clock_sets_the_least_timer_slack() -> None:
+    RealClock()
+    assert ctypes.CDLL(None).prctl(30) == 1  # PR_GET_TIMERSLACK, in ns.
 
 
 def test_multi_stream_sends_the_next_query_when_the_last_is_done() -> None:

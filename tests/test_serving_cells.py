@@ -25,7 +25,7 @@ from precision_explorer.models.seq2seq import Seq2Seq
 from precision_explorer.records.serving import Serving
 from precision_explorer.runner import serving as serving_module
 from precision_explorer.runner.closed_loop import closed_loop
-from precision_explorer.runner.offered import check_served, offered
+from precision_explorer.runner.offered import Load, check_served, offered
 from precision_explorer.runner.served_cautions import served_cautions
 from precision_explorer.runner.serving import Server, batch_sizes
 from precision_explorer.stats import tail
@@ -386,14 +386,14 @@ def test_the_references_first_block_says_what_is_offered():
     answers = {"ref": {"serving": {"capacity_per_s": 12.5}}}
     folder = SimpleNamespace(read_answer=lambda cell_id, part: answers.get(cell_id))
     reference, other = planned("ref", RULES), planned("other", RULES)
-    found = offered(None, other, reference, folder, 0)
+    found = offered(Load(), other, reference, folder, 0)
     assert found["capacity_per_s"] == 12.5
     assert found["is_reference"] is False
-    first, later = (offered(None, reference, reference, folder, k) for k in (0, 1))
+    first, later = (offered(Load(), reference, reference, folder, k) for k in (0, 1))
     assert first["is_reference"] is later["is_reference"] is True
     assert (first["capacity_per_s"], later["capacity_per_s"]) == (None, 12.5)
-    assert offered(None, other, planned("none", RULES), folder, 0)["capacity_per_s"] is None
-    assert offered(None, planned("x", {"scenario": "single-stream"}), None, folder, 0) == {}
+    assert offered(Load(), other, planned("none", RULES), folder, 0)["capacity_per_s"] is None
+    assert offered(Load(), planned("x", {"scenario": "single-stream"}), None, folder, 0) == {}
 
 
 def test_a_share_of_its_own_capacity_is_the_same_in_all_rounds(virtual, monkeypatch):
@@ -404,11 +404,11 @@ def test_a_share_of_its_own_capacity_is_the_same_in_all_rounds(virtual, monkeypa
     }
     folder = SimpleNamespace(read_answer=lambda cell_id, part: answers.get(cell_id))
     reference, other = planned("ref", RULES), planned("other", RULES)
-    first, later = (offered(None, other, reference, folder, k) for k in (0, 1))
+    first, later = (offered(Load(), other, reference, folder, k) for k in (0, 1))
     assert (first["own_capacity_per_s"], later["own_capacity_per_s"]) == (None, 8.0)
-    assert offered(None, reference, reference, folder, 1)["own_capacity_per_s"] == 12.5
+    assert offered(Load(), reference, reference, folder, 1)["own_capacity_per_s"] == 12.5
     answers["other"]["serving"]["load_of"] = "reference"
-    assert offered(None, other, reference, folder, 1)["own_capacity_per_s"] is None
+    assert offered(Load(), other, reference, folder, 1)["own_capacity_per_s"] is None
     rules = workload(
         arrivals={"kind": "constant", "load": 0.5}, load_of="own", lengths=LENGTHS | OUT
     )
@@ -420,7 +420,7 @@ def test_a_share_of_its_own_capacity_is_the_same_in_all_rounds(virtual, monkeypa
 def test_a_trace_s_path_goes_to_the_worker_and_stands_in_no_rules():
     rules = RULES | {"arrivals": {"kind": "trace", "sha256": "0"}}
     folder = SimpleNamespace(read_answer=lambda cell_id, part: None)
-    found = offered("some/trace.csv", planned("x", rules), None, folder, 0)
+    found = offered(Load("some/trace.csv"), planned("x", rules), None, folder, 0)
     assert found["workload"]["arrivals"]["path"] == "some/trace.csv"
     assert "path" not in rules["arrivals"]
 
@@ -503,6 +503,12 @@ def test_cautions_say_what_to_do(changes, shared, ids):
     found = served_cautions([window(), window(**changes)], shared)
     assert [caution.id for caution in found] == ids
     assert all(";" in c.message or ":" in c.message for c in found)
+
+
+def test_a_load_of_its_own_names_the_reference_that_came_later():
+    (found,) = served_cautions([window(load_of="own")], True)
+    for words in ("memory did not hold it", "its rate not that of other rows", "give rate_per_s"):
+        assert words in found.message
 
 
 def test_a_load_is_told_in_words():

@@ -387,14 +387,14 @@ def test_the_report_says_at_how_many_examples():
     assert verdict_cell(None, row).text == "within: decided at 480 of 2,063 examples"
 
 
-def decided(fmt, rows, plans=None, planned=400, metric="accuracy", again=None):
+def decided(fmt, rows, plans=None, planned=400, metric="accuracy", again=None, **more):
     """A finished cell that was scored in looks, and the rows of its second pass, if any."""
     task = CELL["task"] | {"n": planned}
     rules = CELL["rules"] | {"until_decided": UNTIL_DECIDED}
     cell = ok(
         fmt, rows, metric=metric, cell={"task": task, "rules": rules, "until_decided": STOP}
     )  # fmt: skip
-    document = cell[0].measurements.quality.model_dump() | {"look_batch_plans": plans}
+    document = cell[0].measurements.quality.model_dump() | {"look_batch_plans": plans} | more
     # Of other looks in all, so of another hash of them.
     document["batch_plan_hash"] = f"{len(rows):016}"
     cell = with_more(cell, {}, quality=document)
@@ -526,6 +526,19 @@ def test_on_the_front_a_row_stands_by_its_difference_not_by_its_own_examples():
     value, draws = placed(reference, other, 0.25, 0.0, 0, 200)
     assert value == 0.25
     assert abs(draws.mean() - 0.25) < 0.01
+
+
+def test_value_rests_on_all_examples_too(tmp_path):
+    """The same easy examples: a format that equals the reference on them and is as fast gives as
+    many right answers per dollar as it, not four times as many."""
+    cells = [
+        decided("fp32", classified(set(range(100, 400)), 400), scores={"accuracy": 0.25}),
+        decided("bf16", classified(set(), 100), scores={"accuracy": 1.0}),
+    ]
+    rows = formats(tmp_path / "r", cells)
+    assert (rows["fp32"]["quality"], rows["bf16"]["quality"]) == (0.25, 1.0)
+    assert rows["fp32"]["value_per_usd"] > 0
+    assert rows["bf16"]["value_per_usd"] == pytest.approx(rows["fp32"]["value_per_usd"])
 
 
 # -- a whole sweep ----------------------------------------------------------------------------

@@ -20,23 +20,88 @@ def _label(data: dict[str, Any]) -> str:
     return f"{data['model']} {data['task']} {data['format']}{how}"
 
 
-class _Plain:
-    """One line per event that a log's reader wants: starts, ends, skips and notes."""
+# A pipe's reader is told this often how far a cell is.
+_EVERY_S = 15.0
+_PHASES = {
+    "noise": "scored again",
+    "keep": "keeps its distributions",
+    "compare": "held against the reference",
+    "offline": "throughput",
+}
+_UNITS = {"keep": "positions", "compare": "positions", "compile": "shapes", "layers": "layers"}
+_UNITS |= dict.fromkeys(("quality", "noise", "calibrate", "examples"), "examples")
+
+
+class _Place:
+    """Where a sweep is: the cell, what is done of it, and how far that is."""
 
     def __init__(self) -> None:
-        self.started = time.monotonic()
+        self.cell = ""
+        self.phase, self.done, self.total = "start", 0, 1
+        self.began = time.monotonic()
+
+    def see(self, event: Event) -> None:
+        """Follow an event of another cell or round, or a message of its worker."""
+        data = event.data
+        if event.name != "progress":
+            self.cell = _label(data)
+            if event.name == "round":
+                self.cell += f", round {data['round'] + 1} of {data['rounds']}"
+            self.phase, self.done, self.total = "start", 0, 1
+            return
+        if data["phase"] != self.phase:
+            self.phase, self.began = data["phase"], time.monotonic()
+        self.done, self.total = data["done"], data["total"]
+
+    @property
+    def text(self) -> str:
+        """The cell and what is done of it."""
+        phase = _PHASES.get(self.phase, self.phase)
+        return f"{self.cell}: {phase}" if self.cell else phase
+
+    @property
+    def how_far(self) -> str:
+        """What is done of how much, how fast, and the time left; empty for what has no parts."""
+        if self.total <= 1:
+            return ""
+        unit = _UNITS.get(self.phase, "steps")
+        text = f"{self.done:,} of {self.total:,} {unit}"
+        elapsed = time.monotonic() - self.began
+        if self.done and elapsed > 0.5:
+            left = elapsed / self.done * (self.total - self.done)
+            text += f", {rate(self.done / elapsed, f'{unit}/s')}, {seconds(left)} left"
+        return text
+
+
+class _Plain:
+    """One line per event that a log's reader wants: starts, ends, skips and notes; between them now
+    and then how far a cell is."""
+
+    def __init__(self) -> None:
+        self.started = self.said = time.monotonic()
+        self.place = _Place()
 
     def say(self, text: str) -> None:
         """Write one line with the time since the start."""
-        click.echo(f"[{clock(time.monotonic() - self.started)}] {text}", err=True)
+        self.said = time.monotonic()
+        click.echo(f"[{clock(self.said - self.started)}] {text}", err=True)
+
+    def _show_place(self) -> None:
+        place = self.place
+        if time.monotonic() - self.said >= _EVERY_S and place.phase != "start":
+            self.say(", ".join(filter(None, (place.text, place.how_far))))
 
     def __call__(self, event: Event) -> None:
         """Show one event."""
         data = event.data
+        if event.name in ("start", "compare", "round", "progress"):
+            self.place.see(event)
         if event.name == "note":
             self.say(data["text"])
         elif event.name == "start":
             self.say(f"{_label(data)}: start")
+        elif event.name == "progress":
+            self._show_place()
         elif event.name == "skip":
             self.say(f"{_label(data)}: skipped ({data['reason']})")
         elif event.name == "cell":
@@ -46,49 +111,34 @@ class _Plain:
 
 
 class _Live(_Plain):
-    """The plain lines above one live line: cell, phase, examples per second, time left."""
+    """The plain lines above one live line: cell, phase, how far it is and the time left."""
 
     def __init__(self, bar: Any) -> None:
         super().__init__()
         self.bar = bar
         self.task = bar.add_task("", total=None, rate="")
-        self.cell = ""
-        self.phase = ""
-        self.phase_started = time.monotonic()
 
     def say(self, text: str) -> None:
         """Write one line above the live one."""
         self.bar.console.print(text, markup=False, highlight=False)
 
+    def _show_place(self) -> None:
+        place = self.place
+        self.bar.update(
+            self.task,
+            description=place.text,
+            completed=place.done,
+            total=place.total if place.total > 1 else None,
+            rate=place.how_far,
+        )
+
     def __call__(self, event: Event) -> None:
         """Show one event."""
         if event.name in ("start", "compare", "round"):
-            self.cell = _label(event.data)
-            if event.name == "round":
-                self.cell += f", round {event.data['round'] + 1} of {event.data['rounds']}"
-            self.bar.update(self.task, description=f"{self.cell}: start", total=None, rate="")
+            self.place.see(event)
+            self._show_place()
             return
-        if event.name != "progress":
-            super().__call__(event)
-            return
-        data = event.data
-        if data["phase"] != self.phase:
-            self.phase, self.phase_started = data["phase"], time.monotonic()
-        self._update(data["done"], data["total"])
-
-    def _update(self, done: int, total: int) -> None:
-        elapsed = time.monotonic() - self.phase_started
-        text = ""
-        if total > 1 and done and elapsed > 0.5:
-            left = elapsed / done * (total - done)
-            text = f"{rate(done / elapsed, 'examples/s')}, {seconds(left)} left"
-        self.bar.update(
-            self.task,
-            description=f"{self.cell}: {self.phase}",
-            completed=done,
-            total=total if total > 1 else None,
-            rate=text,
-        )
+        super().__call__(event)
 
 
 @contextmanager

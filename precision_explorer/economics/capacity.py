@@ -22,6 +22,7 @@ _ABOVE = 200
 """Requests that each simulation has above the objective's percentile: its rank is then known to
 7 % (binomial, one standard deviation)."""
 _LEAST_REQUESTS = 20_000
+"""What `_ABOVE` takes at the p99; fewer, for a median, would leave queues no time to fill."""
 _STEPS = 8
 """Halvings in the search for one machine's best rate: to 0.4 % of what it serves at most."""
 _LEAST_BUSY = 0.01
@@ -30,6 +31,7 @@ _LEAST_BUSY = 0.01
 
 ArrivalTimes = Callable[[float, int, np.random.Generator], np.ndarray]
 """(n,) ascending seconds at which requests come at a mean rate per second: (rate, n, generator)."""
+# Limits of memory and time, far above what one asks for: 160 MB of arrivals, minutes of simulation.
 _MOST_ARRIVALS = 20_000_000
 _MOST_SHARED = 100_000
 
@@ -269,13 +271,15 @@ class Simulation:
 def plan_capacity(service: ServiceTimes, demand: Demand) -> Capacity:
     """Machines for `demand`, each with these service times.
 
-    Each draw resamples the measured times, and simulates arrivals of its own; the answer is the
-    range over the draws. UsageError where `demand.max_batch` is beyond what was measured.
+    Each draw resamples the rounds in which times were measured, the same for all formats, and the
+    times within them, and simulates arrivals of its own; the answer is the range over the draws.
+    UsageError where `demand.max_batch` is beyond what was measured.
     """
     max_batch = _batch_limit(service, demand)
     rng = np.random.default_rng(demand.seed)
+    (rounds,) = rng.spawn(1)
     draws = [
-        Simulation(service.resampled(rng), demand, max_batch, (demand.seed, index))
+        Simulation(service.resampled(rng, rounds), demand, max_batch, (demand.seed, index))
         for index in range(demand.draws)
     ]
     rates = [draw.best_rate_per_s() for draw in draws]

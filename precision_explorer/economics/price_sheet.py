@@ -16,6 +16,7 @@ from precision_explorer.errors import UsageError
 from precision_explorer.units import significant
 
 BUNDLED = Path(__file__).with_name("prices.yaml")
+# A larger file is no price sheet; the bundled one has a few kilobytes.
 _SHEET_BYTES = 1_000_000
 
 

@@ -18,6 +18,8 @@ KERNEL = "uss: kernel high-water mark"
 SAMPLED = "uss: sampled"
 CUDA = "cuda: torch allocator's peak; process: nvml"
 _PROC = Path("/proc/self")
+# Where the kernel keeps no mark. A declared choice: a layer's copy that lives shorter is missed,
+# and reading more often would take time from what is measured.
 _SAMPLE_S = 0.02
 # After a reset the mark is the resident size; the kernel's counters lag by some pages per CPU.
 _SLACK_BYTES = 32 << 20

@@ -8,6 +8,8 @@ from typing import Any
 
 from precision_explorer.measure.quiet import quiet_gc
 
+# Declared: two calls fill caches and choose a library's kernel, a median needs three, and 30 are
+# what a single-stream latency takes at least (`Workload.min_requests`).
 _WARM_UP = 2
 _AT_LEAST = 3
 _AT_MOST = 30

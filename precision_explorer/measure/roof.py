@@ -31,14 +31,20 @@ _SHAPES: dict[str, tuple[Shape, ...]] = {
     "cpu": ((512, 512, 512), (1024, 1024, 1024), (2048, 2048, 2048), (128, 2048, 8192)),
     "cuda": ((2048, 2048, 2048), (4096, 4096, 4096), (8192, 8192, 8192), (2048, 4096, 16384)),
 }
+# Repeats of a product, of which the median counts, as many as fit in the seconds: declared, a
+# second for each type and shape. An odd number has a middle that two disturbed
+# ones don't move.
 _REPEATS = 5
 _BUDGET_S = 1.0
 # A product expected to take longer is left out: smaller ones have told enough of a slow type.
 _LONGEST_S = 1.0
+# STREAM's rule (McCalpin 1995): arrays of at least four times the last cache.
 _TIMES_CACHE = 4
+# Where the cache's size is not told: a quarter of it is above any core complex's last cache.
 _UNKNOWN_CACHE_BYTES = 1 << 30
 # On a GPU a pass over four times its cache is so short that starting it would count.
 _LEAST_CUDA_BYTES = 1 << 30
+# So many that reading the clock twice does not count: a launch takes a few microseconds.
 _LAUNCHES = 2000
 
 

@@ -83,9 +83,17 @@ class ServingSeries:
         """(n,) whether each came after the window had settled."""
         return self.scheduled_s >= self.rules.settle_s
 
+    def begins_s(self) -> np.ndarray:
+        """(m,) when each request's batch was begun."""
+        return np.repeat(self.started_s, self.sizes)
+
     def ends_s(self) -> np.ndarray:
         """(m,) when each request was finished."""
         return np.repeat(self.finished_s, self.sizes)
+
+    def batches_of(self) -> np.ndarray:
+        """(m,) each request's batch."""
+        return np.repeat(np.arange(len(self.sizes)), self.sizes)
 
     def latency_s(self) -> np.ndarray:
         """(m,) from the scheduled arrival to the end."""
@@ -93,12 +101,12 @@ class ServingSeries:
 
     def queue_s(self) -> np.ndarray:
         """(m,) from the scheduled arrival to the start of the request's batch."""
-        return np.repeat(self.started_s, self.sizes) - self.scheduled_s[: self.served]
+        return self.begins_s() - self.scheduled_s[: self.served]
 
     def service_s(self) -> np.ndarray:
         """(m,) from the start of the request's batch to its end: what a closed loop, which sends a
         request when the server is free, would call its latency."""
-        return np.repeat(self.finished_s - self.started_s, self.sizes)
+        return self.ends_s() - self.begins_s()
 
     def waited_s(self) -> np.ndarray:
         """(n,) latency, and of unfinished requests what they had waited at the window's end, which
@@ -143,11 +151,10 @@ class ServingSeries:
             }
             for k, warm in enumerate(self.warm)
         ]  # fmt: skip
-        batches: np.ndarray = np.repeat(np.arange(len(self.sizes)), self.sizes)
+        batches = self.batches_of()
         columns = {
             "scheduled_s": self.scheduled_s, "noticed_s": self.noticed_s,
-            "started_s": np.repeat(self.started_s, self.sizes),
-            "finished_s": np.repeat(self.finished_s, self.sizes),
+            "started_s": self.begins_s(), "finished_s": self.ends_s(),
             "latency_s": self.latency_s(), "queue_s": self.queue_s(),
             "service_s": self.service_s(), "batch": batches, "batch_size": self.sizes[batches],
         }  # fmt: skip
@@ -237,6 +244,7 @@ class ServingSeries:
             achieved_rate_per_s=int(counted.sum()) / over,
             utilisation=min(float(busy.sum()) / over, 1.0),
             lateness_p99_s=_p99(self.lateness_s()),
+            overhead_p99_s=_p99(self.overhead_s()) if len(self.sizes) else None,
             lateness_limit_s=self.lateness_limit_s(),
             refused=self.refused(),
             little=self.little(),

@@ -144,6 +144,12 @@ class _Loop:
         self._pass(now)
         self._inside -= size
 
+    def series(self, times: list[float], duration_s: float, warm: list[WarmUp]) -> ServingSeries:
+        """What the window came to."""
+        from precision_explorer.measure.served import ServingSeries
+
+        return ServingSeries.of(times, duration_s, self._rules, warm, self)
+
 
 def warm_up(
     service: Service,
@@ -179,6 +185,7 @@ def serve(
     on_begin: Callable[[], Any] | None = None,
     on_end: Callable[[], Any] | None = None,
     watch: Callable[[float], AbstractContextManager[Any]] = nullcontext,
+    loop: Callable[..., _Loop] = _Loop,
 ) -> ServingSeries:
     """Serve requests as they come.
 
@@ -187,12 +194,11 @@ def serve(
     for each (`first_token_s` since the batch's start, `output_tokens`, ...). `duration_s`: how long
     requests could come; by default up to the last. `sync` is called before each batch's end is
     read. `on_begin` and `on_end` are called around the window (an energy meter), warm-up apart;
-    `watch`, given the clock's value at the window's start, makes a context inside them.
+    `watch`, given the clock's value at the window's start, makes a context inside them. `loop`
+    serves the window; `service` alone warms it up.
     Requests that had no turn before the drain's end stay in the series without an end. ValueError
     for no arrivals, arrivals that go backwards, are not finite or before 0, and none that counts.
     """
-    from precision_explorer.measure.served import ServingSeries
-
     times = [float(t) for t in times_s]
     if (
         not times
@@ -211,9 +217,9 @@ def serve(
     with quiet_gc():
         if on_begin is not None:
             on_begin()
-        loop = _Loop(times, service, rules, clock, sync)
-        with watch(loop.origin):
-            loop.run(duration + rules.drain_s)
+        window = loop(times, service, rules, clock, sync)
+        with watch(window.origin):
+            window.run(duration + rules.drain_s)
         if on_end is not None:
             on_end()
-    return ServingSeries.of(times, duration, rules, warm, loop)
+    return window.series(times, duration, warm)

@@ -30,6 +30,7 @@ from precision_explorer.records.soak import Soak, SoakWindow, with_repeats
 DISTURBED = 0.05
 """Share of the usable cores' time, or of the GPU's, that others took from which a window is
 disturbed; the same as that of a whole row's caution `machine-busy`."""
+# NVML's own sampling period is between 1/6 s and 1 s (NVML API Reference, nvmlUtilization_t).
 _PERIOD_S = 1.0
 
 

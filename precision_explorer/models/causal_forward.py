@@ -62,6 +62,11 @@ class CausalForward:
         keep that are the same for all rows, and no cache."""
         return getattr(self.model.forward, "pads", False)
 
+    @property
+    def picks(self) -> bool:
+        """Whether a call makes logits of the places that it is asked for and of no others."""
+        return self._masks and not self.pads
+
     def can_go_on(self, slots: int) -> bool:
         """Whether a call after a cache of up to `slots` tokens, some of them padding, gives what
         one call on all tokens gives. Told from the model's kind alone, so that all formats agree.
@@ -118,7 +123,7 @@ class CausalForward:
             out = self.model(**given, **({"logits_to_keep": 1} if self.keeps else {}))
             return out, out.logits[:0, 0]
         rows, positions = torch.tensor(places).T
-        if self._masks and not self.pads:
+        if self.picks:
             wanted = torch.zeros(given["input_ids"].shape, dtype=torch.bool)
             wanted[rows, positions] = True
             out = self.model(**given, logits_to_keep=wanted.to(self.device))

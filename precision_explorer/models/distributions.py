@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,15 +20,14 @@ import torch
 from torch import nn
 
 from precision_explorer.errors import InvalidNumerics, ModelError
-from precision_explorer.models.adapter import Adapter, Item
+from precision_explorer.models.adapter import Item
+from precision_explorer.models.states import EXACT, Source, output_head, positions_of
 from precision_explorer.records import canonical_hash
 
 # 4,096 positions are asked for; the items that hold them are kept whole.
 POSITIONS = 4096
 # Bytes that the kept rows of one task may take.
 MOST_BYTES = 1 << 31
-# States stand for log-probabilities that they give back this closely.
-EXACT = 1e-4
 # Positions whose distributions over the vocabulary are held in float64 at a time: 64 of 50,000
 # words are 26 MB each for the reference and the format.
 _CHUNK = 64
@@ -37,7 +35,12 @@ _CHUNK = 64
 _BATCH_BYTES = 256_000_000
 
 Batches = Sequence[Sequence[int]]
-Eagerly = Callable[[], AbstractContextManager[Any]]
+Tell = Callable[[int, int], None]
+"""Told of the positions that are done, and of how many there are."""
+
+
+def _silent(done: int, total: int) -> None:
+    return None
 
 
 @dataclass(frozen=True)
@@ -62,11 +65,6 @@ class Kept:
     head: Head | None
     why: str | None
     error: float | None
-
-
-def positions_of(item: Item) -> list[int]:
-    """The positions of `item` whose distributions are scored, each once, in order."""
-    return sorted({position for _, position, _ in item.targets})
 
 
 def first_items(items: Sequence[Item], most: int = POSITIONS) -> list[Item]:
@@ -108,27 +106,25 @@ def narrower(batches: Batches, items: Sequence[Item], vocabulary: int) -> list[l
 
 def keep(
     model: nn.Module,
-    adapter: Adapter,
+    source: Source,
     items: Sequence[Item],
     plan: Callable[[Sequence[Item]], Batches],
     folder: Path,
-    eagerly: Eagerly = contextlib.nullcontext,
+    tell: Tell = _silent,
 ) -> Kept:
-    """The distributions of the first of `items` that fit in `MOST_BYTES`, in their order, scored in
-    the batches that `plan` makes. `folder`: the model's checkpoint; `eagerly`: while it is entered,
-    a compiled model runs as if it were not.
+    """The distributions that `source` gives of the first of `items` that fit in `MOST_BYTES`, in
+    their order, in the batches that `plan` makes. `folder`: the model's checkpoint.
 
     As states where these give back the log-probabilities of the first batch within `EXACT` nats,
     else rounded. Raises InvalidNumerics for NaN.
     """
     first = [items[i] for i in plan(items)[0]]
-    own = adapter.scores(first)
+    own = source.scores(first)
     head, why = _plain_head(model, folder)
     error = None
     if head is not None:
         weight, bias = _weights(head, folder, str(own.device))
-        with eagerly(), _bare(model):
-            states = adapter.scores(first)
+        states = source.states(first)
         error = _error(own, states, weight, bias)
         # NaN is no agreement either.
         if not error <= EXACT:
@@ -144,11 +140,10 @@ def keep(
     def rows_of(chosen: Sequence[Item]) -> torch.Tensor:
         again = list(chosen) != first
         if head is None:
-            return _log_probabilities(adapter.scores(chosen) if again else own).half()
-        with eagerly(), _bare(model):
-            return (adapter.scores(chosen) if again else states).float()
+            return _log_probabilities(source.scores(chosen) if again else own).half()
+        return (source.states(chosen) if again else states).float()
 
-    rows = _in_order(taken, plan(taken), rows_of)
+    rows = _in_order(taken, plan(taken), rows_of, tell)
     # A log-probability may be minus infinity, a state may not.
     if np.isnan(rows).any() or (head is not None and not np.isfinite(rows).all()):
         raise InvalidNumerics("the reference's outputs hold NaN; nothing can be compared with it")
@@ -156,15 +151,21 @@ def keep(
 
 
 def _in_order(
-    items: Sequence[Item], batches: Batches, rows_of: Callable[[Sequence[Item]], torch.Tensor]
+    items: Sequence[Item],
+    batches: Batches,
+    rows_of: Callable[[Sequence[Item]], torch.Tensor],
+    tell: Tell,
 ) -> np.ndarray:
     """(positions, width): the rows that `rows_of` gives for each of `batches`, by item."""
     made: list[np.ndarray] = [np.empty(0)] * len(items)
+    done, total = 0, _places(items)[-1]
     for batch in batches:
         rows = rows_of([items[i] for i in batch]).cpu().numpy()
         counts = [len(positions_of(items[i])) for i in batch]
         for index, part in zip(batch, np.split(rows, np.cumsum(counts)[:-1]), strict=True):
             made[index] = part
+        done += len(rows)
+        tell(done, total)
     return np.concatenate(made)
 
 
@@ -185,15 +186,10 @@ def _places(items: Sequence[Item]) -> list[int]:
     return [0, *np.cumsum([len(positions_of(item)) for item in items]).tolist()]
 
 
-def _output(model: nn.Module) -> nn.Module | None:
-    found = getattr(model, "get_output_embeddings", lambda: None)()
-    return found if isinstance(found, nn.Module) else None
-
-
 def _plain_head(model: nn.Module, folder: Path) -> tuple[Head | None, str | None]:
     """The head as the checkpoint has it, or why it can't be named: it must be one linear layer
     whose weights are those of a file, cast at most."""
-    module = _output(model)
+    module = output_head(model)
     if module is None or type(module) is not nn.Linear:
         return None, "the output head is no plain linear layer"
     if type(module.weight.data) is not torch.Tensor:
@@ -247,22 +243,6 @@ def _weights(head: Head, folder: Path, device: str) -> tuple[torch.Tensor, torch
 
 
 @contextlib.contextmanager
-def _bare(model: nn.Module) -> Iterator[None]:
-    """Meanwhile the output head hands on what it is given: logits are the states before it."""
-    module = _output(model)
-    assert module is not None
-    before = module.__dict__.get("forward")
-    module.forward = lambda states: states  # type: ignore[method-assign]
-    try:
-        yield
-    finally:
-        if before is None:
-            del module.__dict__["forward"]
-        else:
-            module.forward = before  # type: ignore[method-assign]
-
-
-@contextlib.contextmanager
 def _full_float32() -> Iterator[None]:
     """Meanwhile float32 products are made in float32, whatever the format allows itself."""
     before = torch.get_float32_matmul_precision()
@@ -304,13 +284,14 @@ def _error(
 
 
 def compare(
-    adapter: Adapter,
+    source: Source,
     items: Sequence[Item],
     batches: Batches,
     rows: np.ndarray,
     head: Head | None,
     folder: Path,
     device: str,
+    tell: Tell = _silent,
 ) -> list[dict[str, Any]]:
     """One dict per position, in the order of the items: `example` (index), `kl` (nats), `same_top`.
 
@@ -322,10 +303,13 @@ def compare(
         raise ModelError("the kept positions are not these examples'; remove the run's parts")
     weight, bias = _weights(head, folder, device) if head is not None else (None, None)
     found: list[list[dict[str, Any]]] = [[] for _ in items]
+    done = 0
     for batch in batches:
-        logits = adapter.scores([items[i] for i in batch])
+        logits = source.scores([items[i] for i in batch])
         wanted = np.concatenate([np.arange(places[i], places[i + 1]) for i in batch])
         values = _divergences(logits, rows[wanted], weight, bias)
+        done += len(wanted)
+        tell(done, len(rows))
         step = iter(values)
         for index in batch:
             example = items[index].example

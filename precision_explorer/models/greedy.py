@@ -60,6 +60,7 @@ class GreedyServing:
     model: nn.Module
     tokenizer: Any
     device: str
+    examples: list[dict[str, Any]]
     pad: int
     output_tokens: int
     _keeps: bool
@@ -171,6 +172,28 @@ class GreedyServing:
         _, tokens = self._greedy(ids, mask, NullPhases(), self.output_tokens)
         return {"output_tokens": sum(map(len, tokens))}
 
+    @property
+    def _positions(self) -> int:
+        return getattr(self.model.config, "max_position_embeddings", None) or 1 << 30
+
+    def _prompt(self, index: int, count: int | None) -> list[int]:
+        ids = self.prompt_ids(index)
+        return ids if count is None else resized(ids, count)
+
+    def request_tokens(
+        self, index: int, input_tokens: int | None = None, output_tokens: int | None = None
+    ) -> tuple[list[int], int]:
+        """(the prompt of a request by itself, how many tokens follow it), of lengths as in
+        `serve_batch`."""
+        made = self.output_tokens if output_tokens is None else output_tokens
+        made = min(made, self._positions - 1)
+        return self._prompt(index, input_tokens)[-(self._positions - made) :], made
+
+    def greedy_tokens(self, ids: list[int], count: int) -> list[int]:
+        """The `count` tokens of the highest logits after `ids`."""
+        inputs = torch.tensor([ids], device=self.device)
+        return self._greedy(inputs, torch.ones_like(inputs), NullPhases(), count)[1][0]
+
     def serve_batch(
         self,
         indices: Sequence[int],
@@ -187,13 +210,11 @@ class GreedyServing:
         """
         start = time.perf_counter()
         made = [self.output_tokens] * len(indices) if output_tokens is None else output_tokens
-        prompts = [self.prompt_ids(i) for i in indices]
-        if input_tokens is not None:
-            prompts = [resized(p, n) for p, n in zip(prompts, input_tokens, strict=True)]
-        positions = getattr(self.model.config, "max_position_embeddings", None) or 1 << 30
-        made = [min(count, positions - 1) for count in made]
+        made = [min(count, self._positions - 1) for count in made]
         # All rows of a batch are as long as the longest.
-        prompts = [p[-(positions - max(made)) :] for p in prompts]
+        room = self._positions - max(made)
+        given = [None] * len(indices) if input_tokens is None else input_tokens
+        prompts = [self._prompt(i, n)[-room:] for i, n in zip(indices, given, strict=True)]
         ids, mask = pad_left(prompts, self.pad, self.device)
         clocks, _ = self._greedy(ids, mask, NullPhases(), max(made))
         return [

@@ -19,17 +19,20 @@ from precision_explorer.models.prefixes import (
     plan_shared,
     whole_row,
 )
+from precision_explorer.models.states import Heard
 
 
 @dataclass
 class _Call:
     """One forward pass: its rows, and what is read: `keys[t]` is the sum to which the
-    log-probability of `tokens[t]` after `places[t]` belongs."""
+    log-probability of `tokens[t]` after `places[t]` belongs, `sources[t]` the item (by its index in
+    the batch) and the position in it."""
 
     rows: list[tuple[int, ...]] = field(default_factory=list)
     places: list[Place] = field(default_factory=list)
     tokens: list[int] = field(default_factory=list)
     keys: list[int] = field(default_factory=list)
+    sources: list[tuple[int, int]] = field(default_factory=list)
 
     def add(
         self, item: Item, index: int, begin: int, end: int, keys: dict[tuple[int, int], int]
@@ -42,16 +45,19 @@ class _Call:
                 self.places.append((row, position - begin))
                 self.tokens.append(token)
                 self.keys.append(keys.setdefault((index, slot), len(keys)))
+                self.sources.append((index, position))
 
     def run(
-        self, forward: CausalForward, past: Past | None, goes_on: bool
+        self, scorer: Scorer, batch: Sequence[Item], past: Past | None, goes_on: bool
     ) -> tuple[torch.Tensor, Past | None]:
         """((targets,) log-probabilities on the device, the rows' past where it `goes_on`)."""
         # Choices of one token are read at one place, which is computed once.
         places, index = np.unique(
             np.array(self.places, dtype=np.int64).reshape(-1, 2), axis=0, return_inverse=True
         )
-        logits, past = forward.logits(self.rows, places.tolist(), past, goes_on)
+        logits, past = scorer.forward.logits(self.rows, places.tolist(), past, goes_on)
+        if scorer.heard is not None:
+            scorer.heard.take(batch, self.sources, index.reshape(-1).tolist(), logits)
         return token_logprobs(logits, index.reshape(-1), self.tokens), past
 
 
@@ -62,6 +68,8 @@ class Scorer:
         self.forward = forward
         self.header: tuple[int, ...] = ()
         self.shares = False
+        self.heard: Heard | None = None
+        """Told of what every call reads, while one listens."""
         self._bounds = (0, 0, 0)
         self._past: Past | None = None
 
@@ -103,11 +111,11 @@ class Scorer:
         first = _stems(batch, stems, header, keys)
         past = self._header().take([0] * len(stems)) if header else None
         forks = any(stem.forks for stem in stems)
-        found, past = first.run(self.forward, past, goes_on=forks)
+        found, past = first.run(self, batch, past, goes_on=forks)
         order, values = list(first.keys), [found]
         for parents, call in self._tails(batch, stems, keys):
             assert past is not None
-            values.append(call.run(self.forward, past.take(parents), goes_on=False)[0])
+            values.append(call.run(self, batch, past.take(parents), goes_on=False)[0])
             order += call.keys
         # Off the device once. Summed on the host, where the order is always the same.
         weights = torch.cat(values).double().cpu().numpy()

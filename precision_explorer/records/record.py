@@ -248,6 +248,14 @@ class Memory(_Data):
     process_peak_bytes: int | None = None
 
 
+class EnergyRound(_Data):
+    """Joules and requests of one round's window."""
+
+    round: int
+    energy_j: float
+    requests: int
+
+
 class Energy(_Data):
     """Energy over the single-stream latency window (or a longer window of the same requests); sums
     over the rounds, `idle_power_w` their mean, weighted by the windows."""
@@ -260,6 +268,7 @@ class Energy(_Data):
     requests: int | None = None
     idle_power_w: float | None = None
     note: str | None = None
+    rounds: list[EnergyRound] | None = None
 
 
 class Compilation(_Data):

@@ -36,16 +36,20 @@ class Serving(_Data):
 
     scenario: str
     batching: str
-    """How requests were put together: ``dynamic`` (what waits when the model is free) or ``static``
-    (the same of generated answers, which are decoded in step)."""
+    """How requests were put together: ``dynamic`` (what waits when the model is free), ``static``
+    (the same of generated answers, which are decoded in step) or ``continuous`` (they join and
+    leave at any step of the model)."""
     note: str | None = None
     """Why they were not put together otherwise."""
+    batching_fallback: bool = False
+    """Whether the workload named no batching and the model can't be served continuously."""
     max_batch: int
     max_wait_s: float
     requests: int
     unfinished: int
     """Those that had no turn before the window's end; they are in the samples, without an end."""
     batches: int
+    """Of continuous batching the steps of the model."""
     duration_s: float
     """How long requests came."""
     settle_s: float = 0.0
@@ -59,6 +63,8 @@ class Serving(_Data):
     little of what more it could take: it may always be at work, with small ones."""
     lateness_p99_s: float
     """How late the loop saw a request that it could have seen: its own error."""
+    overhead_p99_s: float | None = None
+    """From when a batch could have begun by the rules to when it did, lateness included."""
     lateness_limit_s: float
     refused: str | None = None
     """Why nothing may be read from the window; None where its loop kept time."""
@@ -69,7 +75,8 @@ class Serving(_Data):
     growth: Growth | None = None
     """None for fewer requests than tell."""
     full_share: float
-    """Share of the second half of `duration_s` in which the server worked on full batches."""
+    """Share of the second half of `duration_s` in which the server worked on full batches, or had
+    `max_batch` requests in progress."""
     saturated: bool
     """Whether latency grew while the server had no room, or requests were left: there is no steady
     state."""

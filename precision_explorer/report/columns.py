@@ -125,17 +125,17 @@ def _front(group: Group, row: Row) -> Cell:
     return Cell(text, "strong" if row["pareto"] == "yes" else "")
 
 
+def percentile_text(row: Row, name: str) -> str:
+    """The percentile `name` (``p99``), or how many requests it takes."""
+    needed = row[f"latency_{name}_needed_n"]
+    value = row[f"latency_{name}_s"]
+    if value is None and needed is not None:
+        return f"needs n >= {needed:,}"
+    return seconds(value)
+
+
 def _percentile(name: str) -> Callable[[Group, Row], str]:
-    """A percentile, or how many requests it takes."""
-
-    def show(group: Group, row: Row) -> str:
-        needed = row[f"latency_{name}_needed_n"]
-        value = row[f"latency_{name}_s"]
-        if value is None and needed is not None:
-            return f"needs n >= {needed:,}"
-        return seconds(value)
-
-    return show
+    return lambda group, row: percentile_text(row, name)
 
 
 def _seconds_interval(name: str) -> Callable[[Group, Row], str]:
@@ -177,7 +177,7 @@ def _quality_columns(group: Group) -> list[_Column]:
     ]
 
 
-def _series(row: Row) -> str:
+def series_word(row: Row) -> str:
     """Whether the latencies are a steady state's, or what else they are."""
     ids = (row["cautions"] or "").split(";")
     if "serving-refused" in ids:
@@ -191,7 +191,10 @@ def _load_columns(group: Group) -> list[_Column]:
     """Of requests that came by their own clock; none where all came in turn."""
     if all(row["offered_rate_per_s"] is None for row in group.ok):
         return []
+    generates = any(row["batching"] not in (None, "dynamic") for row in group.ok)
+    batching = _Column("Batching", _plain("batching", _word), numeric=False)
     return [
+        *([batching] if generates else []),
         _Column("Offered", _plain("offered_rate_per_s", rate)),
         _Column("Achieved", _plain("achieved_rate_per_s", rate)),
         _Column("Busy", _plain("utilisation", lambda v: share(v, 0))),
@@ -210,7 +213,7 @@ def _speed_columns(group: Group) -> list[_Column]:
     return [
         _Column("Latency p50", _plain("latency_p50_s", seconds)),
         _Column("p99", _percentile("p99")),
-        _Column("Series", lambda g, r: _series(r), False),
+        _Column("Series", lambda g, r: series_word(r), False),
         *(tokens if group.generates else []),
         _Column("Throughput (batch)", _throughput),
         _Column("Weights", _plain("weight_bytes", bytes_)),

@@ -5,11 +5,13 @@ from __future__ import annotations
 import shlex
 from dataclasses import dataclass
 
+from precision_explorer.report.aggregates import group_scores
 from precision_explorer.report.columns import View, detail_view, main_views, unmeasured_view
 from precision_explorer.report.curve import RateSection, rate_section
 from precision_explorer.report.differences import differences_view
 from precision_explorer.report.findings import Finding, findings
 from precision_explorer.report.groups import Group, direction_words, groups
+from precision_explorer.report.loads import Loads, load_sections
 from precision_explorer.report.questions import Question, questions
 from precision_explorer.report.safety import Safety, safeties
 from precision_explorer.report.soak import SoakSection, soak_sections
@@ -63,6 +65,10 @@ class Content:
     """How it was measured, and where the records are."""
     safety: list[Safety]
     """Which format is safe for which task, of models with several."""
+    group_scores: list[View]
+    """Scores over groups of tasks, of sweeps that asked for groups."""
+    loads: list[Loads]
+    """How latency moves with the load, of models measured under several workloads."""
     sections: list[Section]
     caveats: tuple[str, ...]
     cautions: dict[str, str]
@@ -83,6 +89,8 @@ def make_content(table: Table) -> Content:
         price=Fact("Price", context.prices or ("none given, so no cost and no value",)),
         method=_method(context),
         safety=safeties([section.group for section in sections]),
+        group_scores=group_scores(table),
+        loads=load_sections([section.group for section in sections]),
         sections=sections,
         caveats=(*context.caveats, *dict.fromkeys(of_models)),
         cautions=context.cautions,

@@ -21,8 +21,8 @@ _LABEL_GAP = 34
 
 @dataclass(frozen=True)
 class HeatCell:
-    """`css`: ``c0`` to ``c7``, ``exact``, ``bad`` (not finite) or ``none``; `text` is the number in
-    dB or a word; `title` says it in full."""
+    """`css`: ``c0`` to ``c7``, ``exact``, ``bad`` (not finite) or ``none``, with ``unsure`` after
+    it where it is hatched; `text` is the number in dB or a word; `title` says it in full."""
 
     css: str
     text: str

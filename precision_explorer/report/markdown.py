@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 from precision_explorer.report.columns import View
 from precision_explorer.report.content import Content, Fact, Section, make_content
+from precision_explorer.report.loads import Loads
 from precision_explorer.report.safety import Safety
 from precision_explorer.report.soak import SoakSection
 from precision_explorer.report.why import WhySection
@@ -36,7 +37,11 @@ def to_markdown(table: Table) -> str:
     content = make_content(table)
     blocks = [f"# {escape(content.title)}", *_context(content)]
     for safety in content.safety:
-        blocks += _safety(safety)
+        blocks += _overview(safety)
+    for view in content.group_scores:
+        blocks += [f"## {escape(view.title)}", grid(view)]
+    for loads in content.loads:
+        blocks += _overview(loads)
     for section in content.sections:
         blocks += _section(section)
     cautions = [f"**{escape(k)}:** {escape(v)}" for k, v in content.cautions.items()]
@@ -68,8 +73,8 @@ def _fact(fact: Fact) -> str:
     )
 
 
-def _safety(safety: Safety) -> list[str]:
-    return [f"## {escape(safety.title)}", *listing(None, safety.lines), grid(safety.view)]
+def _overview(shown: Safety | Loads) -> list[str]:
+    return [f"## {escape(shown.title)}", *listing(None, shown.lines), grid(shown.view)]
 
 
 def _section(section: Section) -> list[str]:

@@ -96,12 +96,12 @@ def rank(rows: Sequence[Row], measure: Measure) -> Ranking:
     disturbed = tuple(r for r in having if measure.timed and is_busy(r))
     same = measure.show(best[measure.column])
     alike = [measure.show(r[measure.column]) == same for r in having]
-    near = [_is_within_spread(r, best, measure) for r in having]
+    near = [is_within_spread(r, best, measure) for r in having]
     shared = [r for r, one, other in zip(having, alike, near, strict=True) if one or other]
     return Ranking(shared, missing, len(having), disturbed, len(shared) > sum(alike))
 
 
-def _is_within_spread(row: Row, best: Row, measure: Measure) -> bool:
+def is_within_spread(row: Row, best: Row, measure: Measure) -> bool:
     """Whether the two values differ by no more than the rounds of either row, relatively."""
     if measure.spread is None:
         return False

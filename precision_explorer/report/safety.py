@@ -25,7 +25,10 @@ KEY = (
     ("c6", "gain of 0.1 to 1"),
     ("c7", "gain of more than 1"),
     ("none", "reference, or not known"),
+    ("unsure", "hatched and with a ?: cannot tell yet"),
 )
+# A loss that is not sure has a colour all the same; the sign stands before its text.
+UNSURE = "?"
 
 
 @dataclass(frozen=True)
@@ -128,7 +131,12 @@ def _cell(group: Group, row: Row | None) -> Cell:
         return Cell("no result")
     verdict = verdict_cell(group, row)
     moved = change_text(group, change(group, row))
-    return verdict if moved == MISSING else Cell(f"{verdict.text}, {moved}", verdict.tone)
+    text = verdict.text if moved == MISSING else f"{verdict.text}, {moved}"
+    return Cell(f"{UNSURE} {text}" if _is_unsure(row) else text, verdict.tone)
+
+
+def _is_unsure(row: Row) -> bool:
+    return bool(row["verdict"] == "cannot-tell")
 
 
 def _words(cells: list[tuple[str, Group, Row | None]]) -> str:
@@ -189,6 +197,7 @@ def _heat_cell(task: str, group: Group, row: Row | None) -> HeatCell:
     if loss is None:
         return HeatCell("none", text, f"{group.named(row)} on {task}: {text}")
     css = f"c{sum(loss <= step for step in STEPS)}"
+    css = f"{css} unsure" if _is_unsure(row) else css
     return HeatCell(css, text, f"{group.named(row)} on {task}: {_in_full(group, row, loss)}")
 
 

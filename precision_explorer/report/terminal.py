@@ -11,6 +11,7 @@ from rich.text import Text
 
 from precision_explorer.report.columns import Cell, View
 from precision_explorer.report.content import Section, make_content
+from precision_explorer.report.loads import Loads
 from precision_explorer.report.safety import Safety
 from precision_explorer.table import Table
 
@@ -23,7 +24,14 @@ def print_table(table: Table, console: Console) -> None:
     """Print `table` with its findings, cautions and caveats on `console`."""
     content = make_content(table)
     for safety in content.safety:
-        _print_safety(safety, console)
+        _print_overview(safety, console)
+    for view in content.group_scores:
+        console.print(Text(view.title, style="bold underline"))
+        console.print()
+        console.print(grid(view, console.width))
+        console.print()
+    for loads in content.loads:
+        _print_overview(loads, console)
     for section in content.sections:
         _print_section(section, console)
     sentences = [f"{name}: {sentence}" for name, sentence in content.cautions.items()]
@@ -47,12 +55,12 @@ def print_why(table: Table, console: Console) -> None:
             console.print(Padding(Text(line), (0, 0, 0, 2)))
 
 
-def _print_safety(safety: Safety, console: Console) -> None:
-    console.print(Text(safety.title, style="bold underline"))
+def _print_overview(overview: Safety | Loads, console: Console) -> None:
+    console.print(Text(overview.title, style="bold underline"))
     console.print()
-    console.print(grid(safety.view, console.width))
+    console.print(grid(overview.view, console.width))
     console.print()
-    for line in safety.lines:
+    for line in overview.lines:
         console.print(Padding(Text(line), (0, 0, 0, 2)))
     console.print()
 

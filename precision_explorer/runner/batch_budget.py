@@ -21,8 +21,10 @@ from precision_explorer.runner.manager import Event, OnEvent
 from precision_explorer.runner.requests import load_request, task_request
 from precision_explorer.store.atomic import write_json
 
-# A larger batch must be this much faster: it takes memory, and its padding moves scores.
 WORTH = 0.05
+"""A larger batch must be this much faster, as it takes memory, and its padding moves scores. Two
+runs of one program may differ by as much (MLPerf Inference, TEST05), so less may be chance."""
+# Ten times what the probe may spend on timing: the rest is for imports and a large model's load.
 _TIME_LIMIT_S = 300.0
 # Raised when the way of probing changes, so that no older answer is taken for one of it.
 _METHOD = "batch probe 1"

@@ -11,15 +11,21 @@ import torch
 from precision_explorer.models.adapter import Item
 from precision_explorer.runner.session import Session
 
-# Seconds of timing; what was timed by then is all that is known.
+# Seconds of timing; what was timed by then is all that is known. A declared choice: a model too
+# slow to get to the usual budget keeps it.
 _SECONDS = 30.0
-# Seconds after which no further batch of a budget is timed.
+# Seconds after which no further batch of a budget is timed: a
+# scheduler's pause of some milliseconds is then far below `batch_budget.WORTH`.
 _ENOUGH_S = 1.0
-# Times that a budget is timed, in turns with the others, so that a disturbance hits all of them.
+# Times that a budget is timed, in turns with the others, so that a disturbance hits all of them;
+# the least of two is free of one disturbance.
 _ROUNDS = 2
 # Batches of a plan that are timed: enough to see long and short inputs.
 _BATCHES = 3
-# Share of the memory that is free which a batch may take beside the loaded model.
+# Share of the memory that is free which a batch may take beside the loaded model. All formats get
+# the same batches, the reference alone is probed, and others take more: in the bundled run of the
+# demo model up to 2.8 times its peak (fp8-weight-only, which widens its weights). A quarter leaves
+# room for 4 times.
 _MEMORY_SHARE = 0.25
 # Steps of decoding that are timed, for what a step costs once the prompt's pass is taken off.
 _STEPS = (1, 5)

@@ -7,7 +7,8 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,7 @@ from precision_explorer.models.distributions import (
     keep,
     narrower,
 )
+from precision_explorer.models.states import Heard, InBatches, Passes, Source
 from precision_explorer.records import canonical_hash
 from precision_explorer.records.record import KeptDistributions, Positions, Repeat
 
@@ -33,6 +35,40 @@ if TYPE_CHECKING:
     from precision_explorer.runner.session import Session
 
 Json = dict[str, Any]
+
+
+class HeardPasses:
+    """What a session heard of its passes over tasks' first positions, until it is compared."""
+
+    def __init__(self) -> None:
+        self._found: list[tuple[str, Heard]] = []
+
+    @contextlib.contextmanager
+    def hear(
+        self, session: Session, items: Sequence[Item], name: str, part: bool
+    ) -> Iterator[None]:
+        """Listen to the pass `name` over `items`. Not to a `part` of one, whose first positions are
+        others, nor to compiled code, which calls no hooks."""
+        scorer = getattr(session.adapter, "scorer", None)
+        if scorer is None or part or session.compiled is not None:
+            yield
+            return
+        heard = Heard(session.model, first_items(items))
+        with heard.listening(scorer):
+            yield
+        if heard.is_whole:
+            self._found.append((name, heard))
+
+    def source(self, session: Session, items: Sequence[Item], name: str) -> Source:
+        """What the pass `name` left of `items`, once; the model itself where that is not there, as
+        in another process."""
+        for entry in self._found:
+            if entry[0] == name and entry[1].holds(items):
+                self._found.remove(entry)
+                return entry[1]
+        assert session.adapter is not None
+        eagerly = session.compiled.eagerly if session.compiled else contextlib.nullcontext
+        return Passes(session.model, session.adapter, eagerly)
 
 
 def score_again(session: Session, request: Json) -> tuple[Json, list[Json]]:
@@ -43,7 +79,8 @@ def score_again(session: Session, request: Json) -> tuple[Json, list[Json]]:
         items = adapter.items()
         frozen = session._batches(request, items)
         batches = other_batches(items, frozen, session.request["seed"])
-        answers = session._score(items, batches, "noise")
+        with session.heard.hear(session, items, "noise", part=False):
+            answers = session._score(items, batches, "noise")
     session._release()
     rows = adapter.rows(items, answers)
     noise = Repeat(
@@ -60,13 +97,13 @@ def keep_distributions(session: Session, request: Json) -> tuple[Json, bytes]:
     ...}, nothing) where the task scores none."""
     adapter = session.adapter = session._adapter(request)
     start = time.perf_counter()
-    eagerly = session.compiled.eagerly if session.compiled else contextlib.nullcontext
     with torch.inference_mode():
         items = first_items(adapter.items())
         if not items:
             return {"why": "the task scores no next-token distributions"}, b""
-        plan = _Plan(session, request)
-        kept = keep(session.model, adapter, items, plan, Path(session.request["path"]), eagerly)
+        source, plan = _source(session, request, items, "quality")
+        tell = partial(session.progress, "keep")
+        kept = keep(session.model, source, items, plan, Path(session.request["path"]), tell)
     answer = KeptDistributions(
         method="states" if kept.head else "log-probabilities",
         positions=len(kept.rows),
@@ -97,18 +134,21 @@ def compare_distributions(session: Session, request: Json) -> tuple[Json, list[J
                 "the examples are other tokens than those that the reference kept; run the sweep "
                 "again with another --out"
             )
-        plan = _Plan(session, request)
+        # The noise floor is what other batches do.
+        name = "noise" if request["is_reference"] else "quality"
+        source, plan = _source(session, request, items, name)
         batches = plan(items)
         if request["is_reference"]:
             batches = other_batches(items, batches, session.request["seed"])
         rows = compare(
-            adapter,
+            source,
             items,
             batches,
             _unpack(Path(request["kept_rows"])),
             Head(**kept.head) if kept.head else None,
             Path(session.request["path"]),
             session.device,
+            partial(session.progress, "compare"),
         )
     for row in rows:
         row["id"] = request["examples"][row.pop("example")]["id"]
@@ -118,6 +158,20 @@ def compare_distributions(session: Session, request: Json) -> tuple[Json, list[J
         seconds=time.perf_counter() - start,
     )
     return {"positions": positions.model_dump()}, rows
+
+
+def _source(
+    session: Session, request: Json, items: Sequence[Item], name: str
+) -> tuple[Source, Callable[[Sequence[Item]], Batches]]:
+    """What gives the distributions of `items`, and the batches to ask it in: those of the quality
+    pass where no other shapes are compiled."""
+    source = session.heard.source(session, items, name)
+    if session.runtime.dynamic:
+        return source, _Plan(session, request)
+    assert session.adapter is not None
+    every = session.adapter.items()
+    frozen = InBatches(source, every, session._batches(request, every))
+    return frozen, frozen.plan
 
 
 class _Plan:

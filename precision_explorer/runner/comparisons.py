@@ -50,20 +50,20 @@ class Comparisons:
 
     def lacking(self, planned: PlannedCell) -> list[Ask]:
         """What is still to be asked of the worker that holds the format, in order. Nothing of cells
-        whose parts were removed, nor under a runtime of fixed shapes, which would have to compile
-        them all a second time."""
+        whose parts were removed. Under a runtime of fixed shapes nothing in other batches, as these
+        would have to be compiled too: no noise floor."""
         reference, cell_id = self.reference(planned), planned.cell_id
         if reference is None or not self.folder.has_part(cell_id, "quality"):
             return []
-        if not RUNTIMES[planned.cell.runtime].dynamic:
-            return []
+        any_batch = RUNTIMES[planned.cell.runtime].dynamic
         asked = []
         is_language = KINDS[planned.task.card.kind].head == "causal-lm"
         if reference is planned:
-            asked.append(Ask("noise", {"op": "noise"}))
+            if any_batch:
+                asked.append(Ask("noise", {"op": "noise"}))
             if is_language:
                 asked.append(Ask("kept", {"op": "keep"}))
-        if is_language:
+        if is_language and (any_batch or reference is not planned):
             asked += self._compare(reference, is_reference=reference is planned)
         return [ask for ask in asked if not self.folder.has_part(cell_id, ask.part)]
 

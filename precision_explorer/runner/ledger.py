@@ -13,6 +13,7 @@ from precision_explorer.runner.join import failed_record, ok_record, skipped_rec
 from precision_explorer.runner.manager import Event, OnEvent
 from precision_explorer.store import RunFolder
 
+# A screen or two: where a traceback stands, at the log's end.
 _LOG_TAIL_BYTES = 4000
 
 

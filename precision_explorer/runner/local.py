@@ -31,7 +31,7 @@ from precision_explorer.runner.manager import (
     WorkerHandle,
     start_context,
 )
-from precision_explorer.runner.offered import offered
+from precision_explorer.runner.offered import Load, offered
 from precision_explorer.runner.parking import Parking
 from precision_explorer.runner.requests import load_bytes, load_request, task_request
 from precision_explorer.runner.rounds import block_name
@@ -55,8 +55,8 @@ class Executor:
     folder: RunFolder
     on_event: OnEvent
     roof: Roof | None = None
-    trace: str | None = None
-    """Path of the workload's trace, which no cell holds."""
+    load: Load = field(default_factory=Load)
+    """What no cell holds of the workload."""
     _context: BaseContext | None = None
     _began: float = field(default_factory=time.monotonic)
 
@@ -249,7 +249,7 @@ class Executor:
         planned = run.planned
         self._ledger.event("round", planned, round=number, rounds=run.rounds)
         reference = self.comparisons.reference(planned)
-        load = offered(self.trace, planned, reference, self.folder, number)
+        load = offered(self.load, planned, reference, self.folder, number)
         try:
             how = {"op": "block", "round": number, "first": not run.served}
             answer, rows = run.ask(load | how)

@@ -21,6 +21,8 @@ from precision_explorer.runner.guard import signal_name
 from precision_explorer.runner.protocol import receive
 
 PRELOAD = "precision_explorer.runner.preload"
+# A worker that ends by itself does so in well under a second; later it is killed, and nothing is
+# lost.
 _GRACE_S = 5.0
 # Longer than the imports take on a slow disk.
 _START_S = 120.0

@@ -49,6 +49,7 @@ _WIDE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 _NARROW_BYTES = {
     "int8": 1.0, "float8_e4m3fn": 1.0, "mxfp8": 1.0, "int4": 0.5, "nf4": 0.5, "nvfp4": 0.5,
 }  # fmt: skip
+# Scales and buffers are not counted yet: what is nearer than this is left to the exact count.
 _ROUGH = 0.99
 # A job may take long: one that is interrupted loses nothing.
 _TIME_LIMIT_S = 86_400.0

@@ -19,6 +19,7 @@ from precision_explorer.runner.sweep import Prepared, prepare_sweep, safe_name
 Keep = Callable[[NumericsDocument], Any]
 
 REFERENCE = "fp32"
+# A declared choice, `--limit` takes more: a layer's errors are means over thousands of values each.
 EXAMPLES = 8
 # Longer inputs are cut: what a layer does to its values shows in hundreds of tokens, and one
 # example's activations are held at once.

@@ -13,6 +13,7 @@ from precision_explorer.runner.jobs import JobFailed, run_job
 from precision_explorer.runner.manager import Event, OnEvent, prepare_environment
 from precision_explorer.store.atomic import write_bytes
 
+# A declared choice: minutes, for slow devices. A sweep goes on without it.
 _TIME_LIMIT_S = 300.0
 _LIBRARIES = ("torch",)
 # Raised when the way of measuring changes, so that no older figure is taken for one of it.

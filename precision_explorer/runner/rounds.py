@@ -43,7 +43,7 @@ def joined_block(blocks: list[Json]) -> Json | None:
         # Rounds are too short for one.
         "soak": blocks[0].get("soak") if len(blocks) == 1 else None,
         "throughput": _throughput(blocks),
-        "energy": joined_energy([block["energy"] for block in blocks]),
+        "energy": _energy(blocks),
         # Rounds last about as long as each other.
         "other_work_share": fmean(shares) if shares else None,
         "recompiles": sum(again) if again else None,
@@ -123,8 +123,21 @@ def _rate(by_round: dict[int, Json]) -> Json:
     }
 
 
+def _energy(blocks: list[Json]) -> Json:
+    """Joules over all windows, and of each; None where one of them has none, with its note."""
+    each = [block["energy"] for block in blocks]
+    found = joined_energy(each)
+    if found["energy_j"] is not None and found["requests"]:
+        told = zip(blocks, each, strict=True)
+        found["rounds"] = [
+            {"round": b["place"]["round"]} | {n: e[n] for n in ("energy_j", "requests")}
+            for b, e in told
+        ]
+    return found
+
+
 def joined_energy(each: list[Json]) -> Json:
-    """Joules over all windows; None where one of them has none, with its note."""
+    """Joules over windows; None where one of them has none, with its note."""
     notes = (energy.get("note") for energy in each)
     found = {
         "source": each[0]["source"],

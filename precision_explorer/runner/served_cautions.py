@@ -37,10 +37,18 @@ def served_cautions(windows: list[dict[str, Any]], asked_of_reference: bool) -> 
             "were cut there: they were shorter than asked for; lower the lengths"
         )
         found.append(Caution(id="lengths-cut", message=text))
+    static = next((w for w in windows if w.get("batching_fallback")), None)
+    if static is not None:
+        text = (
+            f"requests were not batched continuously, as {static['note']}; compare it with rows "
+            "that were with care, or set batching: static for all"
+        )
+        found.append(Caution(id="static-batching", message=text))
     if asked_of_reference and any(w.get("load_of") == "own" for w in windows):
         text = (
-            "the reference showed no capacity, so the load is a share of the format's own: its "
-            "rate is not that of the other rows; measure the reference, or give rate_per_s"
+            "no capacity of the reference was known when the format was served (the reference "
+            "failed, or memory did not hold it beside the others, so it came after them): the load "
+            "is a share of the format's own, its rate not that of other rows; give rate_per_s"
         )
         found.append(Caution(id="serving-own-load", message=text))
     return found

@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 from precision_explorer.errors import DoesNotFit, PrecisionExplorerError
 from precision_explorer.hardware import DeviceFacts, EnergySensor
 from precision_explorer.measure import EnergyWindow, offline
 from precision_explorer.measure.clock import RealClock
+from precision_explorer.measure.continuous import serve_continuously
 from precision_explorer.measure.served import ServingSeries
 from precision_explorer.measure.serving import Service, ServingRules, serve
 from precision_explorer.measure.throughput import OUT_OF_MEMORY, SKIPPED
 from precision_explorer.records.record import Throughput
 from precision_explorer.records.serving import Serving
 from precision_explorer.records.soak import Soak
+from precision_explorer.runner.continuous import (
+    Batching,
+    choose_batching,
+    continuous_capacity,
+    stepping,
+)
 from precision_explorer.runner.watch import Watch
 from precision_explorer.runner.window_length import first_window_s, longer_window_s
 from precision_explorer.workload import Schedule, Workload, plan_schedule
@@ -26,10 +35,6 @@ if TYPE_CHECKING:
 Json = dict[str, Any]
 # Requests whose lengths are looked at for a capacity: their mean is then known to a few percent.
 _CAPACITY_REQUESTS = 256
-_STATIC = (
-    "a batch is decoded in step until its longest output is there, and no request joins it: "
-    "continuous batching is not in this release"
-)
 
 
 @dataclass(frozen=True)
@@ -70,7 +75,8 @@ class ServedWindow:
 @dataclass(frozen=True)
 class Server:
     """A cell's model as a server by the rules of `workload`; `groups`: of each example, or None;
-    `facts`: of the device, to watch a long window."""
+    `facts`: of the device, to watch a long window; `owners`: of each example the task of the mix
+    that it is of, or None: the cell's own, which stand first."""
 
     adapter: Adapter
     workload: Workload
@@ -78,6 +84,7 @@ class Server:
     sync: Callable[[], None]
     groups: Sequence[str | None]
     facts: DeviceFacts | None = None
+    owners: Sequence[str | None] = ()
 
     def measure(
         self,
@@ -110,25 +117,36 @@ class Server:
         """The window's summary; `rows`: its requests."""
         return window.series.record(
             "server",
-            batching="static" if self._streams else "dynamic",
-            note=_STATIC if self._streams else None,
+            batching=self._batching.name,
+            note=self._batching.note,
+            batching_fallback=self._batching.is_fallback,
             generates=self._streams,
             cut_requests=_cut(rows, window.schedule),
             **more,
         )
 
     @property
+    def _own(self) -> int:
+        """How many examples are of the cell's own task."""
+        return len(self.groups) - sum(owner is not None for owner in self.owners)
+
+    @property
     def _streams(self) -> bool:
         """Whether the adapter tells of each request's tokens."""
         return hasattr(self.adapter, "serve_batch")
+
+    @cached_property
+    def _batching(self) -> Batching:
+        return choose_batching(self.adapter, self.workload)
 
     # -- how fast ------------------------------------------------------------------------------
 
     def _throughput(self, batch_sizes: Sequence[int], round: int, first: bool) -> Throughput:
         """At these sizes and the window's largest; DoesNotFit where memory does not hold that."""
+        _ = self._batching  # What can't be served so is said before anything is measured.
         throughput = offline(
             lambda indices: self.adapter.offline(indices),
-            len(self.groups),
+            self._own,
             sorted({*batch_sizes, self.workload.max_batch}),
             self.workload,
             sync=self.sync,
@@ -160,7 +178,10 @@ class Server:
         """Requests per second at the largest batch that a window may have, of its own lengths."""
         window_s = self.workload.duration_seconds
         probe = self._plan(_CAPACITY_REQUESTS / window_s, 0, window_s)
-        if probe.input_tokens is None and probe.output_tokens is None:
+        if self._batching.is_continuous:
+            return continuous_capacity(self.adapter, probe, self.workload, self.sync)
+        lengths = probe.input_tokens, probe.output_tokens
+        if lengths == (None, None) and self._own == len(self.groups):
             rates = throughput.by_batch_size
         else:
             serve_all = self._service(probe)
@@ -236,6 +257,7 @@ class Server:
             round,
             duration_s=duration_s,
             groups=self.groups,
+            owners=self.owners,
             draw=draw,
         )
 
@@ -253,27 +275,35 @@ class Server:
         settle_s = min(self._settle_s(duration), float(schedule.times_s[-1]))
         # Arrivals are planned as a whole: there are none to measure a flagged window again with.
         watch = Watch(self.facts, rules, duration - settle_s, after_s=settle_s, repeats=False)
-        series = serve(
-            schedule.times_s,
-            self._service(schedule),
-            ServingRules(
-                max_batch=rules.max_batch,
-                max_wait_s=rules.max_wait_s,
-                drain_s=self._drain_s(duration),
-                warmup_requests=rules.warmup_requests,
-                warmup_s=rules.warmup_seconds,
-                settle_s=settle_s,
-            ),
-            clock=RealClock(),
-            duration_s=duration,
-            sync=self.sync,
-            on_begin=energy.begin,
-            on_end=energy.end,
-            watch=watch.at,
-        )
+        with self._serving(schedule) as serve_window:
+            series = serve_window(
+                ServingRules(
+                    max_batch=rules.max_batch,
+                    max_wait_s=rules.max_wait_s,
+                    drain_s=self._drain_s(duration),
+                    warmup_requests=rules.warmup_requests,
+                    warmup_s=rules.warmup_seconds,
+                    settle_s=settle_s,
+                ),
+                clock=RealClock(),
+                duration_s=duration,
+                sync=self.sync,
+                on_begin=energy.begin,
+                on_end=energy.end,
+                watch=watch.at,
+            )
         counted = series.counted[: series.served]
         soak = watch.soak(series.ends_s()[counted].tolist())
         return ServedWindow(schedule, series, energy, soak)
+
+    @contextmanager
+    def _serving(self, schedule: Schedule) -> Iterator[Callable[..., ServingSeries]]:
+        """Serves the window of `schedule` in the way that was chosen."""
+        if not self._batching.is_continuous:
+            yield partial(serve, schedule.times_s, self._service(schedule))
+            return
+        with stepping(self.adapter, schedule, self.workload.max_batch) as stepper:
+            yield partial(serve_continuously, schedule.times_s, stepper)
 
     def _service(self, schedule: Schedule) -> Service:
         items = schedule.items.tolist()
@@ -303,6 +333,8 @@ class Server:
         rows = series.rows()
         for row in rows:
             row["index"] = int(schedule.items[row["position"]])
+            if schedule.parts is not None and self.workload.mix is not None:
+                row["part"] = self.workload.mix[schedule.parts[row["position"]]].name
         return rows
 
 

@@ -6,6 +6,7 @@ import gc
 import importlib
 import os
 import time
+from collections import Counter
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -41,6 +42,7 @@ from precision_explorer.models.loading import load, prepare
 from precision_explorer.records import Roof, canonical_hash
 from precision_explorer.records.record import Load, Quality
 from precision_explorer.runner.comparing import (
+    HeardPasses,
     compare_distributions,
     keep_distributions,
     score_again,
@@ -90,6 +92,7 @@ class Session:
         self.load_answer = self._load(import_s)
         self.compiled: CompiledModel | None = None
         self.adapter: Adapter | None = None
+        self.heard = HeardPasses()
 
     def _memory(self) -> PeakMemory | CudaPeakMemory:
         if self.device == "cpu":
@@ -225,7 +228,8 @@ class Session:
         with torch.inference_mode():
             items = self.adapter.items()
             batches = self._batches(request, items)
-            answers = self._score(items, batches)
+            with self.heard.hear(self, items, "quality", bool(request.get("part"))):
+                answers = self._score(items, batches)
         self._release()
         rows = self.adapter.rows(items, answers)
         elapsed = time.perf_counter() - start
@@ -267,14 +271,17 @@ class Session:
     ) -> list[Any]:
         assert self.adapter is not None
         answers: list[Any] = [None] * len(items)
-        done = 0
-        self.progress(phase, 0, len(items))
+        # An example may have several rows, in several batches.
+        left = Counter(item.example for item in items)
+        total = len(left)
+        self.progress(phase, 0, total)
         for batch in batches:
             found = self.adapter.score([items[i] for i in batch])
             for index, answer in zip(batch, found, strict=True):
                 answers[index] = answer
-            done += len(batch)
-            self.progress(phase, done, len(items))
+            left.subtract(items[i].example for i in batch)
+            left = +left
+            self.progress(phase, total - len(left), total)
         return answers
 
     def park(self, request: dict[str, Any]) -> tuple[dict[str, Any], bytes]:
@@ -286,6 +293,10 @@ class Session:
         """One round of the latency of the workload's scenario with its energy, and of offline
         throughput. `first`: whether this process has not served the cell before."""
         adapter = self.adapter = self.adapter or self._adapter(request)
+        if request.get("mixed"):
+            # Of the task alone are what is scored and what is certified.
+            request = request | {"examples": [*request["examples"], *request["mixed"]]}
+            adapter = self._adapter(request)
         made = self._graphs()
         self.memory.begin()
         subject = Subject(
@@ -354,12 +365,10 @@ class Session:
 
     def keep(self, request: dict[str, Any]) -> tuple[dict[str, Any], bytes]:
         """The reference's next-token distributions, for others to be held against."""
-        self.progress("keep", 0, 1)
         return keep_distributions(self, request)
 
     def compare(self, request: dict[str, Any]) -> tuple[dict[str, Any], bytes]:
         """Next-token distributions held against those that the reference kept."""
-        self.progress("compare", 0, 1)
         answer, rows = compare_distributions(self, request)
         return answer, to_arrow(rows)
 

@@ -29,6 +29,7 @@ from precision_explorer.records import Environment, Roof, metric_info
 from precision_explorer.runner.batch_budget import Budgets, batch_budgets
 from precision_explorer.runner.local import Executor, Tally
 from precision_explorer.runner.manager import Event, OnEvent, prepare_environment
+from precision_explorer.runner.mix_tasks import mixed_examples, with_tasks
 from precision_explorer.runner.mixed import (
     check_against,
     check_revisions,
@@ -36,7 +37,7 @@ from precision_explorer.runner.mixed import (
     read_recipes,
     with_mixed,
 )
-from precision_explorer.runner.offered import check_served, trace_path
+from precision_explorer.runner.offered import Load, check_served, trace_path
 from precision_explorer.runner.probe import probe, probe_compiled
 from precision_explorer.runner.roof import device_roof, roof_key
 from precision_explorer.runner.scoring import cells_to_score, score_cells
@@ -70,6 +71,7 @@ class Prepared:
     plan: Plan
     budgets: Budgets
     """Padded tokens of a batch, by `plan.batches.budget_key`."""
+    load: Load
 
 
 def default_task(refs: list[ModelRef]) -> str:
@@ -99,7 +101,9 @@ def prepare_sweep(
     UsageError, ModelError, TaskError; writes no result.
     """
     device = resolve_device(spec.device)
-    workload = workload_of(spec)
+    workload, others = with_tasks(
+        workload_of(spec), spec, lambda name: prepare(load_card(name), spec.limit, spec.seed)
+    )
     recipes = read_recipes(spec.formats)
     # Cards that are named are read before models, which may have to be fetched.
     tasks = [task for name in spec.task for task in _prepare_tasks(spec, name, on_event)]
@@ -112,7 +116,8 @@ def prepare_sweep(
             check_library(ref.name, ref.scheme, facts)
     check_revisions(recipes, refs)
     tasks = tasks or [_prepare_task(spec, default_task(refs))]
-    check_served(workload, tasks, spec.runtime, spec.seed)
+    load = Load(trace_path(workload), mixed_examples(others, tasks))
+    check_served(workload, tasks, spec.runtime, spec.seed, load.mixed)
     threads = spec.threads or facts.cores
     versions = library_versions()
     # A first expansion with nothing known of the formats checks heads and labels before the probe,
@@ -142,7 +147,7 @@ def prepare_sweep(
         )
     plan = expand(*inputs, budgets)
     environment = make_environment(facts, threads, versions)
-    return Prepared(spec, refs, tasks, workload, facts, supports, environment, plan, budgets)
+    return Prepared(spec, refs, tasks, workload, facts, supports, environment, plan, budgets, load)
 
 
 def _stored_budgets(folder: RunFolder) -> Budgets:
@@ -286,6 +291,7 @@ def sweep_document(prepared: Prepared, run: str) -> dict[str, Any]:
             for ref in prepared.refs
         ],
         "tasks": [_task_context(task) for task in prepared.tasks],
+        **_groups(prepared.tasks),
         "environment": prepared.environment.model_dump(mode="json"),
         "device": prepared.facts.model_dump(mode="json"),
         "methods": {c.cell.method_id: c.cell.method() for c in prepared.plan.cells},
@@ -305,6 +311,13 @@ def _task_context(task: PreparedTask) -> dict[str, Any]:
         "licence": card.licence,
         "source": card.source,
     }
+
+
+def _groups(tasks: list[PreparedTask]) -> dict[str, Any]:
+    """Groups of tasks that have a score of their own, each once; nothing where there are none."""
+    cards = [task.card for task in tasks]
+    found = {g["name"]: g for card in cards if isinstance(card, HarnessCard) for g in card.groups}
+    return {"groups": list(found.values())} if found else {}
 
 
 def run_sweep(prepared: Prepared, on_event: OnEvent) -> tuple[RunFolder, Tally]:
@@ -327,7 +340,7 @@ def run_sweep(prepared: Prepared, on_event: OnEvent) -> tuple[RunFolder, Tally]:
             folder,
             on_event,
             roof,
-            trace_path(prepared.workload),
+            prepared.load,
         )
         try:
             tally = executor.run()

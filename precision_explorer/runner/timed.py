@@ -12,6 +12,7 @@ from precision_explorer.measure import EnergyWindow, LatencySeries, idle_power, 
 from precision_explorer.records import Soak
 from precision_explorer.records.record import Throughput
 from precision_explorer.runner.closed_loop import closed_loop
+from precision_explorer.runner.offered import told_of
 from precision_explorer.runner.rounds import joined_energy
 from precision_explorer.runner.searched import SearchingServer
 from precision_explorer.runner.serving import Server
@@ -125,9 +126,9 @@ def _served(
     subject: Subject, sensor: EnergySensor, idle_w: float | None
 ) -> tuple[Json, list[Json]]:
     """Offline throughput, then requests that come by their own clock."""
-    groups = [example.get("group") for example in subject.examples]
+    groups, owners = told_of(subject.examples)
     own = subject.adapter, subject.rules, subject.seed, subject.sync, groups
-    server = Server(*own, facts=subject.facts)
+    server = Server(*own, facts=subject.facts, owners=owners)
     request = subject.request
     subject.progress("serve", 0, 1)
     made = server.measure(request["batch_sizes"], request, sensor, subject.round, subject.first)
@@ -147,10 +148,9 @@ def _searched(
     subject: Subject, sensor: EnergySensor, idle_w: float | None
 ) -> tuple[Json, list[Json]]:
     """Offline throughput, then a search of the largest rate that holds an objective."""
-    groups = [example.get("group") for example in subject.examples]
-    server = SearchingServer(
-        subject.adapter, subject.rules, subject.seed, subject.sync, groups, facts=subject.facts
-    )
+    groups, owners = told_of(subject.examples)
+    own = subject.adapter, subject.rules, subject.seed, subject.sync, groups
+    server = SearchingServer(*own, facts=subject.facts, owners=owners)
     budget = subject.rules.budget_seconds
 
     def on_window(left_s: float) -> None:

@@ -20,6 +20,7 @@ from precision_explorer.stats.clusters import (
     few_clusters,
     share_interval,
 )
+from precision_explorer.stats.combined import combined
 from precision_explorer.stats.correlation import autocorrelation, correlation_time
 from precision_explorer.stats.divergence import Divergence, divergence
 from precision_explorer.stats.intervals import tango, wilson
@@ -61,6 +62,7 @@ __all__ = [
     "cluster_labels",
     "cluster_signs",
     "clusters_with",
+    "combined",
     "correlation_time",
     "cut_windows",
     "divergence",

@@ -20,7 +20,8 @@ from precision_explorer.stats.bootstrap import Groups, interval
 from precision_explorer.stats.intervals import wilson
 
 FEW = 10
-"""Fewer clusters than this, with what is counted in them, are too few to resample."""
+"""Fewer clusters than this, with what is counted in them, are too few to resample. A rule of thumb,
+that of ten successes and ten failures for a share's normal interval."""
 
 
 def cluster_labels(groups: Sequence[object] | None) -> np.ndarray | None:

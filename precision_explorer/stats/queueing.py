@@ -14,6 +14,9 @@ come at a rate r and are served in their order at a rate c below it, latency gro
 second: less than 2 % above capacity passes as full, not as too much."""
 GROWTH_ALPHA = 0.01
 """Level of the trend test beside `GROWTH`."""
+# Runs of neighbours whose medians are tested for a trend, and the fewest: Mann and Kendall's test
+# by its normal limit is for ten values and more (Kendall 1975). More runs would be shorter than a
+# queue remembers; 20 is a declared choice, whose errors docs/method.md gives.
 _PARTS = 20
 _LEAST = 10
 

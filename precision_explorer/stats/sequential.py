@@ -22,8 +22,11 @@ from precision_explorer.stats.paired import Verdict, VerdictWord
 
 # The one-sided 5 % of the fixed verdict, shared between all looks on the way and the one fixed-n
 # test where every planned example was seen: the union bound keeps their sum.
+# How it is shared is a declared choice: three fifths to those that save examples.
 ALPHA_LOOKS = 0.03
 ALPHA_END = 0.02
+# From about 30 values on a mean is called nearly normal, on which the bound for values of any size
+# rests; scripts/simulate_until_decided.py shows how often the verdicts are wrong.
 FIRST_LOOK = 32
 # Bets as shares of the largest that can't lose everything, and the wealth put on each at the start.
 # Large bets win soonest where hardly anything flips, small ones where much does; a bet within a

@@ -14,6 +14,8 @@ from precision_explorer.stats.ratios import Ratio
 from precision_explorer.stats.tails import Tail, tails
 
 PEAK_S = 60.0
+"""What a row's peak is: its first minute, the window by default (`workload.WINDOW_S`); a declared
+choice."""
 Spans = Sequence[tuple[float, float]]
 
 

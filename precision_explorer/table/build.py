@@ -33,6 +33,7 @@ from precision_explorer.table.against import (
     is_in_looks,
     over_tasks,
 )
+from precision_explorer.table.aggregates import aggregates
 from precision_explorer.table.computed import Computed, computed_columns
 from precision_explorer.table.context import Run, make_context
 from precision_explorer.table.curve import best_rate_within, curve_columns
@@ -133,6 +134,13 @@ def build(
         why=diagnoses(entries, roof),
         comparisons=comparisons(entries),
         soaks=tuple(e.soak for e in entries if e.soak is not None),
+        aggregates=tuple(
+            made
+            for folder, sweep, _, _ in runs
+            for made in aggregates(
+                sweep.get("groups", []), [e for e in entries if e.folder is folder]
+            )
+        ),
         curves=tuple(e.curve for e in entries if e.curve is not None),
     )
 
@@ -332,7 +340,10 @@ def _economics(entry: Entry) -> None:
     )
     quality = entry.quality
     if quality and quality.is_share:
-        row["value_per_usd"] = value_per_usd(row["quality"], within, price.per_hour_usd)
+        # Early examples may be easier or harder than all: beside the others stands what is placed.
+        place = _placed(entry)
+        quality_share = row["quality"] if place is None else place[0]
+        row["value_per_usd"] = value_per_usd(quality_share, within, price.per_hour_usd)
     elif quality:
         # The reference, which has no verdict, loses nothing against itself.
         verdict = "within" if row["format"] == reader["reference"] else row["verdict"]

@@ -13,6 +13,8 @@ from precision_explorer.records import CellRecord
 from precision_explorer.store import RunFolder, read_run
 from precision_explorer.table.build import build
 from precision_explorer.table.data import Context
+from precision_explorer.table.front import FEW_REQUESTS
+from precision_explorer.table.rounds import batches_by_round
 from precision_explorer.units import rate, seconds, significant
 from precision_explorer.workload.service_times import ServiceTimes
 
@@ -111,29 +113,96 @@ def capacity_of(
         demand=demand,
         rows=tuple(rows),
         left_out=tuple(left_out),
-        assumptions=_assumptions(demand, table.context),
+        assumptions=_assumptions(
+            demand, table.context, any(r.measurements.serving for _, r in both)
+        ),
     )
 
 
 def service_times(folder: RunFolder, record: CellRecord) -> ServiceTimes | None:
-    """Seconds of whole batches by size: single-stream requests for a batch of one (offline ones
-    where there are none), offline batches for the others. None where nothing was measured."""
-    series: dict[int, list[float]] = {}
-    throughput, latency = record.measurements.throughput, record.measurements.latency
-    if throughput is not None:
-        found = throughput.by_batch_size.items()
-        # A size that failed in one of the rounds has no rate, and is none to serve at.
-        series = {int(size): done.batch_s for size, done in found if done.requests_per_s}
+    """Seconds of whole batches by size, with the round of each: single-stream requests for a batch
+    of one, offline batches for all others; of a server's cell its own batches for the sizes of
+    which it had as many, and `FEW_REQUESTS` at least. None where nothing was measured.
+
+    Offline batches are of the data's own lengths, so they say nothing of a workload that draws
+    others. Windows whose loop was late are left out: something else used the processor."""
+    scenario = record.cell.workload.get("scenario", "single-stream")
+    found = {} if _draws_lengths(record) else _offline(record)
     # Of other scenarios a row is a query of several, or holds its time in a queue.
-    if (
-        latency is not None
-        and record.cell.workload.get("scenario", "single-stream") == "single-stream"
-    ):
+    if scenario == "single-stream" and record.measurements.latency is not None:
         rows = folder.read_samples(record.cell_id, "request")
-        timed = zip(rows["latency_s"], rows["window"], strict=True)
-        series[1] = [value for value, window in timed if window == "measure"] or series.get(1, [])
-    measured = {size: times for size, times in series.items() if times}
-    return ServiceTimes(measured) if measured else None
+        timed = [
+            (number, value)
+            for value, window, number in zip(
+                rows["latency_s"], rows["window"], _numbers(rows), strict=True
+            )
+            if window == "measure"
+        ]
+        found |= {1: timed} if timed else {}
+    if scenario == "server":
+        for size, pairs in _served(folder, record).items():
+            if len(pairs) >= max(len(found.get(size, [])), FEW_REQUESTS):
+                found[size] = pairs
+    measured = {size: pairs for size, pairs in sorted(found.items()) if pairs}
+    if not measured:
+        return None
+    return ServiceTimes(
+        {size: [value for _, value in pairs] for size, pairs in measured.items()},
+        {size: [number for number, _ in pairs] for size, pairs in measured.items()},
+    )
+
+
+_Times = dict[int, list[tuple[int, float]]]
+"""By batch size: round and seconds of each batch."""
+
+
+def _draws_lengths(record: CellRecord) -> bool:
+    """Whether its requests had other lengths than the data's."""
+    workload = record.cell.workload
+    arrivals = workload.get("arrivals") or {}
+    traced = arrivals.get("kind") == "trace" and arrivals.get("use_lengths", True)
+    given = [workload, *(workload.get("mix") or ())]
+    drawn = traced or any(part.get("lengths") for part in given)
+    return drawn and any(w.generates for w in record.measurements.serving or [])
+
+
+def _offline(record: CellRecord) -> _Times:
+    throughput = record.measurements.throughput
+    # A size that failed in one of the rounds has no rate, and is none to serve at.
+    known = [] if throughput is None else throughput.by_batch_size.items()
+    return {
+        int(size): [
+            (number, float(value))
+            for number, times in zip(
+                [r.round for r in done.rounds or ()] or [0], batches_by_round(done), strict=True
+            )
+            for value in times
+        ]
+        for size, done in known
+        if done.requests_per_s
+    }
+
+
+def _served(folder: RunFolder, record: CellRecord) -> _Times:
+    """The batches of the windows that kept time."""
+    rows = folder.read_samples(record.cell_id, "request")
+    windows = record.measurements.serving or []
+    late = {w.round.round if w.round else 0 for w in windows if w.refused}
+    found: _Times = {}
+    seen = set()
+    for number, batch, size, value in zip(
+        _numbers(rows), rows["batch"], rows["batch_size"], rows["service_s"], strict=True
+    ):
+        # Those of the warm-up have none, nor has a request without a turn.
+        if batch is None or value is None or number in late or (number, batch) in seen:
+            continue
+        seen.add((number, batch))
+        found.setdefault(int(size), []).append((number, float(value)))
+    return found
+
+
+def _numbers(rows: dict[str, list[Any]]) -> list[int]:
+    return rows.get("round") or [0] * len(rows["window"])
 
 
 def _check(path: Path, demand: Demand, services: list[ServiceTimes]) -> None:
@@ -173,8 +242,8 @@ def _name(row: dict[str, Any]) -> str:
     return f"{row['model']} on {row['task']}, {row['format']}{runtime}"
 
 
-def _assumptions(demand: Demand, context: Context) -> tuple[str, ...]:
-    """What the answers rest on."""
+def _assumptions(demand: Demand, context: Context, served: bool) -> tuple[str, ...]:
+    """What the answers rest on; `served`: whether requests came by their own clock."""
     how = "Requests come as a Poisson process"
     if demand.arrivals is not None:
         how = f"Requests come as those of the workload {demand.workload}"
@@ -186,15 +255,22 @@ def _assumptions(demand: Demand, context: Context) -> tuple[str, ...]:
     wait = "as soon as a machine is free"
     if demand.max_wait_s > 0:
         wait = f"when full or after {seconds(demand.max_wait_s)}, once a machine is free"
+    measured = "measured alone, one request or batch after the other"
+    if served:
+        measured = (
+            "in the batches that its server put together by their own clock, or one batch after "
+            "the other where those were fewer"
+        )
     return (
         f"{how}, at a rate that stays the same; the fleet holds the objective at "
         f"{significant(demand.head_room)} times that rate, {rate(demand.peak_per_s)}, and when "
         "idle.",
         f"One machine is the device that was measured: {'; '.join(context.devices)}.",
         f"A batch begins {wait}, with what is queued then; {_DISPATCH_WORDS[demand.dispatch]}.",
-        "Service times are those of the run's own requests, measured alone, one request or batch "
-        "after the other, and drawn independently; sizes between two measured ones are "
-        "interpolated. Network, balancer, failures and the starting of machines are not in it.",
-        f"Simulated, not measured: {demand.draws} draws of resampled service times and arrivals "
-        f"of {demand.requests:,} requests each; where they disagree, the range is shown.",
+        f"Service times are those of the run's own requests, {measured}, and drawn independently; "
+        "sizes between two measured ones are interpolated. Network, balancer, failures and the "
+        "starting of machines are not in it.",
+        f"Simulated, not measured: {demand.draws} draws of resampled rounds, service times in "
+        f"them, and arrivals of {demand.requests:,} requests each; where they disagree, the range "
+        "is shown.",
     )

@@ -40,7 +40,7 @@ EXTRA_COLUMNS: tuple[str, ...] = (
     "latency_p90_needed_n", "latency_p99_needed_n", "latency_p999_needed_n",
     "rounds", "latency_p50_round_spread", "throughput_round_spread",
     "scenario", "offered_rate_per_s", "achieved_rate_per_s", "utilisation", "queue_p50_s",
-    "service_p50_s", "lateness_p99_s", "workload",
+    "service_p50_s", "lateness_p99_s", "workload", "batching",
     "search_slo", "held_rate_per_s", "missed_rate_per_s", "search_note",
 )  # fmt: skip
 COLUMNS = CONTRACT_COLUMNS + EXTRA_COLUMNS
@@ -116,6 +116,29 @@ class Comparison:
 
 
 @dataclass(frozen=True)
+class Aggregate:
+    """A format's score over a group of tasks by the rule of lm-evaluation-harness: the mean of the
+    tasks' scores, weighted by their examples where `by_size`. `delta`, `low`, `high`: difference to
+    the reference's, in the metric's unit, with its 95 % interval; None where it has none."""
+
+    model: str
+    model_revision: str
+    device: str
+    group: str
+    metric: str
+    format: str
+    runtime: str
+    value: float
+    delta: float | None
+    low: float | None
+    high: float | None
+    tasks: int
+    examples: int
+    by_size: bool
+    is_reference: bool
+
+
+@dataclass(frozen=True)
 class SoakTable:
     """A long row in windows of time. `row`: its values of `ROW_KEY`; `seen`: what the device was
     like in each window, empty where nothing was read; `rates`: the first minute against the rest.
@@ -175,6 +198,8 @@ class Table:
     comparisons: tuple[Comparison, ...] = ()
     soaks: tuple[SoakTable, ...] = ()
     """Of rows that were measured for several windows of time."""
+    aggregates: tuple[Aggregate, ...] = ()
+    """Scores over groups of tasks, where a sweep asked for such groups."""
     curves: tuple[Curve, ...] = ()
     """Of rows whose rate was searched."""
 

@@ -38,6 +38,8 @@ from precision_explorer.stats import (
 )
 from precision_explorer.tasks import sufficient, sufficient_of_two, zero_one_column
 
+# The end of an interval, a quantile of 2.5 %, is then known to half a percent of the draws
+# (binomial); Efron & Tibshirani 1993 take 1,000 and more for percentile intervals.
 DRAWS = 1000
 # What the losses are divided by; bits per byte have no perplexity of their own, so it is a token's.
 _UNITS = {"token_perplexity": "tokens", "word_perplexity": "words", "bits_per_byte": "tokens"}

@@ -55,9 +55,16 @@ def _server_words(work: dict[str, Any]) -> str:
     waits = f", waiting {seconds(work['max_wait_s'])} at most for more" * bool(work["max_wait_s"])
     return (
         f"Latency: server (requests come by their own clock, {kind}, {_speed(work)}), from the "
-        f"scheduled arrival to the answer; one queue, first come first served, batches of at most "
-        f"{work['max_batch']}{waits}; {lasts} don't count. {_SUPPORTED}"
+        f"scheduled arrival to the answer; one queue, first come first served, "
+        f"{_batches(work)}{waits}; {lasts} don't count. {_SUPPORTED}"
     )
+
+
+def _batches(work: dict[str, Any]) -> str:
+    most = work["max_batch"]
+    if work.get("batching") == "continuous":
+        return f"at most {most} in progress, joining at any step"
+    return f"{'static ' * (work.get('batching') == 'static')}batches of at most {most}"
 
 
 def _speed(work: dict[str, Any]) -> str:

@@ -25,7 +25,7 @@ Columns = dict[str, list[Any]]
 
 def load_columns(windows: Sequence[Serving]) -> dict[str, Any]:
     """What was asked of a cell in its windows, and what it made of it: rates over all of them, the
-    utilisation weighted by their time, the largest lateness."""
+    utilisation weighted by their time, the largest lateness, how they were batched."""
     asked = sum(w.duration_s - w.settle_s for w in windows)
     taken = [max(w.ended_s, w.duration_s) - w.settle_s for w in windows]
     done = sum(w.achieved_rate_per_s * s for w, s in zip(windows, taken, strict=True))
@@ -35,6 +35,7 @@ def load_columns(windows: Sequence[Serving]) -> dict[str, Any]:
         "achieved_rate_per_s": done / sum(taken) if sum(taken) else None,
         "utilisation": busy / sum(taken) if sum(taken) else None,
         "lateness_p99_s": max(w.lateness_p99_s for w in windows),
+        "batching": ", ".join(dict.fromkeys(w.batching for w in windows)),
     }
 
 

@@ -139,18 +139,20 @@ class TaskCard(_Part):
     @classmethod
     def _known_metrics(cls, metrics: list[str], info: ValidationInfo) -> list[str]:
         own = [name for name in metrics if not is_external(name)]
+        # The kind is not there when it was refused itself.
+        kind = KINDS.get(str(info.data.get("kind")))
         for name in own:
             if name not in METRICS:
-                raise ValueError(unknown_name("metric", name, METRICS))
+                fitting = METRICS if kind is None else kind.metrics
+                raise ValueError(unknown_name("metric", name, fitting))
+            if kind is not None and name not in kind.metrics:
+                fit = ", ".join(kind.metrics)
+                raise ValueError(
+                    f"metric '{name}' does not fit kind {info.data['kind']}; use {fit}"
+                )
         labels = [external_label(name) if is_external(name) else name for name in metrics]
         if len(set(labels)) < len(labels):
             raise ValueError("a metric stands twice in metrics; remove one")
-        # The kind is not there when it was refused itself.
-        kind = str(info.data.get("kind"))
-        for name in own if kind in KINDS else []:
-            if name not in KINDS[kind].metrics:
-                fit = ", ".join(KINDS[kind].metrics)
-                raise ValueError(f"metric '{name}' does not fit kind {kind}; use {fit}")
         return metrics
 
     @model_validator(mode="after")

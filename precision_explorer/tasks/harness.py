@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,9 @@ class HarnessCard(TaskCard):
     max_length: int = 1 << 30
     spec: dict[str, Any]
     output_type: str
+    groups: list[dict[str, Any]] = Field(default_factory=list)
+    """Groups with a score of their own that it was asked for with: ``name``, ``tasks`` and
+    ``metrics`` (``metric``, ``by_size``), all by the names that they have here."""
 
     # These three stand in place of the rules for cards that people write.
     @field_validator("kind")
@@ -96,10 +100,35 @@ def prepare_harness(
         request["path"] = str(path)
     else:
         request["name"] = asked
-    return [_prepared(found) for found in _ask(request)]
+    found = _ask(request)
+    tasks = [_prepared(task) for task in found["tasks"]]
+    groups = [_group(group, tasks) for group in found["groups"]]
+    return [_with_groups(task, groups) for task in tasks]
 
 
-def _ask(request: dict[str, Any]) -> list[dict[str, Any]]:
+def _with_groups(task: PreparedTask, groups: list[dict[str, Any]]) -> PreparedTask:
+    own = [group for group in groups if task.card.name in group["tasks"]]
+    return replace(task, card=task.card.model_copy(update={"groups": own})) if own else task
+
+
+def _group(found: dict[str, Any], tasks: list[PreparedTask]) -> dict[str, Any]:
+    """A group by the names of its tasks and metrics here; a metric whose filters the group leaves
+    open is made under each that a task has, in their order."""
+    names = [LM_EVAL + name for name in found["tasks"]]
+    there = dict.fromkeys(m for t in tasks if t.card.name in names for m in t.card.metrics)
+    metrics = []
+    for one in found["metrics"]:
+        filters = one["filters"]
+        wanted = (
+            [m for m in there if m.partition(",")[0] == LM_EVAL + one["metric"]]
+            if filters is None
+            else [metric_name(one["metric"], name) for name in filters]
+        )
+        metrics += [{"metric": m, "by_size": one["by_size"]} for m in wanted if m in there]
+    return {"name": LM_EVAL + found["name"], "tasks": names, "metrics": metrics}
+
+
+def _ask(request: dict[str, Any]) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="precision-explorer-") as folder:
         answer = Path(folder) / "answer.json"
         quiet = {
@@ -122,7 +151,7 @@ def _ask(request: dict[str, Any]) -> list[dict[str, Any]]:
         found = json.loads(answer.read_text(encoding="utf8"))
     if "error" in found:
         raise TaskError(found["error"])
-    return found["tasks"]
+    return found
 
 
 def _prepared(found: dict[str, Any]) -> PreparedTask:

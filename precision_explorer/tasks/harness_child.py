@@ -11,21 +11,27 @@ from pathlib import Path
 from typing import Any
 
 from precision_explorer.errors import TaskError
-from precision_explorer.tasks.harness_library import check_file, describe, task_specs
+from precision_explorer.tasks.harness_library import (
+    check_file,
+    describe,
+    group_specs,
+    task_specs,
+)
 
 
 def answer(request: dict[str, Any]) -> dict[str, Any]:
-    """{"tasks": [...]} as `harness_library.describe` has them, for ``name`` or ``path``."""
+    """{"tasks": [...]} as `harness_library.describe` has them, for ``name`` or ``path``, and the
+    "groups" of these that have a score of their own."""
     common = {"trusted": request["trusted"], "folder": request["folder"]}
     if "path" in request:
         if check_file(Path(request["path"]), request["trusted"]):
             # No word to the hub about files that lie here. Before the libraries are imported.
             os.environ["HF_HUB_OFFLINE"] = "1"
-        specs = [{"path": request["path"]}]
+        specs, groups = [{"path": request["path"]}], []
     else:
-        specs = task_specs(request["name"])
+        specs, groups = task_specs(request["name"]), group_specs(request["name"])
     tasks = [describe(spec | common, request["limit"], request["seed"]) for spec in specs]
-    return {"tasks": tasks}
+    return {"tasks": tasks, "groups": groups}
 
 
 def main() -> int:

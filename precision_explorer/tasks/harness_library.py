@@ -187,6 +187,30 @@ def _group_members(
         yield from _members(target, changed, names, (*above, name))
 
 
+def group_specs(name: str) -> list[Json]:
+    """The groups in the registered `name`, itself first, that declare how their tasks' scores make
+    one: ``name``, ``tasks`` (names) and ``metrics``: ``metric``, ``filters`` (None: all that the
+    tasks have) and ``by_size``, as the library's `GroupConfig` reads ``aggregate_metric_list``."""
+    from lm_eval.config.group import GroupConfig
+    from lm_eval.tasks._yaml_loader import load_yaml
+
+    names = known_names()
+    if names[name]["kind"] != "GROUP":
+        return []
+    config = load_yaml(_root() / names[name]["path"], resolve_func=False)
+    found = GroupConfig(
+        group=name, aggregate_metric_list=config.get("aggregate_metric_list") or None
+    )
+    metrics = [
+        {"metric": m.metric, "filters": m.filter_list, "by_size": m.weight_by_size}
+        for m in found.aggregate_metric_list or []
+    ]
+    own = [{"name": name, "tasks": [s["name"] for s in task_specs(name)], "metrics": metrics}]
+    members = [m if isinstance(m, str) else m.get("group") for m in config.get("task") or []]
+    inner = [g for m in members if m in names for g in group_specs(m)]
+    return (own if metrics else []) + inner
+
+
 def _root() -> Path:
     import lm_eval.tasks
 

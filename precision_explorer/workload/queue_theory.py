@@ -12,6 +12,7 @@ import math
 import numpy as np
 from scipy.special import gammainc
 
+# Enough for a load of 0.9999 at the p99, which takes seconds; no fleet is meant to be nearer to 1.
 _MOST_STATES = 100_000
 
 

@@ -63,17 +63,18 @@ def plan_schedule(
     duration_s: float | None = None,
     n: int | None = None,
     groups: Sequence[str | None] | None = None,
+    owners: Sequence[str | None] | None = None,
     draw: tuple[int, ...] = (),
 ) -> Schedule:
     """The requests of one window over `count` examples.
 
     `rate_per_s` is the mean rate (None: the one that the arrivals declare), `duration_s` the window
     in place of the workload's, `n` the number of requests where there are no arrivals (None:
-    `count`), `groups` the group of each example, for a mix that names groups. Each round draws
-    anew, and so does each `draw`; the same seed, round and draw give the same plan for every
-    format. Times, mix, examples and
-    lengths are drawn apart, so that another distribution of lengths changes no time. A window ends
-    where its trace does.
+    `count`), `groups` the group of each example, for a mix that names groups, `owners` the task
+    that each is of (None: the cell's own), for one that names tasks. Each round draws anew, and so
+    does each `draw`; the same seed, round and draw give the same plan for every format. Times, mix,
+    examples and lengths are drawn apart, so that another distribution of lengths changes no time. A
+    window ends where its trace does.
 
     UsageError where the rate is not known, no request falls into the window, or a group is missing.
     """
@@ -90,7 +91,8 @@ def plan_schedule(
     if workload.mix is not None:
         weights = np.array([part.weight for part in workload.mix])
         parts = rng(1).choice(weights.size, size=times.size, p=weights / weights.sum())
-    items = _items(workload.mix, parts, count, times.size, groups, rng(2))
+    examples = _Examples(count, groups, owners)
+    items = _items(workload.mix, parts, examples, times.size, rng(2))
     got_in, got_out = _lengths(workload, parts, times.size, rng(3))
     return Schedule(times, items, got_in, got_out, window_s, parts)
 
@@ -121,37 +123,47 @@ def _times(
     return times, window_s
 
 
+@dataclass(frozen=True)
+class _Examples:
+    """`count` examples, with the group and the task of each where that is known."""
+
+    count: int
+    groups: Sequence[str | None] | None
+    owners: Sequence[str | None] | None
+
+    def of(self, part: MixPart) -> np.ndarray:
+        """Indices of those that a part of a mix takes."""
+        owners = self.owners or [None] * self.count
+        own = np.array([owner == part.task for owner in owners])
+        if part.group is None:
+            return np.flatnonzero(own)
+        known = self.groups or [None] * self.count
+        pool = np.flatnonzero(own & np.array([group == part.group for group in known]))
+        if not pool.size:
+            pairs = zip(known, own, strict=True)
+            names = ", ".join(sorted({g for g, mine in pairs if mine and g is not None})[:8])
+            raise UsageError(
+                f"mix: no example is of the group '{part.group}' of '{part.name}'; "
+                + (f"known: {names}" if names else "the task's examples have no groups")
+            )
+        return pool
+
+
 def _items(
     mix: Sequence[MixPart] | None,
     parts: np.ndarray | None,
-    count: int,
+    examples: _Examples,
     n: int,
-    groups: Sequence[str | None] | None,
     rng: np.random.Generator,
 ) -> np.ndarray:
     """(n,) int64 index of the example of each request."""
     if mix is None or parts is None:
-        return _dealt(np.arange(count), n, rng)
+        return _dealt(np.arange(examples.count), n, rng)
     items: np.ndarray = np.empty(n, dtype=np.int64)
     for index, part in enumerate(mix):
         own = np.flatnonzero(parts == index)
-        items[own] = _dealt(_pool(part, count, groups), own.size, rng)
+        items[own] = _dealt(examples.of(part), own.size, rng)
     return items
-
-
-def _pool(part: MixPart, count: int, groups: Sequence[str | None] | None) -> np.ndarray:
-    """The examples that a part of a mix takes."""
-    if part.group is None:
-        return np.arange(count)
-    known = list(groups or ())
-    pool = np.flatnonzero([group == part.group for group in known])
-    if not pool.size:
-        names = ", ".join(sorted({group for group in known if group is not None})[:8])
-        raise UsageError(
-            f"mix: no example is of the group '{part.group}' of '{part.name}'; "
-            + (f"known: {names}" if names else "the task's examples have no groups")
-        )
-    return pool
 
 
 def _dealt(pool: np.ndarray, n: int, rng: np.random.Generator) -> np.ndarray:

@@ -18,11 +18,16 @@ class ServiceTimes:
     `by_batch`: size to one time (always taken) or a series (drawn from). A size between two that
     were measured takes, at every quantile, what lies on the line between them; one below the
     smallest takes the smallest one's time, since a part of a batch takes no longer than the batch.
-    Nothing is known above the largest. ValueError without a size, for a size below 1, and for times
-    that are not finite and above 0.
+    Nothing is known above the largest. `rounds`: of a size, the number of the round in which each
+    of its times was measured; one round for those without. ValueError without a size, for a size
+    below 1, for times that are not finite and above 0, and for rounds of another length.
     """
 
-    def __init__(self, by_batch: Mapping[int, float | Sequence[float] | np.ndarray]) -> None:
+    def __init__(
+        self,
+        by_batch: Mapping[int, float | Sequence[float] | np.ndarray],
+        rounds: Mapping[int, Sequence[int]] | None = None,
+    ) -> None:
         series = {
             int(size): np.atleast_1d(np.asarray(times, dtype=float))
             for size, times in sorted(by_batch.items())
@@ -35,6 +40,12 @@ class ServiceTimes:
                     f"a service time at batch {size} is not above 0; check the samples"
                 )
         self._series = series
+        labels = {
+            size: np.asarray((rounds or {}).get(size, [0] * len(series[size]))) for size in series
+        }
+        if any(len(labels[size]) != len(times) for size, times in series.items()):
+            raise ValueError("each service time has one round; check the samples")
+        self._rounds = labels
 
     @property
     def sizes(self) -> tuple[int, ...]:
@@ -78,11 +89,33 @@ class ServiceTimes:
         """(`count`,) independent seconds of batches of `size`."""
         return self.table(size)[size - 1][rng.integers(0, LEVELS, count)]
 
-    def resampled(self, rng: np.random.Generator) -> ServiceTimes:
-        """The series as they might have come out: circular block bootstrap (Politis & Romano 1992)
-        with blocks of the cube root of the series' length, which keeps neighbours together, since a
-        machine's slow moments come in rows."""
-        return ServiceTimes({size: _blocks(times, rng) for size, times in self._series.items()})
+    @property
+    def rounds(self) -> int:
+        """In how many rounds they were measured."""
+        return len(self._numbers())
+
+    def resampled(
+        self, rng: np.random.Generator, round_rng: np.random.Generator | None = None
+    ) -> ServiceTimes:
+        """The series as they might have come out. Rounds are drawn first, by `round_rng` (`rng`
+        without), the same for all sizes, since a round's machine is common to what was measured in
+        it (`stats.rounds`). Within each drawn round: circular block bootstrap (Politis & Romano
+        1992) with blocks of the cube root of its length, which keeps neighbours together, since a
+        machine's slow moments come in rows. A size that no drawn round has keeps its own rounds."""
+        numbers = self._numbers()
+        drawn = numbers
+        if len(numbers) > 1:
+            drawn = (round_rng or rng).choice(numbers, len(numbers))
+        return ServiceTimes({size: self._drawn(size, drawn, rng) for size in self._series})
+
+    def _numbers(self) -> np.ndarray:
+        return np.unique(np.concatenate(list(self._rounds.values())))
+
+    def _drawn(self, size: int, numbers: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        labels, times = self._rounds[size], self._series[size]
+        own = [number for number in numbers if number in labels]
+        parts = [times[labels == number] for number in own or np.unique(labels)]
+        return np.concatenate([_blocks(part, rng) for part in parts])
 
     def _between(self, size: int) -> tuple[int, int, float]:
         """The measured sizes around `size`, and how far it lies from the lower to the upper."""

@@ -20,6 +20,7 @@ TAILS = {"p99": 0.99, "p999": 0.999}
 # Fields that mean something in these scenarios only; all others do in every one.
 BELONGS: dict[str, tuple[str, ...]] = {
     "arrivals": ("server",),
+    "batching": ("server",),
     "duration_seconds": ("server",),
     "lengths": ("server",),
     "load_of": ("server",),
@@ -31,9 +32,12 @@ BELONGS: dict[str, tuple[str, ...]] = {
     "window_seconds": ("single-stream", "multi-stream", "server"),
 }
 WINDOW_S = 60.0
-"""Length of the windows that a long measurement is cut into, where a workload names no other."""
+"""Length of the windows that a long measurement is cut into, where a workload names no other: a
+declared choice, long enough for hundreds of short requests, short enough to show a clock that
+sinks."""
 LEAST_WINDOWS = 4
-"""From how many windows on a measurement is long enough to be told window by window."""
+"""From how many windows on a measurement is long enough to be told window by window: with fewer
+there is no middle between the first and the last. A declared choice."""
 
 
 SEARCHING: dict[str, Any] = {"rounds": 1, "duration_seconds": 5.0, "budget_seconds": 180.0}
@@ -59,7 +63,9 @@ class Workload(Declared):
     samples per query, 8 there too); rules as of single-stream. `offline`: all requests at hand, the
     offline part alone. `server`: requests come by the clock of `arrivals` for `duration_seconds`,
     of which the first `warmup_seconds` warm up; a batch takes what waits, at most `max_batch`, and
-    waits at most `max_wait_s` for more. With `tails` a window is as long as that percentile would
+    waits at most `max_wait_s` for more. Generated answers are batched as `batching` says: decoded
+    together from first to last token (`static`), or each joining at any step (`continuous`), which
+    without it is taken where it can be. With `tails` a window is as long as that percentile would
     take of independent requests, and longer ones follow it while theirs take more and
     `budget_seconds` is left; the last counts. `lengths` and `mix` say what requests are like. All
     three are for `server` alone (docs/workloads.md). Where the arrivals `search` their rate,
@@ -85,6 +91,7 @@ class Workload(Declared):
     rounds: int = Field(default=3, ge=1, le=100)
     arrivals: Arrivals | None = None
     load_of: Literal["reference", "own"] = "reference"
+    batching: Literal["continuous", "static"] | None = None
     duration_seconds: float = Field(default=30.0, gt=0)
     max_batch: int = Field(default=8, ge=1)
     max_wait_s: float = Field(default=0.0, ge=0)
@@ -144,6 +151,11 @@ class Workload(Declared):
             raise ValueError(
                 f"{self.rounds} rounds would cut the {self.arrivals.kind} arrivals to pieces; "
                 "leave rounds out"
+            )
+        if self.max_wait_s and self.batching == "continuous":
+            raise ValueError(
+                "max_wait_s waits for a larger batch, and in continuous batching a request joins "
+                "at the next step; leave one of them out"
             )
         if self.max_wait_s and self.max_batch == 1:
             raise ValueError("max_wait_s waits for a larger batch, but max_batch is 1; raise it")
