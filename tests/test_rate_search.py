@@ -283,7 +283,7 @@ def test_a_row_tells_between_which_rates_the_answer_lies(clock, tmp_path):
     for row, capacity in ((slow, 50.0), (fast, 200.0)):
         assert row["search_slo"] == "p90=0.06s"
         assert 0.2 * capacity < row["held_rate_per_s"] < row["missed_rate_per_s"] < 1.3 * capacity
-        assert row["achieved_rate_per_s"] == pytest.approx(row["held_rate_per_s"], rel=0.1)
+        assert row["achieved_rate_per_s"] == pytest.approx(row["held_rate_per_s"], rel=0.25)
         assert row["latency_p90_s"] <= 0.06
         assert row["search_note"] is None
         # Value counts what was in time at that rate, though the reader gave no objective.
