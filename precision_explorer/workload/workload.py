@@ -114,7 +114,7 @@ class Workload(Declared):
         """A day or a trace is served in one window unless told otherwise, since a part of it is
         another load; a search has rules of its own."""
         arrivals = values.get("arrivals") if isinstance(values, dict) else None
-        own = arrivals if isinstance(arrivals, dict) else dict(arrivals or {})
+        own = dict(arrivals) if isinstance(arrivals, (dict, Declared)) else {}
         if own.get("search") is not None:
             return SEARCHING | values
         return {"rounds": 1} | values if own.get("kind") in _WHOLE else values
