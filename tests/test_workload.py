@@ -157,7 +157,7 @@ SERVER = "scenario: server\n"
 @pytest.mark.parametrize(
     ("text", "part"),
     [
-        ("arrivals: {kind: poisson}", "arrivals: give one of rate_per_s and load"),
+        ("arrivals: {kind: poisson}", "arrivals: give one of rate_per_s, load and search"),
         ("arrivals: {kind: poisson, rate_per_s: 0}", "arrivals.rate_per_s: a rate of 0 gives no"),
         ("arrivals: {kind: poisson, rate_per_s: -3}", "a rate of -3 gives no requests"),
         (

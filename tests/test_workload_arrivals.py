@@ -180,8 +180,8 @@ def test_more_requests_than_can_be_planned_are_refused():
 @pytest.mark.parametrize(
     ("speed", "part"),
     [
-        ({}, "give one of rate_per_s and load"),
-        ({"rate_per_s": 1, "load": 0.5}, "give one of rate_per_s and load"),
+        ({}, "give one of rate_per_s, load and search"),
+        ({"rate_per_s": 1, "load": 0.5}, "give one of rate_per_s, load and search"),
         ({"rate_per_s": 0}, "a rate of 0 gives no requests"),
         ({"rate_per_s": -2}, "a rate of -2 gives no requests"),
         ({"load": 0}, "0 is no load"),

@@ -166,7 +166,7 @@ def test_a_rate_or_a_load_sets_the_speed(tmp_path):
         times = replay.times(rng(), duration_s=1)
         assert times == pytest.approx(np.arange(11) / 10)
         assert replay.scale is None
-    with pytest.raises(ValueError, match="give one of rate_per_s and load and scale"):
+    with pytest.raises(ValueError, match="give one of rate_per_s, load and scale"):
         trace(tmp_path, rate_per_s=11, scale=2)
 
 

@@ -69,6 +69,11 @@ _OPTIONS: list[Callable[..., Any]] = [
         "of memory, a model that serves requests.",
     ),
     click.option(
+        "--find-rate", is_flag=True, default=None,
+        help="Under a workload of scenario server: search for the largest rate that holds the "
+        "objective of --slo, in place of the workload's own rate.",
+    ),
+    click.option(
         "--spec", type=click.Path(path_type=Path), metavar="FILE.yaml",
         help="A file that holds these options; those given on the command line win.",
     ),

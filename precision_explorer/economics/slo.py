@@ -6,8 +6,7 @@ from dataclasses import dataclass
 
 from precision_explorer.errors import UsageError, unknown_name
 from precision_explorer.units import parse_duration
-
-QUANTILES = {"p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99, "p999": 0.999}
+from precision_explorer.workload import PERCENTILES as QUANTILES
 
 
 @dataclass(frozen=True)

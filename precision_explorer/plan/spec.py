@@ -22,13 +22,13 @@ from precision_explorer.formats.runtimes import RUNTIMES
 from precision_explorer.option_files import read_options
 from precision_explorer.records import canonical_hash
 from precision_explorer.units import parse_duration, parse_share, parse_size
-from precision_explorer.workload import TAILS, Neighbour
+from precision_explorer.workload import TAILS, Neighbour, RateSearch
 from precision_explorer.workload.background import as_list
 
 EXECUTORS = ("local",)
 # Options that a reader decides later: they change tables, not what is measured.
 READER_FIELDS = frozenset({"price_per_hour", "slo", "quality_budget", "reference"})
-_TRUTH_VALUES = ("trust_remote_code", "until_decided")
+_TRUTH_VALUES = ("trust_remote_code", "until_decided", "find_rate")
 # A longer wait than some 24 days is more milliseconds than poll() takes.
 _LONGEST_S = 1_000_000
 # pydantic's types of errors whose own words say nothing to one who writes options.
@@ -43,8 +43,9 @@ class SweepSpec(BaseModel):
     """One field per option of `sweep`; a spec file holds the same names (``-`` or ``_``).
 
     `quality_budget` is a share (0.01 for 1%), `cell_timeout` and `duration` seconds, `memory_limit`
-    bytes. `tails`, `duration` and `background` change the workload (`workload.changed`). The
-    reference is always among `formats`: one that was not named is put in front.
+    bytes. `tails`, `duration`, `background` and `find_rate` change the workload
+    (`workload.changed`). The reference is always among `formats`: one that was not named is put in
+    front.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -65,6 +66,7 @@ class SweepSpec(BaseModel):
     tails: str | None = None
     duration: float | None = Field(default=None, gt=0, le=_LONGEST_S)
     background: tuple[str, ...] | None = None
+    find_rate: bool = False
     out: str | None = None
     cell_timeout: float = Field(default=3600.0, gt=0, le=_LONGEST_S)
     price_per_hour: float | None = None
@@ -207,7 +209,19 @@ class SweepSpec(BaseModel):
             )
         if self.slo is not None:
             parse_slo(self.slo)
+        elif self.find_rate:
+            raise ValueError(
+                "--find-rate needs the objective that the rate is to hold; give --slo p99=200ms"
+            )
         return self
+
+    @property
+    def search(self) -> RateSearch | None:
+        """The objective at which a rate is to be found; None where none is."""
+        if not self.find_rate or self.slo is None:
+            return None
+        slo = parse_slo(self.slo)
+        return RateSearch.model_validate({"percentile": slo.name, "limit_s": slo.limit_s})
 
     @property
     def formats_named(self) -> bool:
@@ -222,6 +236,10 @@ class SweepSpec(BaseModel):
             skipped -= {"quality_budget", "reference"}  # They say when the scoring stops.
         else:
             skipped |= {"until_decided"}  # Sweeps from before there was any keep their name.
+        if self.find_rate:
+            skipped -= {"slo"}  # It says what is searched.
+        else:
+            skipped |= {"find_rate"}  # As above.
         later = ("batch_tokens", "tails", "duration", "background")
         skipped |= {name for name in later if getattr(self, name) is None}  # As above.
         return canonical_hash(self.model_dump(mode="json", exclude=set(skipped)), 6)

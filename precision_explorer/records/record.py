@@ -13,7 +13,7 @@ from precision_explorer.records.background import NeighbourWork
 from precision_explorer.records.cell import Cell
 from precision_explorer.records.profile import Profile
 from precision_explorer.records.rounds import LatencyRound
-from precision_explorer.records.serving import Serving
+from precision_explorer.records.serving import Serving, TriedRate
 from precision_explorer.records.soak import Soak
 from precision_explorer.records.upgrade import SCHEMA_VERSION, NewerSchema, upgrade
 
@@ -323,7 +323,10 @@ class Measurements(_Data):
     quality: Quality | None = None
     latency: Latency | None = None
     serving: list[Serving] | None = None
-    """In place of `latency` where requests come by their own clock; one of each window."""
+    """In place of `latency` where requests come by their own clock; one of each window. Of a search
+    those at the largest rate that held, else at the lowest."""
+    tried: list[TriedRate] | None = None
+    """All rates of a search, in the order in which they were tried."""
     throughput: Throughput | None = None
     memory: Memory | None = None
     energy: Energy | None = None

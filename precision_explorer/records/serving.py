@@ -92,3 +92,13 @@ class Serving(_Data):
     """When the window was, among those of other formats."""
     cut_requests: int = 0
     """How many had fewer tokens than the workload drew, as the model has too few positions."""
+
+
+class TriedRate(_Data):
+    """A rate that a search tried, with its windows in their order. Their requests stand in the
+    samples, under its place in the list (`point`) and theirs (`attempt`)."""
+
+    rung: int
+    """Its place on the ladder of rates, whose neighbours differ by the search's resolution."""
+    rate_per_s: float
+    windows: list[Serving]

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from precision_explorer.report.aggregates import group_scores
 from precision_explorer.report.answers import Answer, answers, limits_line
 from precision_explorer.report.columns import View, detail_view, main_views, unmeasured_view
+from precision_explorer.report.curve import RateSection, rate_section
 from precision_explorer.report.differences import differences_view
 from precision_explorer.report.disturbed import DisturbedSection, disturbed_section
 from precision_explorer.report.findings import Finding, findings
@@ -50,6 +51,8 @@ class Section:
     """Rows that were measured for several windows of time."""
     disturbed: DisturbedSection | None
     """Alone and beside background work."""
+    rates: RateSection | None
+    """Rows whose rate was searched."""
     unmeasured: View | None
     why: WhySection | None
     """Why formats are or are not faster than the reference."""
@@ -139,6 +142,7 @@ def _section(group: Group, table: Table) -> Section:
         differences=differences_view(group, table),
         over_time=soak_sections(group, table),
         disturbed=disturbed_section(group, table),
+        rates=rate_section(group, table),
         unmeasured=unmeasured_view(group),
         why=of_group(table, group),
     )
@@ -222,6 +226,12 @@ def _notes(sections: list[Section], context: Context) -> tuple[str, ...]:
             "Alone and disturbed: ratios are disturbed over alone; their intervals are paired over "
             "the rounds (Student's t on logarithms), so few rounds make them wide. Keeps: the "
             "share of its own rate that the background's work has left beside the format."
+        )
+    if any(s.rates for s in sections):
+        notes.append(
+            "Largest rate: at Held up to the whole 95 % interval of the percentile was within the "
+            "limit, and no queue grew; at Missed from it was beyond, or more came than was served. "
+            "In between it could not be told. The row's own latencies are those at Held up to."
         )
     if estimated:
         notes.append("est.: an estimate, not a measurement; it is never ranked.")

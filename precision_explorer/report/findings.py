@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from precision_explorer.report.curve import outcome as rate_outcome
 from precision_explorer.report.groups import Group, Row
 from precision_explorer.report.ranking import LATENCY, MEMORY, WEIGHTS, outcome, rank
 from precision_explorer.report.text import listed
@@ -28,7 +29,7 @@ def findings(group: Group) -> list[Finding]:
     found = [
         Finding("Pareto front", _front(group)),
         Finding("Quality", _quality(group)),
-        Finding("Latency", _latency(group)),
+        _rate(group) or Finding("Latency", _latency(group)),
         Finding("Over time", _over_time(group)),
         Finding("Memory", _memory(group)),
         Finding("Execution", _execution(group)),
@@ -183,6 +184,12 @@ def _cannot_tell(group: Group, rows: list[Row]) -> str:
         return f"{text} ({next(iter(notes))})."
     each = [f"{_names(group, found)}: {note}" for note, found in notes.items()]
     return f"{text}. {'; '.join(each)}." if each else f"{text}."
+
+
+def _rate(group: Group) -> Finding | None:
+    """Where rates were searched, in place of latencies, which are each at a rate of its own."""
+    rows = [r for r in group.ok if r["search_slo"] is not None]
+    return Finding("Largest rate", rate_outcome(group, rows)) if rows else None
 
 
 def _latency(group: Group) -> str:

@@ -16,7 +16,8 @@ from precision_explorer.table import Table
 def to_html(table: Table) -> str:
     """The report of `table` as an HTML page."""
     content = make_content(table)
-    charts = [make_chart(section.group) for section in content.sections]
+    # Latencies at rates that differ from row to row are no axis to compare rows on.
+    charts = [None if s.rates else make_chart(s.group) for s in content.sections]
     return render("report.html.j2", content=content, charts=charts, safety_key=KEY)
 
 

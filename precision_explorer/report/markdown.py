@@ -92,7 +92,8 @@ def _section(section: Section) -> list[str]:
     # Where there are answers above, they are these.
     points += [] if section.answers else [(q.topic, q.answer) for q in section.questions]
     found = [f"**{escape(topic)}:** {escape(text)}" for topic, text in points]
-    views = [*section.views, *(v for v in (section.detail, section.differences) if v)]
+    rates = [section.rates.view, *section.rates.points] if section.rates else []
+    views = [*section.views, *rates, *(v for v in (section.detail, section.differences) if v)]
     return [
         f"## {escape(section.title)}",
         escape(section.line),

@@ -84,7 +84,8 @@ def _print_section(section: Section, console: Console) -> None:
     console.print(Text(section.title, style="bold underline"))
     console.print(Text(section.line))
     unmeasured = [section.unmeasured] if section.unmeasured else []
-    for view in [*_packed(section.views, console.width), *unmeasured]:
+    rates = [section.rates.view] if section.rates else []
+    for view in [*_packed(section.views, console.width), *rates, *unmeasured]:
         console.print()
         console.print(grid(view, console.width))
     console.print()

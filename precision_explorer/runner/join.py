@@ -60,7 +60,7 @@ def measurements(
     if block:
         names = ("latency", "throughput", "energy", "other_work_share")
         result |= {name: block[name] for name in names}
-        result |= {name: block[name] for name in ("serving", "soak") if block.get(name)}
+        result |= {name: block[name] for name in ("serving", "tried", "soak") if block.get(name)}
     if load and (quality or block):
         parts = [p for p in (quality, block) if p]
         memory = result["memory"]
@@ -135,7 +135,9 @@ def _cautions(
 
 def _round_cautions(parts: dict[str, Any]) -> list[Caution]:
     windows = [w["round"] for w in parts.get("serving") or [] if w.get("round")]
-    rounds = (parts.get("latency") or {}).get("rounds") or windows
+    # A search serves several windows in its one round.
+    own = {window["round"]: window for window in windows}
+    rounds = (parts.get("latency") or {}).get("rounds") or list(own.values())
     apart = [r["round"] for r in rounds if r["interleaved"] is False]
     if len(rounds) < 2 or not apart:
         return []

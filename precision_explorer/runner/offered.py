@@ -75,7 +75,9 @@ def offered(
 def _serving(planned: PlannedCell | None, folder: RunFolder) -> Json:
     """What a cell's first block says of its window; empty where there is none."""
     block = folder.read_answer(planned.cell_id, "block-0") if planned else None
-    return (block or {}).get("serving") or {}
+    serving = (block or {}).get("serving")
+    # Of a search, whose load is no share of a capacity, there are several.
+    return serving if isinstance(serving, dict) else {}
 
 
 def check_served(
@@ -140,7 +142,7 @@ def _check_plan(workload: Workload, examples: Sequence[Json], task: str, seed: i
     if arrivals is None or not examples:
         return
     rules, rate_per_s, duration_s = workload.one_round(first=True), None, None
-    if arrivals.load is not None:
+    if arrivals.load is not None or arrivals.search is not None:
         rules = rules.model_copy(update={"arrivals": None})
     else:
         rate_per_s = arrivals.rate()

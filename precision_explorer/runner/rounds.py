@@ -84,10 +84,15 @@ def _serving(blocks: list[Json]) -> list[Json] | None:
     if not blocks[0].get("serving"):
         return None
     return [
-        block["serving"]
-        | {"round": _round(block, block["serving"]["requests"], block["serving"]["ended_s"])}
+        window | {"round": _round(block, window["requests"], window["ended_s"])}
         for block in blocks
+        for window in _windows(block["serving"])
     ]
+
+
+def _windows(serving: Json | list[Json]) -> list[Json]:
+    """A round's window; of a search those that stand for it."""
+    return serving if isinstance(serving, list) else [serving]
 
 
 def _round(block: Json, requests: int, window_s: float) -> Json:
@@ -133,6 +138,18 @@ def _rate(by_round: dict[int, Json]) -> Json:
 def _energy(blocks: list[Json]) -> Json:
     """Joules over all windows, and of each; None where one of them has none, with its note."""
     each = [block["energy"] for block in blocks]
+    found = joined_energy(each)
+    if found["energy_j"] is not None and found["requests"]:
+        told = zip(blocks, each, strict=True)
+        found["rounds"] = [
+            {"round": b["place"]["round"]} | {n: e[n] for n in ("energy_j", "requests")}
+            for b, e in told
+        ]
+    return found
+
+
+def joined_energy(each: list[Json]) -> Json:
+    """Joules over windows; None where one of them has none, with its note."""
     notes = (energy.get("note") for energy in each)
     found = {
         "source": each[0]["source"],
@@ -142,12 +159,6 @@ def _energy(blocks: list[Json]) -> Json:
     for name in ("energy_j", "window_s", "requests"):
         values = [energy.get(name) for energy in each]
         found[name] = None if None in values else sum(values)
-    if found["energy_j"] is not None and found["requests"]:
-        told = zip(blocks, each, strict=True)
-        found["rounds"] = [
-            {"round": b["place"]["round"]} | {n: e[n] for n in ("energy_j", "requests")}
-            for b, e in told
-        ]
     idle = [energy.get("idle_power_w") for energy in each]
     if None not in idle and found["window_s"]:
         spent = sum(w * energy["window_s"] for w, energy in zip(idle, each, strict=True))

@@ -53,7 +53,7 @@ class Served:
 
 
 @dataclass(frozen=True)
-class _Window:
+class ServedWindow:
     """One that was served, with what a meter read over it."""
 
     schedule: Schedule
@@ -101,37 +101,29 @@ class Server:
         from its first round. `first`: whether this process has not served before.
 
         DoesNotFit where memory does not hold the largest batch that a window may have."""
-        rules, sizes = self.workload, sorted({*batch_sizes, self.workload.max_batch})
-        batching = self._batching  # What can't be served so is said before anything is measured.
-        throughput = offline(
-            lambda indices: self.adapter.offline(indices),
-            self._own,
-            sizes,
-            rules,
-            sync=self.sync,
-            warm_up=first,
-            skipped=round * rules.offline_min_batches,
-        )
-        self._check_fits(throughput)
+        throughput = self._throughput(batch_sizes, round, first)
         load = self._load(throughput, reference)
         windows = self._windows(load.get("capacity_per_s"), round, sensor)
         # A longer one that came late takes nothing from the one before it.
         last = next((w for w in reversed(windows) if not w.is_refused), windows[-1])
         rows = self._rows(last.series, last.schedule)
-        serving = last.series.record(
-            "server",
-            batching=batching.name,
-            note=batching.note,
-            batching_fallback=batching.is_fallback,
-            windows=len(windows),
-            generates=self._streams,
-            cut_requests=_cut(rows, last.schedule),
-            **load,
-        )
+        serving = self._record(last, rows, windows=len(windows), **load)
         warm = windows[0].series.warm
         # In later windows the first request is cold no more.
         serving = serving.model_copy(update={"cold_first_s": warm[0].seconds if warm else None})
         return Served(serving, throughput, last.energy, rows, last.series.served, last.soak)
+
+    def _record(self, window: ServedWindow, rows: list[Json], **more: Any) -> Serving:
+        """The window's summary; `rows`: its requests."""
+        return window.series.record(
+            "server",
+            batching=self._batching.name,
+            note=self._batching.note,
+            batching_fallback=self._batching.is_fallback,
+            generates=self._streams,
+            cut_requests=_cut(rows, window.schedule),
+            **more,
+        )
 
     @property
     def _own(self) -> int:
@@ -148,6 +140,21 @@ class Server:
         return choose_batching(self.adapter, self.workload)
 
     # -- how fast ------------------------------------------------------------------------------
+
+    def _throughput(self, batch_sizes: Sequence[int], round: int, first: bool) -> Throughput:
+        """At these sizes and the window's largest; DoesNotFit where memory does not hold that."""
+        _ = self._batching  # What can't be served so is said before anything is measured.
+        throughput = offline(
+            lambda indices: self.adapter.offline(indices),
+            self._own,
+            sorted({*batch_sizes, self.workload.max_batch}),
+            self.workload,
+            sync=self.sync,
+            warm_up=first,
+            skipped=round * self.workload.offline_min_batches,
+        )
+        self._check_fits(throughput)
+        return throughput
 
     def _load(self, throughput: Throughput, reference: Json) -> Json:
         """Share, whose and capacity where the arrivals declare a share; empty where a rate."""
@@ -212,19 +219,19 @@ class Server:
 
     def _windows(
         self, capacity_per_s: float | None, round: int, sensor: EnergySensor
-    ) -> list[_Window]:
+    ) -> list[ServedWindow]:
         """All that are served, in their order."""
         arrivals = self.workload.arrivals
         assert arrivals is not None
         rate = arrivals.rate(capacity_per_s)
         plan: Schedule | None = self._plan(rate, round, first_window_s(self.workload, rate))
-        found: list[_Window] = []
+        found: list[ServedWindow] = []
         while plan is not None:
             found.append(self._window(plan, EnergyWindow(sensor)))
             plan = self._next(found, rate, round)
         return found
 
-    def _next(self, windows: list[_Window], rate_per_s: float, round: int) -> Schedule | None:
+    def _next(self, windows: list[ServedWindow], rate_per_s: float, round: int) -> Schedule | None:
         """The plan of one more window after these; None where there is to be none."""
         last = windows[-1]
         if last.is_refused:
@@ -239,7 +246,9 @@ class Server:
         # A replay ends with its trace.
         return plan if plan.duration_s > last.schedule.duration_s else None
 
-    def _plan(self, rate_per_s: float, round: int, duration_s: float) -> Schedule:
+    def _plan(
+        self, rate_per_s: float, round: int, duration_s: float, draw: tuple[int, ...] = ()
+    ) -> Schedule:
         return plan_schedule(
             self.workload,
             len(self.groups),
@@ -249,12 +258,21 @@ class Server:
             duration_s=duration_s,
             groups=self.groups,
             owners=self.owners,
+            draw=draw,
         )
 
-    def _window(self, schedule: Schedule, energy: EnergyWindow) -> _Window:
+    def _settle_s(self, duration_s: float) -> float:
+        """The first seconds of a window, which don't count."""
+        return self.workload.warmup_seconds
+
+    def _drain_s(self, duration_s: float) -> float:
+        """Half the window again where the budget leaves less: a queue must have time to end."""
+        return max(self.workload.budget_seconds - duration_s, duration_s / 2)
+
+    def _window(self, schedule: Schedule, energy: EnergyWindow) -> ServedWindow:
         rules, duration = self.workload, schedule.duration_s
         # A request that counts there must be.
-        settle_s = min(rules.warmup_seconds, float(schedule.times_s[-1]))
+        settle_s = min(self._settle_s(duration), float(schedule.times_s[-1]))
         # Arrivals are planned as a whole: there are none to measure a flagged window again with.
         watch = Watch(self.facts, rules, duration - settle_s, after_s=settle_s, repeats=False)
         with self._serving(schedule) as serve_window:
@@ -262,9 +280,7 @@ class Server:
                 ServingRules(
                     max_batch=rules.max_batch,
                     max_wait_s=rules.max_wait_s,
-                    # Half the window again where the budget leaves less: a queue must have time to
-                    # end.
-                    drain_s=max(rules.budget_seconds - duration, duration / 2),
+                    drain_s=self._drain_s(duration),
                     warmup_requests=rules.warmup_requests,
                     warmup_s=rules.warmup_seconds,
                     settle_s=settle_s,
@@ -278,7 +294,7 @@ class Server:
             )
         counted = series.counted[: series.served]
         soak = watch.soak(series.ends_s()[counted].tolist())
-        return _Window(schedule, series, energy, soak)
+        return ServedWindow(schedule, series, energy, soak)
 
     @contextmanager
     def _serving(self, schedule: Schedule) -> Iterator[Callable[..., ServingSeries]]:

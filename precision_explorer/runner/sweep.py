@@ -164,7 +164,7 @@ def _stored_budgets(folder: RunFolder) -> Budgets:
 def workload_of(spec: SweepSpec) -> Workload:
     """The workload that `spec` names, as its other options change it."""
     named = load_workload(spec.workload)
-    workload = changed(named, spec.tails, spec.duration, spec.background)
+    workload = changed(named, spec.tails, spec.duration, spec.background, spec.search)
     again_s = repeats_s(workload, spec.duration) if spec.duration else 0.0
     if spec.duration and again_s and spec.duration + again_s >= spec.cell_timeout:
         raise UsageError(

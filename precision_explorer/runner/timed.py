@@ -13,6 +13,8 @@ from precision_explorer.records import Soak
 from precision_explorer.records.record import Throughput
 from precision_explorer.runner.closed_loop import closed_loop
 from precision_explorer.runner.offered import told_of
+from precision_explorer.runner.rounds import joined_energy
+from precision_explorer.runner.searched import SearchingServer
 from precision_explorer.runner.serving import Server
 from precision_explorer.runner.watch import Watch
 from precision_explorer.workload import Workload
@@ -60,7 +62,7 @@ def timed_part(subject: Subject, sensor: EnergySensor) -> tuple[Json, list[Json]
     """(latency or serving, throughput and energy, as answered to the manager; the request rows)."""
     idle_w = idle_power(sensor, 1.0)
     timed = _served if subject.rules.scenario == "server" else _in_turn
-    answer, rows = timed(subject, sensor, idle_w)
+    answer, rows = (_searched if subject.rules.search else timed)(subject, sensor, idle_w)
     return answer, [_request_row(row, subject) for row in rows]
 
 
@@ -138,6 +140,32 @@ def _served(
         "soak": _soak(made.soak),
         "throughput": made.throughput.model_dump(),
         "energy": energy.model_dump(),
+    }
+    return answer, made.rows
+
+
+def _searched(
+    subject: Subject, sensor: EnergySensor, idle_w: float | None
+) -> tuple[Json, list[Json]]:
+    """Offline throughput, then a search of the largest rate that holds an objective."""
+    groups, owners = told_of(subject.examples)
+    own = subject.adapter, subject.rules, subject.seed, subject.sync, groups
+    server = SearchingServer(*own, facts=subject.facts, owners=owners)
+    budget = subject.rules.budget_seconds
+
+    def on_window(left_s: float) -> None:
+        subject.progress("search", min(round(budget - left_s), round(budget)), round(budget))
+
+    on_window(budget)
+    sizes = subject.request["batch_sizes"]
+    made = server.search(sizes, sensor, subject.round, subject.first, idle_w, on_window)
+    answer = {
+        "latency": None,
+        "serving": [window.model_dump() for window in made.serving],
+        "tried": [rate.model_dump() for rate in made.tried],
+        "soak": None,
+        "throughput": made.throughput.model_dump(),
+        "energy": joined_energy([energy.model_dump() for energy in made.energy]),
     }
     return answer, made.rows
 

@@ -76,12 +76,28 @@ def order_interval(
     return float(ordered[low - 1]), float(ordered[high - 1])
 
 
+def lower_bound(
+    values: np.ndarray, q: float, confidence: float = 0.95, n_eff: float | None = None
+) -> float | None:
+    """The lower end of `order_interval` alone, for which fewer values are enough: one for p99; None
+    without that many."""
+    _check(q, confidence)
+    ordered = np.sort(np.asarray(values, dtype=float))
+    n = ordered.size
+    size = n if n_eff is None else min(n, math.floor(n_eff))
+    rank = _rank_below(size, q, confidence) * (n + 1) // (size + 1)
+    return float(ordered[rank - 1]) if rank >= 1 else None
+
+
 def _ranks(n: int, q: float, confidence: float) -> tuple[int, int] | None:
     """The ranks of `order_interval` among `n` independent values."""
-    if n < 1:
-        return None
-    tail = (1 - confidence) / 2
+    low = _rank_below(n, q, confidence)
     below = bdtr(np.arange(n), n, q)  # P(Bin(n, q) <= k) for k = 0 .. n - 1
-    low = int(np.searchsorted(below, tail, side="right"))
-    high = int(np.searchsorted(below, 1 - tail, side="left")) + 1
+    high = int(np.searchsorted(below, 1 - (1 - confidence) / 2, side="left")) + 1
     return None if low < 1 or high > n else (low, high)
+
+
+def _rank_below(n: int, q: float, confidence: float) -> int:
+    """The lower of them; 0 where there is none."""
+    below = bdtr(np.arange(n), n, q)
+    return int(np.searchsorted(below, (1 - confidence) / 2, side="right"))

@@ -19,6 +19,7 @@ from precision_explorer.economics import (
 from precision_explorer.errors import StoreError, UsageError
 from precision_explorer.records import Caution, CellRecord, Roof
 from precision_explorer.stats import Divergence, Ratio, round_spread
+from precision_explorer.stats.rate_search import Seen
 from precision_explorer.store import RunFolder, read_run
 from precision_explorer.table.against import (
     against_reference,
@@ -28,7 +29,8 @@ from precision_explorer.table.against import (
 from precision_explorer.table.aggregates import aggregates
 from precision_explorer.table.computed import Computed, computed_columns
 from precision_explorer.table.context import Run, make_context
-from precision_explorer.table.data import COLUMNS, ROW_KEY, DisturbedTable, SoakTable, Table
+from precision_explorer.table.curve import curve_columns
+from precision_explorer.table.data import COLUMNS, ROW_KEY, Curve, DisturbedTable, SoakTable, Table
 from precision_explorer.table.disturbed import background_names, disturbed_columns
 from precision_explorer.table.figures import in_words
 from precision_explorer.table.front import Front, front_of, mark_all_tasks
@@ -70,6 +72,11 @@ class Entry:
     output_tokens: list[int | None] = field(default_factory=list)
     soak: SoakTable | None = None
     disturbed: DisturbedTable | None = None
+    searched: Slo | None = None
+    """The objective at which its rate was searched."""
+    tried: list[list[Seen]] = field(default_factory=list)
+    """The windows of each rate that was tried."""
+    curve: Curve | None = None
     price: Price | None = None
     slo: Slo | None = None
     value_size: int | None = None
@@ -136,6 +143,7 @@ def build(
             )
         ),
         disturbed=tuple(e.disturbed for e in entries if e.disturbed is not None),
+        curves=tuple(e.curve for e in entries if e.curve is not None),
         samples={tuple(e.row[name] for name in ROW_KEY): e.samples for e in entries if e.samples},
     )
 
@@ -195,6 +203,8 @@ def _own_row(entry: Entry) -> None:
         latency_columns(entry)
         if measured.serving:
             served_columns(entry, measured.serving)
+        if measured.tried:
+            curve_columns(entry, measured.tried)
         _throughput(entry)
         disturbed_columns(entry)
         _energy(entry)

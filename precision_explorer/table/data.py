@@ -8,12 +8,15 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from precision_explorer.diagnose import Why
+from precision_explorer.economics import Slo
 from precision_explorer.records import SoakWindow
 from precision_explorer.stats import Divergence, Rates, Ratio, Window, ratio_over_rounds
 
 if TYPE_CHECKING:
     from precision_explorer.table.limits import Limits
     from precision_explorer.table.samples import Samples
+from precision_explorer.stats import Tail
+from precision_explorer.stats.rate_search import Verdict
 
 # The contract's columns, in order; columns may only be added at the end.
 CONTRACT_COLUMNS: tuple[str, ...] = (
@@ -47,6 +50,7 @@ EXTRA_COLUMNS: tuple[str, ...] = (
     "background", "disturbed_latency_p50_s", "disturbed_latency_p99_s",
     "disturbed_throughput_per_s",
     "pareto_ties", "pareto_note", "pareto_all_tasks", "pareto_all_tasks_probability",
+    "search_slo", "held_rate_per_s", "missed_rate_per_s", "search_note",
 )  # fmt: skip
 COLUMNS = CONTRACT_COLUMNS + EXTRA_COLUMNS
 # What tells a row from all others of a table.
@@ -211,6 +215,42 @@ class DisturbedTable:
 
 
 @dataclass(frozen=True)
+class CurvePoint:
+    """A rate that a search tried. Rates in requests per second: asked for, come, and served;
+    `requests` that count, over `windows` of `seconds` together, of which `saturated` grew a queue
+    and `refused` came late and count nothing. `percentile` is the objective's, `verdict` and `why`
+    what the windows say of it."""
+
+    rate_per_s: float
+    offered_rate_per_s: float | None
+    achieved_rate_per_s: float | None
+    utilisation: float | None
+    requests: int
+    seconds: float
+    p50: Tail | None
+    percentile: Tail | None
+    verdict: Verdict
+    why: str
+    saturated: int
+    refused: int
+    windows: int
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Latency against rate of one row, by rising rate. `row`: its values of `ROW_KEY`; `slo`: what
+    was searched; `held`, `missed`: the largest rate that held it, and the least above that missed,
+    None where none did, which `note` then explains."""
+
+    row: tuple[Any, ...]
+    slo: Slo
+    points: tuple[CurvePoint, ...]
+    held: CurvePoint | None
+    missed: CurvePoint | None
+    note: str | None
+
+
+@dataclass(frozen=True)
 class Table:
     """`rows`: one dict per cell with every name in `COLUMNS`; None where not measured."""
 
@@ -230,6 +270,8 @@ class Table:
         default_factory=dict, compare=False, repr=False
     )
     """By the values of `ROW_KEY`: what the figures of a row that is ok rest on."""
+    curves: tuple[Curve, ...] = ()
+    """Of rows whose rate was searched."""
 
     def to_frame(self) -> Any:
         """The rows as a pandas DataFrame with the declared columns (imports pandas)."""

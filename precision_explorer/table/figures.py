@@ -34,6 +34,7 @@ FIGURES = {
         Figure(
             "latency_p999", "latency_p999_s", "p99.9 of the latency", False, seconds, quantile=0.999
         ),
+        Figure("rate", "held_rate_per_s", "largest rate that held", True, rate),
         Figure("throughput", "throughput_per_s", "throughput", True, rate),
         Figure("memory", "peak_memory_bytes", "peak memory", False, bytes_, timed=False),
         Figure("weights", "weight_bytes", "memory of the weights", False, bytes_, timed=False),
@@ -42,7 +43,7 @@ FIGURES = {
         Figure("energy", "energy_per_request_j", "energy per request", False, joules),
     )
 }
-DEFAULT = ("quality", "latency", "memory", "cost", "energy")
+DEFAULT = ("quality", "latency", "rate", "memory", "cost", "energy")
 _ALIASES = {"latency_p50": "latency"}
 
 

@@ -98,6 +98,9 @@ def _names(samples: list[Samples], wanted: tuple[str, ...] | None, with_quality:
             raise UsageError(f"{energy} of --objectives")
         return [name for name in wanted if name != "quality" or known]
     names = [n for n in DEFAULT if all(s.row[FIGURES[n].column] is not None for s in samples)]
+    if any(s.row["search_slo"] is not None for s in samples):
+        # Each row's is that at a rate of its own.
+        names = [n for n in names if n != "latency"]
     return [n for n in names if (n != "quality" or known) and (n != "energy" or energy is None)]
 
 

@@ -16,6 +16,7 @@ from precision_explorer.economics import (
     value_per_usd,
 )
 from precision_explorer.stats import tail
+from precision_explorer.table.curve import best_rate_within
 from precision_explorer.table.samples import placed_beside
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ def economics_columns(entry: Entry) -> None:
         reader["price_per_hour"],
         load_sheet(None),
     )
-    entry.slo = parse_slo(reader["slo"]) if reader.get("slo") else None
+    entry.slo = parse_slo(reader["slo"]) if reader.get("slo") else entry.searched
     if price is None:
         return
     entry.price = price
@@ -60,7 +61,11 @@ def _best_within_slo(entry: Entry) -> float | None:
     """The highest rate within the objective over the batch sizes tried; a request takes as long as
     its batch. Of a row whose requests came by their own clock the rate that was achieved, if its
     latencies under that load meet the objective: what batches take when all are at hand says
-    nothing of a queue. None there where no latency is shown or too few requests tell."""
+    nothing of a queue; of a search at the largest rate tried that holds the objective. None there
+    where no latency is shown or too few requests tell."""
+    tried = entry.record.measurements.tried
+    if entry.slo is not None and tried:
+        return best_rate_within(tried, entry.tried, entry.slo)
     if entry.slo is not None and entry.record.measurements.serving:
         latencies = np.concatenate([*entry.latencies, np.array([])])
         if not len(latencies) or tail(latencies, entry.slo.quantile).value is None:

@@ -44,12 +44,19 @@ def _server_words(work: dict[str, Any]) -> str:
     each = f" in each of {rounds} rounds" if rounds > 1 else ""
     tails = work.get("tails")
     longer = f", or longer until {tails} can be shown" if tails else ""
+    settles = seconds(work["warmup_seconds"])
+    lasts = f"requests come for {seconds(window_s)}{each}{longer}, of which the first {settles}"
+    if arrivals.get("search"):
+        lasts = (
+            f"windows of at least {seconds(window_s)} at each rate, longer where it can't be told, "
+            f"{seconds(work['budget_seconds'])} in all, of each of which the first tenth and at "
+            f"least {settles}"
+        )
     waits = f", waiting {seconds(work['max_wait_s'])} at most for more" * bool(work["max_wait_s"])
     return (
         f"Latency: server (requests come by their own clock, {kind}, {_speed(work)}), from the "
         f"scheduled arrival to the answer; one queue, first come first served, "
-        f"{_batches(work)}{waits}; requests come for {seconds(window_s)}{each}{longer}, of "
-        f"which the first {seconds(work['warmup_seconds'])} don't count. {_SUPPORTED}"
+        f"{_batches(work)}{waits}; {lasts} don't count. {_SUPPORTED}"
     )
 
 
@@ -62,6 +69,12 @@ def _batches(work: dict[str, Any]) -> str:
 
 def _speed(work: dict[str, Any]) -> str:
     arrivals = work["arrivals"]
+    if arrivals.get("search"):
+        goal = arrivals["search"]
+        return (
+            f"at rates {share(goal['resolution'])} apart, searched for the largest that holds "
+            f"{goal['percentile']} within {seconds(goal['limit_s'])}"
+        )
     if arrivals.get("rate_per_s") is not None:
         return f"at {rate(arrivals['rate_per_s'])}"
     if arrivals.get("load") is not None:

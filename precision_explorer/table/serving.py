@@ -55,7 +55,7 @@ def served_columns(entry: Entry, windows: Sequence[Serving]) -> None:
     entry.output_tokens = [t for t, b in zip(made, rows["batch"], strict=False) if b is not None]
     row = entry.row
     row.update(load_columns(windows) | {"cold_first_s": windows[0].cold_first_s})
-    rounds = len(windows) if windows[0].round else 0
+    rounds = len({window.round.round for window in windows if window.round})
     row["rounds"] = rounds or None
     if any(w.refused for w in windows):
         return

@@ -23,6 +23,7 @@ from precision_explorer.workload.load import changed, load_workload, repeats_s
 from precision_explorer.workload.mix import MixPart
 from precision_explorer.workload.presets import PRESETS
 from precision_explorer.workload.process import MOST_REQUESTS, ArrivalProcess
+from precision_explorer.workload.rate_search import PERCENTILES, RateSearch
 from precision_explorer.workload.replay import TraceArrivals
 from precision_explorer.workload.schedule import Schedule, plan_schedule
 from precision_explorer.workload.trace import TraceData, read_trace
@@ -40,6 +41,7 @@ __all__ = [
     "LEAST_WINDOWS",
     "LENGTHS",
     "MOST_REQUESTS",
+    "PERCENTILES",
     "PRESETS",
     "SCENARIOS",
     "TAILS",
@@ -59,6 +61,7 @@ __all__ = [
     "Neighbour",
     "OnOffArrivals",
     "PoissonArrivals",
+    "RateSearch",
     "Schedule",
     "TraceArrivals",
     "TraceData",

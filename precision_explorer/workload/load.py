@@ -17,7 +17,8 @@ from precision_explorer.workload.background import Neighbour
 from precision_explorer.workload.lengths import LENGTHS, Lengths
 from precision_explorer.workload.mix import MixPart
 from precision_explorer.workload.presets import PRESETS
-from precision_explorer.workload.workload import TAILS, Workload
+from precision_explorer.workload.rate_search import RateSearch
+from precision_explorer.workload.workload import SEARCHING, TAILS, Workload
 
 _KINDS: dict[str, type[BaseModel]] = {**ARRIVALS, **LENGTHS}
 _MAPPINGS = {"model_type", "model_attributes_type", "dict_type"}
@@ -54,10 +55,14 @@ def changed(
     tails: str | None = None,
     duration_s: float | None = None,
     background: Sequence[str] | None = None,
+    search: RateSearch | None = None,
 ) -> Workload:
-    """The same workload with another `tails` or `background`, and with a window of `duration_s`
-    seconds, the budget raised by as much, and by what `repeats_s` says. UsageError where it makes
-    no sense."""
+    """The same workload with another `tails` or `background`; with its rate to be found by
+    `search`, at the resolution of its own if it has one; and with a window of `duration_s` seconds,
+    the budget raised by as much, and by what `repeats_s` says (of a search that is the budget
+    itself). UsageError where it makes no sense."""
+    if search is not None:
+        workload = _searching(workload, search)
     changes: dict[str, Any] = {} if tails is None else {"tails": tails}
     if tails is not None and tails not in TAILS:
         raise UsageError(f"--tails: {unknown_name('tails', tails, TAILS)}")
@@ -72,9 +77,23 @@ def changed(
         changes["background"] = tuple(background)
     values = {name: getattr(workload, name) for name in Workload.model_fields}
     try:
-        return Workload.model_validate(values | changes) if changes else workload
+        asked = changes or search is not None
+        return Workload.model_validate(values | changes) if asked else workload
     except ValidationError as error:
         raise UsageError(f"workload '{workload.name}': {_one_line(error)}") from error
+
+
+def _searching(workload: Workload, search: RateSearch) -> Workload:
+    if workload.arrivals is None:
+        raise UsageError(
+            f"--find-rate: in {workload.scenario} no requests come by a clock; it is for the "
+            "scenario server, such as --workload poisson"
+        )
+    own = workload.search
+    rules: dict[str, Any] = {} if own else SEARCHING | {"tails": None, "load_of": "reference"}
+    if own:
+        search = search.model_copy(update={"resolution": own.resolution})
+    return workload.model_copy(update=rules | {"arrivals": workload.arrivals.searching(search)})
 
 
 def repeats_s(workload: Workload, duration_s: float) -> float:
@@ -91,6 +110,8 @@ def _window(workload: Workload, duration_s: float) -> dict[str, float]:
             "--duration is the window in which requests come, and offline has none; set "
             "offline_seconds in a workload file"
         )
+    if workload.search is not None:
+        return {"budget_seconds": duration_s}
     if duration_s <= workload.warmup_seconds:
         raise UsageError(
             f"--duration {seconds(duration_s)} is not longer than the warm-up "
@@ -150,4 +171,6 @@ def _model_at(steps: list[str]) -> type[BaseModel]:
             return MixPart
         if step == "background":
             return Neighbour
+        if step == "search":
+            return RateSearch
     return Workload

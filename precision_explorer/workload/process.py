@@ -11,6 +11,7 @@ from pydantic import field_validator, model_validator
 from precision_explorer.errors import UsageError
 from precision_explorer.units import parse_share, significant
 from precision_explorer.workload.declared import Declared
+from precision_explorer.workload.rate_search import RateSearch
 
 Own = TypeVar("Own", bound="ArrivalProcess")
 # More than these take gigabytes to plan and store; they are days of a busy server.
@@ -21,10 +22,11 @@ _HIGHEST_LOAD = 5.0
 
 class ArrivalProcess(Declared):
     """Arrivals with a mean rate, declared as `rate_per_s` or as `load`, the share of a measured
-    capacity: exactly one of them."""
+    capacity, or found by `search`: exactly one of them."""
 
     rate_per_s: float | None = None
     load: float | None = None
+    search: RateSearch | None = None
 
     @field_validator("load", mode="before")
     @classmethod
@@ -50,13 +52,14 @@ class ArrivalProcess(Declared):
     @model_validator(mode="after")
     def _one_rate(self: Own) -> Own:
         if len(self.declared()) != 1:
-            raise ValueError(f"give one of {' and '.join(self.speeds())}, such as load: 0.7")
+            *names, last = self.speeds()
+            raise ValueError(f"give one of {', '.join(names)} and {last}, such as load: 0.7")
         return self
 
     @classmethod
     def speeds(cls) -> tuple[str, ...]:
         """The fields of which exactly one says how fast requests come."""
-        return ("rate_per_s", "load")
+        return ("rate_per_s", "load", "search")
 
     def declared(self) -> list[str]:
         """Those of `speeds` that are given."""
@@ -64,9 +67,11 @@ class ArrivalProcess(Declared):
 
     def rate(self, capacity_per_s: float | None = None) -> float:
         """Mean requests per second; a `load` is taken of `capacity_per_s`, without which it is a
-        UsageError."""
+        UsageError, as it is of a rate that is still to be searched."""
         if self.rate_per_s is not None:
             return self.rate_per_s
+        if self.search is not None:
+            raise UsageError("the arrivals' rate is searched, and not known yet; give rate_per_s")
         if self.load is None or capacity_per_s is None:
             raise UsageError(
                 "the arrivals declare a load, a share of a capacity that is not known yet; "
@@ -81,6 +86,10 @@ class ArrivalProcess(Declared):
             raise UsageError(f"a rate of {rate_per_s:g} gives no requests; give one above 0")
         others = dict.fromkeys(self.speeds())
         return self.model_copy(update=others | {"rate_per_s": float(rate_per_s)})
+
+    def searching(self: Own, search: RateSearch) -> Own:
+        """The same process with its rate to be searched, in place of what it declared."""
+        return self.model_copy(update=dict.fromkeys(self.speeds()) | {"search": search})
 
     def times(
         self, rng: np.random.Generator, *, duration_s: float | None = None, n: int | None = None

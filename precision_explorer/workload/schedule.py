@@ -64,16 +64,17 @@ def plan_schedule(
     n: int | None = None,
     groups: Sequence[str | None] | None = None,
     owners: Sequence[str | None] | None = None,
+    draw: tuple[int, ...] = (),
 ) -> Schedule:
     """The requests of one window over `count` examples.
 
     `rate_per_s` is the mean rate (None: the one that the arrivals declare), `duration_s` the window
     in place of the workload's, `n` the number of requests where there are no arrivals (None:
     `count`), `groups` the group of each example, for a mix that names groups, `owners` the task
-    that each is of (None: the cell's own), for one that names tasks. Each round draws
-    anew; the same seed and round give the same plan for every format. Times, mix, examples and
-    lengths are drawn apart, so that another distribution of lengths changes no time. A window ends
-    where its trace does.
+    that each is of (None: the cell's own), for one that names tasks. Each round draws anew, and so
+    does each `draw`; the same seed, round and draw give the same plan for every format. Times, mix,
+    examples and lengths are drawn apart, so that another distribution of lengths changes no time. A
+    window ends where its trace does.
 
     UsageError where the rate is not known, no request falls into the window, or a group is missing.
     """
@@ -81,7 +82,7 @@ def plan_schedule(
         raise ValueError("no examples to plan requests over")
 
     def rng(part: int) -> np.random.Generator:
-        return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(round, part)))
+        return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(round, part, *draw)))
 
     times, window_s = np.zeros(n or count), 0.0
     if workload.arrivals is not None:

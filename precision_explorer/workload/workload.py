@@ -13,6 +13,7 @@ from precision_explorer.workload.background import Neighbour, as_list, check_onc
 from precision_explorer.workload.declared import Declared
 from precision_explorer.workload.lengths import DataLengths, Lengths
 from precision_explorer.workload.mix import MixPart
+from precision_explorer.workload.rate_search import RateSearch
 from precision_explorer.workload.replay import TraceArrivals
 
 SCENARIOS = ("single-stream", "multi-stream", "offline", "server")
@@ -40,6 +41,10 @@ LEAST_WINDOWS = 4
 there is no middle between the first and the last. A declared choice."""
 
 
+SEARCHING: dict[str, Any] = {"rounds": 1, "duration_seconds": 5.0, "budget_seconds": 180.0}
+"""What a workload whose rate is searched has unless told otherwise."""
+
+
 # Arrivals of which a part is another load.
 _WHOLE = ("daily", "trace")
 
@@ -64,7 +69,9 @@ class Workload(Declared):
     without it is taken where it can be. With `tails` a window is as long as that percentile would
     take of independent requests, and longer ones follow it while theirs take more and
     `budget_seconds` is left; the last counts. `lengths` and `mix` say what requests are like. All
-    three are for `server` alone (docs/workloads.md). A measured time of `LEAST_WINDOWS`
+    three are for `server` alone (docs/workloads.md). Where the arrivals `search` their rate,
+    `duration_seconds` is the least window at each rate, and `budget_seconds` bounds all of a
+    format's windows together. A measured time of `LEAST_WINDOWS`
     windows of `window_seconds` (`WINDOW_S`) in one round is watched window by window
     (`soak_windows`).
 
@@ -113,11 +120,13 @@ class Workload(Declared):
     @model_validator(mode="before")
     @classmethod
     def _one_window(cls, values: Any) -> Any:
-        """A day or a trace is served in one window unless told otherwise: a part of it is another
-        load."""
+        """A day or a trace is served in one window unless told otherwise, since a part of it is
+        another load; a search has rules of its own."""
         arrivals = values.get("arrivals") if isinstance(values, dict) else None
-        kind = arrivals.get("kind") if isinstance(arrivals, dict) else getattr(arrivals, "kind", "")
-        return {"rounds": 1} | values if kind in _WHOLE else values
+        own = dict(arrivals) if isinstance(arrivals, (dict, Declared)) else {}
+        if own.get("search") is not None:
+            return SEARCHING | values
+        return {"rounds": 1} | values if own.get("kind") in _WHOLE else values
 
     @model_validator(mode="after")
     def _fits(self) -> Workload:
@@ -139,6 +148,8 @@ class Workload(Declared):
             raise ValueError(
                 "scenario server needs arrivals, such as arrivals: {kind: poisson, load: 0.7}"
             )
+        if self.search is not None:
+            self._fits_search(self.arrivals.kind)
         window_s = self.duration_seconds / self.rounds
         if window_s <= self.warmup_seconds:
             each = f" in each of {self.rounds} rounds" if self.rounds > 1 else ""
@@ -164,6 +175,22 @@ class Workload(Declared):
                 f"duration_seconds ({seconds(self.duration_seconds)}) is no whole number of days "
                 f"of {seconds(day_s)}, so its mean rate would be another; change one of them"
             )
+
+    def _fits_search(self, kind: str) -> None:
+        """Nothing is declared that a search decides by itself."""
+        if kind in _WHOLE:
+            raise ValueError(
+                f"arrivals: a part of {kind} arrivals is another load, so no rate can be searched "
+                "with them; give rate_per_s or load"
+            )
+        if self.rounds > 1:
+            raise ValueError(f"a search takes one round, not {self.rounds}; leave rounds out")
+        if self.tails is not None:
+            raise ValueError(
+                "a search serves windows as long as its own percentile takes; leave tails out"
+            )
+        if self.load_of != "reference":
+            raise ValueError("a search asks each format at rates of its own; leave load_of out")
 
     def _fits_lengths(self) -> None:
         given = [part.lengths or self.lengths or Lengths() for part in self.mix or ()]
@@ -201,6 +228,11 @@ class Workload(Declared):
         # A tenth that is no binary number must not cost a window.
         count = int(measured_s / self.window_s + 1e-9)
         return count if count >= LEAST_WINDOWS else 0
+
+    @property
+    def search(self) -> RateSearch | None:
+        """The objective at which the arrivals' rate is searched; None where they declare one."""
+        return self.arrivals.search if self.arrivals is not None else None
 
     @property
     def window_s(self) -> float:
