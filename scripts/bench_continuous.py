@@ -27,6 +27,10 @@ from precision_explorer.tasks import prepare as prepare_task
 from precision_explorer.workload import Lengths, Schedule, Workload, plan_schedule
 
 CASES: dict[str, dict[str, Any]] = {
+    "64 in, 8 out": {
+        "input": {"kind": "fixed", "tokens": 64},
+        "output": {"kind": "fixed", "tokens": 8},
+    },
     "128 in, 16 out": {
         "input": {"kind": "fixed", "tokens": 128},
         "output": {"kind": "fixed", "tokens": 16},
