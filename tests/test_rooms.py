@@ -56,7 +56,7 @@ MEASURING = {
     "formats.watch",
     "models.causal_forward", "models.scoring",
     "models.compiled", "runner.compiling",
-    "models.answering", "models.generation", "models.greedy", "models.seq2seq",
+    "models.generation", "models.greedy", "models.seq2seq",
     "runner.batch_job", "runner.numerics_job", "runner.preload", "runner.session",
 }  # fmt: skip
 # These may import it inside functions, which are called in a worker or in a process of their own.
