@@ -37,15 +37,16 @@ class Serving(_Data):
     scenario: str
     batching: str
     """How requests were put together: ``dynamic`` (what waits when the model is free) or ``static``
-    (the same of generated answers, which are decoded in step)."""
+    (the same of generated answers, which are decoded in step); ``server``: as a server that was
+    asked over HTTP likes, of which the fields that are None then say nothing."""
     note: str | None = None
     """Why they were not put together otherwise."""
-    max_batch: int
-    max_wait_s: float
+    max_batch: int | None = None
+    max_wait_s: float | None = None
     requests: int
     unfinished: int
     """Those that had no turn before the window's end; they are in the samples, without an end."""
-    batches: int
+    batches: int | None = None
     duration_s: float
     """How long requests came."""
     settle_s: float = 0.0
@@ -54,7 +55,7 @@ class Serving(_Data):
     """The last request's end, or when the window was cut, since its start."""
     offered_rate_per_s: float
     achieved_rate_per_s: float
-    utilisation: float
+    utilisation: float | None = None
     """Share of the time from `settle_s` on in which the server was at work. With batches it says
     little of what more it could take: it may always be at work, with small ones."""
     lateness_p99_s: float
@@ -68,7 +69,7 @@ class Serving(_Data):
     little: LittlesLaw
     growth: Growth | None = None
     """None for fewer requests than tell."""
-    full_share: float
+    full_share: float | None = None
     """Share of the second half of `duration_s` in which the server worked on full batches."""
     saturated: bool
     """Whether latency grew while the server had no room, or requests were left: there is no steady

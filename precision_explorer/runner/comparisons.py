@@ -42,6 +42,8 @@ class Comparisons:
     def reference(self, planned: PlannedCell) -> PlannedCell | None:
         """The cell that `planned` is compared with (itself, if it is a reference)."""
         wanted = reference_of(self.spec, planned.ref)
+        if planned.served is not None:
+            wanted = self.spec.served_reference
         for other in self.plan.to_run:
             same = other.ref is planned.ref and other.task is planned.task
             if same and other.cell.runtime == planned.cell.runtime and other.cell.format == wanted:
@@ -61,9 +63,9 @@ class Comparisons:
         is_language = KINDS[planned.task.card.kind].head == "causal-lm"
         if reference is planned:
             asked.append(Ask("noise", {"op": "noise"}))
-            if is_language:
+            if is_language and planned.served is None:
                 asked.append(Ask("kept", {"op": "keep"}))
-        if is_language:
+        if is_language and planned.served is None:
             asked += self._compare(reference, is_reference=reference is planned)
         return [ask for ask in asked if not self.folder.has_part(cell_id, ask.part)]
 

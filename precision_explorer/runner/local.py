@@ -194,7 +194,7 @@ class Executor:
     def _load(self, holder: Holder, planned: PlannedCell, limit_s: float) -> None:
         """Start the holder's worker and load the model that `planned` shares with its cells."""
         if self._context is None:
-            self._context = start_context()
+            self._context = start_context(preload=bool(self.spec.local_runtimes))
         deadline = time.monotonic() + limit_s
         worker = WorkerHandle(self._context, self.on_event)
         own = holder.start(worker)
@@ -280,7 +280,9 @@ class Executor:
         # Already now: an interrupt in the profile takes nothing with it that was measured.
         self._ledger.measured(run)
         with run.counted():
-            profile = self._profile(worker, run.request, time.monotonic() + run.left_s)
+            # Into a server nothing looks.
+            left = time.monotonic() + run.left_s
+            profile = None if planned.served else self._profile(worker, run.request, left)
         if profile is not None:
             run.keep("profile", profile)
             self._ledger.measured(run)

@@ -30,6 +30,7 @@ from precision_explorer.table.against import (
     against_reference,
     comparisons,
     is_in_looks,
+    lent_references,
     over_tasks,
 )
 from precision_explorer.table.computed import Computed, computed_columns
@@ -256,9 +257,10 @@ def _across_rows(entries: list[Entry]) -> dict[str, str]:
         # Two folders of one name are two models: the method holds the revision.
         groups[cell.model.name, cell.task.name, cell.device_name, method].append(entry)
     words: dict[str, str] = {}
+    lent = lent_references(entries)
     for key, group in groups.items():
         ok = [e for e in group if e.record.status == "ok"]
-        against_reference(ok)
+        against_reference(ok, lent)
         for entry in ok:
             _economics(entry)
         # As little is known of the others' latency as of a failed row's.
