@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import platform
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from precision_explorer.endpoint import ENDPOINT, Address
 from precision_explorer.errors import EndpointError
+from precision_explorer.hardware import library_versions
 from precision_explorer.models import ModelRef
 from precision_explorer.models.reference import tokenizer_folder
 from precision_explorer.plan import SweepSpec
@@ -17,6 +18,9 @@ from precision_explorer.runner.manager import Event, OnEvent
 
 if TYPE_CHECKING:
     from precision_explorer.endpoint.capabilities import Capabilities
+
+# What asks and scores; the server's own software it tells of itself, or not.
+_CLIENT = ("aiohttp", "transformers", "tokenizers", "numpy", "scipy", "precision-explorer")
 
 Servers = list[tuple[ModelRef, list[Served]]]
 
@@ -53,6 +57,6 @@ def _ask(address: Address, model: str) -> Capabilities:
 def client_environment(environment: Environment) -> Environment:
     """The environment of a server's cells: this machine is only its client."""
     nothing = dict.fromkeys(("cpu_model", "cores", "memory_bytes", "threads"))
-    own = {"device_name": ENDPOINT, "device": {"kind": ENDPOINT}, "variables": {}}
-    software = f"client: {platform.system()} {platform.machine()}"
-    return environment.model_copy(update=nothing | own | {"platform": software})
+    own: dict[str, Any] = {"device_name": ENDPOINT, "device": {"kind": ENDPOINT}, "variables": {}}
+    own["platform"] = f"client: {platform.system()} {platform.machine()}"
+    return environment.model_copy(update=nothing | own | {"libraries": library_versions(_CLIENT)})

@@ -285,9 +285,11 @@ def sweep_document(prepared: Prepared, run: str) -> dict[str, Any]:
     if prepared.spec.served_reference is not None:
         spec["reference"] = prepared.spec.served_reference
     # Addresses name machines.
-    spec["runtime"] = [*prepared.spec.local_runtimes, *(a.format for a in prepared.spec.endpoints)]
+    asked = [ENDPOINT] if prepared.spec.endpoints else []
+    spec["runtime"] = [*prepared.spec.local_runtimes, *asked]
     # A recipe's file is known by its label alone.
-    spec["formats"] = [row_id(name) for name in prepared.spec.formats]
+    here = prepared.spec.formats if prepared.spec.local_runtimes else ()
+    spec["formats"] = [*map(row_id, here), *(a.format for a in prepared.spec.endpoints)]
     return {
         "schema_version": 1,
         "run": run,
