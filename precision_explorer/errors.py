@@ -50,11 +50,18 @@ class DoesNotFit(PrecisionExplorerError):
 
 class EndpointError(PrecisionExplorerError):
     """A server that can't be asked, or whose answer can't be used. `passing`: it may answer when
-    asked again; `status`: HTTP's, None where there was none."""
+    asked again soon; `status`: HTTP's, None where there was none; `silent`: it was waited for in
+    vain."""
 
-    def __init__(self, message: str, passing: bool = False, status: int | None = None) -> None:
+    def __init__(
+        self,
+        message: str,
+        passing: bool = False,
+        status: int | None = None,
+        silent: bool = False,
+    ) -> None:
         super().__init__(message)
-        self.passing, self.status = passing, status
+        self.passing, self.status, self.silent = passing, status, silent
 
 
 def near_names(name: str, known: Iterable[str], limit: int = 3) -> list[str]:

@@ -69,7 +69,7 @@ async def _ask(client: Client, model: str) -> Capabilities:
     try:
         await plain.prompt_logprobs(_PROBE)
     except EndpointError as error:
-        if error.passing:
+        if error.passing or error.silent:
             raise
         why = str(error)
     token_ids = await _takes(client, body | {"prompt": [1, 2, 3]})

@@ -142,17 +142,18 @@ class Client:
                 if response.status != 200:
                     raise self._refused(response.status, await self._whole(response), path)
                 yield response
+        # Without their causes, which name the host: a worker's log is stored.
         except (asyncio.TimeoutError, TimeoutError) as error:
-            raise EndpointError(self._silent(error)) from error
+            raise EndpointError(self._silent(error), silent=True) from None
         except aiohttp.ClientConnectorError as error:
-            raise EndpointError(_not_there(error), True) from error
-        except aiohttp.InvalidURL as error:
-            raise EndpointError("the endpoint's address can't be used; correct it") from error
+            raise EndpointError(_not_there(error), True) from None
+        except aiohttp.InvalidURL:
+            raise EndpointError("the endpoint's address can't be used; correct it") from None
         except (aiohttp.ClientError, OSError, ValueError) as error:
             why = type(error).__name__
             raise EndpointError(
                 f"the connection to the endpoint broke off ({why}); see the server's log", True
-            ) from error
+            ) from None
 
     def _open(self) -> aiohttp.ClientSession:
         if self._session is None:
