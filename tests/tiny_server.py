@@ -96,8 +96,10 @@ class TinyServer:
             finish = "stop" if token == ends or place is not None else None
             finish = finish or ("length" if len(made) == most else None)
             whole = whole if place is None else whole[:place]
-            yield token, whole[len(told) :], finish
-            told = whole
+            # A letter of which bytes are missing is shown when it is whole.
+            shown = told if whole.endswith("\ufffd") and not finish else whole
+            yield token, shown[len(told) :], finish
+            told = shown
             if finish:
                 return
 
