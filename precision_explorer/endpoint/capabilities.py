@@ -103,18 +103,19 @@ async def _reported(client: Client, model: str) -> Json:
         return found
     data = listed.get("data") if isinstance(listed, dict) else None
     entries = [e for e in data or () if isinstance(e, dict)] if isinstance(data, list) else []
-    names = [str(entry.get("id")) for entry in entries]
-    own = next((e for e, name in zip(entries, names, strict=True) if name == model), None)
-    if own is None and names:
-        shown = ", ".join(names[:4]) + (", ..." if len(names) > 4 else "")
+    ids = [str(entry.get("id")) for entry in entries]
+    own = next((e for e, name in zip(entries, ids, strict=True) if name == model), None)
+    if own is None and ids:
+        shown = ", ".join(ids[:4]) + (", ..." if len(ids) > 4 else "")
         raise EndpointError(
             f"the endpoint has no model '{model}'; it has {shown}: name it by --model, or behind "
             "the address, as in endpoint:http://host:8000/v1#NAME"
         )
     own = own or {}
-    meta = own.get("meta") if isinstance(own.get("meta"), dict) else {}
-    told = {n: own.get(n) for n in _TOLD} | {n: meta.get(n) for n in _META}
-    return found | {name: _kept(value) for name, value in told.items() if _is_told(value)}
+    meta = own.get("meta")
+    more = meta if isinstance(meta, dict) else {}
+    said = {n: own.get(n) for n in _TOLD} | {n: more.get(n) for n in _META}
+    return found | {name: _kept(value) for name, value in said.items() if _is_told(value)}
 
 
 def _is_told(value: Any) -> bool:

@@ -41,9 +41,8 @@ class Comparisons:
 
     def reference(self, planned: PlannedCell) -> PlannedCell | None:
         """The cell that `planned` is compared with (itself, if it is a reference)."""
-        wanted = reference_of(self.spec, planned.ref)
-        if planned.served is not None:
-            wanted = self.spec.served_reference
+        spec, served = self.spec, planned.served is not None
+        wanted = spec.served_reference if served else reference_of(spec, planned.ref)
         for other in self.plan.to_run:
             same = other.ref is planned.ref and other.task is planned.task
             if same and other.cell.runtime == planned.cell.runtime and other.cell.format == wanted:

@@ -31,12 +31,13 @@ def load_columns(windows: Sequence[Serving]) -> dict[str, Any]:
     asked = sum(w.duration_s - w.settle_s for w in windows)
     taken = [max(w.ended_s, w.duration_s) - w.settle_s for w in windows]
     done = sum(w.achieved_rate_per_s * s for w, s in zip(windows, taken, strict=True))
-    shares = [w.utilisation for w in windows]
-    known = None if None in shares else sum(u * s for u, s in zip(shares, taken, strict=True))
+    pairs = zip(windows, taken, strict=True)
+    busy = [w.utilisation * s for w, s in pairs if w.utilisation is not None]
+    known = len(busy) == len(windows) and sum(taken)
     return {
         "offered_rate_per_s": sum(w.requests for w in windows) / asked if asked else None,
         "achieved_rate_per_s": done / sum(taken) if sum(taken) else None,
-        "utilisation": known / sum(taken) if known is not None and sum(taken) else None,
+        "utilisation": sum(busy) / sum(taken) if known else None,
         "lateness_p99_s": max(w.lateness_p99_s for w in windows),
     }
 
