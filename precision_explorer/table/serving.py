@@ -33,11 +33,11 @@ def load_columns(windows: Sequence[Serving]) -> dict[str, Any]:
     done = sum(w.achieved_rate_per_s * s for w, s in zip(windows, taken, strict=True))
     pairs = zip(windows, taken, strict=True)
     busy = [w.utilisation * s for w, s in pairs if w.utilisation is not None]
-    known = len(busy) == len(windows) and sum(taken)
+    over_s = sum(taken) if len(busy) == len(windows) else 0.0
     return {
         "offered_rate_per_s": sum(w.requests for w in windows) / asked if asked else None,
         "achieved_rate_per_s": done / sum(taken) if sum(taken) else None,
-        "utilisation": sum(busy) / sum(taken) if known else None,
+        "utilisation": sum(busy) / over_s if over_s else None,
         "lateness_p99_s": max(w.lateness_p99_s for w in windows),
     }
 
