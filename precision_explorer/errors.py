@@ -48,6 +48,22 @@ class DoesNotFit(PrecisionExplorerError):
     """The model or a batch needs more memory than there is."""
 
 
+class EndpointError(PrecisionExplorerError):
+    """A server that can't be asked, or whose answer can't be used. `passing`: it may answer when
+    asked again soon; `status`: HTTP's, None where there was none; `silent`: it was waited for in
+    vain."""
+
+    def __init__(
+        self,
+        message: str,
+        passing: bool = False,
+        status: int | None = None,
+        silent: bool = False,
+    ) -> None:
+        super().__init__(message)
+        self.passing, self.status, self.silent = passing, status, silent
+
+
 def near_names(name: str, known: Iterable[str], limit: int = 3) -> list[str]:
     """Known names that begin with `name`, then those close to it by difflib's ratio (cutoff 0.5),
     the closest first."""

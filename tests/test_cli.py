@@ -320,13 +320,14 @@ def test_every_option_of_the_contract_arrives(spec_of):
         "--quality-budget", "2%", "--seed", "7", "--executor", "local", "--revision", "main",
         "--trust-remote-code", "--threads", "2", "--memory-limit", "8GB",
         "--calibration", "c.jsonl", "--until-decided", "--batch-tokens", "300", "--duration", "5m",
-        "--tails", "p99",
+        "--tails", "p99", "--background", "cpu:1,copy", "--find-rate",
         "--allow-metric", "f1", "--allow-metric", "user/bleu",
     )  # fmt: skip
     assert spec.model_dump() == {
         "model": ("demo", "./other"), "task": ("a", "b/task.yaml"), "formats": ("bf16", "fp16"),
         "reference": "bf16", "device": "cpu", "runtime": ("eager",), "batch_size": (1, 4),
         "batch_tokens": 300, "duration": 300.0, "tails": "p99",
+        "background": ("cpu:1", "copy"), "find_rate": True,
         "limit": 30, "workload": "w.yaml", "out": "o", "cell_timeout": 600.0,
         "price_per_hour": 1.5, "slo": "p99=200ms", "quality_budget": 0.02, "seed": 7,
         "executor": "local", "revision": "main", "trust_remote_code": True, "threads": 2,

@@ -304,15 +304,23 @@ MEASURED = {
     "model": "other", "task": "sentiment", "formats": "fp32", "device": "cpu", "batch_size": "1",
     "limit": 10, "workload": "other.yaml", "seed": 1, "revision": "v2", "trust_remote_code": True,
     "threads": 1, "memory_limit": "1GB", "calibration": "texts.jsonl", "runtime": "compile",
-    "until_decided": True, "tails": "p99", "duration": 60.0,
+    "until_decided": True, "tails": "p99", "duration": 60.0, "background": ["copy"],
 }  # fmt: skip
-# Fields with one known value in this release.
-FIXED = {"executor"}
+# Fields with one known value in this release, and one that needs another beside it.
+FIXED = {"executor", "find_rate"}
 
 
 def test_every_field_is_either_measured_or_read_later():
     assert set(READ_LATER) | set(MEASURED) | FIXED == set(SweepSpec.model_fields)
     assert set(READ_LATER) == READER_FIELDS | {"out", "cell_timeout", "allow_metric"}
+
+
+def test_a_search_s_objective_is_measured():
+    searched, other = (
+        make_spec({"find_rate": True, "slo": slo, "workload": "poisson"})
+        for slo in ("p99=1s", "p99=2s")
+    )
+    assert len({s.measuring_hash() for s in (searched, other, make_spec({}))}) == 3
 
 
 @pytest.mark.parametrize("field", sorted(READ_LATER))

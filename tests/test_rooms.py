@@ -21,7 +21,7 @@ RANKS = {
     "errors": 0, "units": 0,
     "records": 1, "stats": 1,
     "pareto": 2, "hardware": 2, "tasks": 2, "workload": 2, "store": 2,
-    "search": 2,
+    "search": 2, "endpoint": 2,
     "economics": 3, "formats": 3, "diagnose": 3,
     "models": 4, "measure": 4, "plan": 4, "table": 4,
     "runner": 5, "decision": 5,
@@ -57,13 +57,13 @@ MEASURING = {
     "formats.watch",
     "models.causal_forward", "models.scoring", "models.states",
     "models.compiled", "runner.compiling",
-    "models.answering", "models.generation", "models.greedy", "models.seq2seq",
+    "models.generation", "models.greedy", "models.seq2seq",
     "models.continuous",
     "runner.batch_job", "runner.neighbour", "runner.numerics_job", "runner.preload",
     "runner.session",
 }  # fmt: skip
 # These may import it inside functions, which are called in a worker or in a process of their own.
-INSIDE_FUNCTIONS = {"models.convert_gguf", "measure.memory", "runner.worker"}
+INSIDE_FUNCTIONS = {"models.asked", "models.convert_gguf", "measure.memory", "runner.worker"}
 
 MODULES = {
     ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__"): path

@@ -28,7 +28,8 @@ _OPTIONS: list[Callable[..., Any]] = [
     click.option(
         "--runtime", metavar="eager,compile,...",
         help="How the model is run (eager): eager, compile (torch.compile, inputs of any length), "
-        "compile-fixed (padded to few lengths; CUDA graphs on a GPU).",
+        "compile-fixed (padded to few lengths; CUDA graphs on a GPU), or a server that is asked: "
+        "endpoint:[FORMAT:]http://host:8000/v1[#MODEL].",
     ),
     click.option(
         "--batch-size", metavar="N,M,...",

@@ -238,7 +238,7 @@ def _judged(subject: _Subject, all_of_phase: list[_Subject], roof: Roof) -> Cell
 
 
 def _weight_bytes(record: CellRecord) -> int:
-    return record.applied.weight_bytes if record.applied else 0
+    return (record.applied.weight_bytes if record.applied else 0) or 0
 
 
 def _ratio(reference: float | None, own: float | None) -> float | None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from precision_explorer.endpoint import is_declared
+
 
 @dataclass(frozen=True)
 class FormatSpec:
@@ -163,5 +165,11 @@ def spec_of(format_id: str) -> FormatSpec:
             format_id, "by layer", "by layer",
             storage=MIXED, arithmetic=MIXED, library=MIXED,
             summary="each linear layer in the format that a recipe names for it",
+        )  # fmt: skip
+    if is_declared(format_id):
+        return FormatSpec(
+            format_id, "as declared", "as declared",
+            storage=None, arithmetic="declared", library="the server's",
+            summary="what a server runs, by its user's word",
         )  # fmt: skip
     return CATALOG[format_id]

@@ -1,4 +1,4 @@
-"""The runtimes known, as frozen data: eager, and the ways in which torch.compile is asked."""
+"""The runtimes known, as frozen data: eager, the ways in which torch.compile is asked, servers."""
 
 from __future__ import annotations
 
@@ -45,6 +45,8 @@ RUNTIMES: dict[str, Runtime] = {
         Runtime("compile", dynamic=True, cpu_mode="default", cuda_mode="default"),
         # CUDA graphs replay one shape each, so they want fixed ones. A CPU has none.
         Runtime("compile-fixed", dynamic=False, cpu_mode="default", cuda_mode="reduce-overhead"),
+        # A server that the user has: it runs its model as it likes.
+        Runtime("endpoint", dynamic=True, cpu_mode=None, cuda_mode=None),
     ]
 }
 

@@ -3,34 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
 
 from precision_explorer.measure import NullPhases, Phases
+from precision_explorer.models.item import Item
 from precision_explorer.models.partition import partition
 
-
-@dataclass(frozen=True)
-class Item:
-    """One row of a batch: token `ids`, and what to read from the model's output for it.
-
-    `example` is the index of the example it belongs to. `room`: tokens that may be generated after
-    `ids`. For language models `targets[t]` lists
-    (slot, position, token): add the log-probability of `token` after `position` to `slot`.
-    """
-
-    example: int
-    ids: tuple[int, ...]
-    targets: tuple[tuple[int, int, int], ...] = ()
-    cut: bool = False
-    room: int = 0
-
-    @property
-    def size(self) -> int:
-        """Tokens that the row may come to: what a batch must have room for."""
-        return len(self.ids) + self.room
+__all__ = ["Adapter", "Item", "other_batches", "pad_left", "pad_right", "plan_batches"]
 
 
 class Adapter(Protocol):

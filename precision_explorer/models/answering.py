@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from torch import nn
-
-from precision_explorer.models.adapter import Item
-from precision_explorer.models.greedy import Generated
+from precision_explorer.models.item import Item
 from precision_explorer.tasks import GenerationRules, answer_columns, cut_at_stop, extract
 
+if TYPE_CHECKING:
+    from torch import nn
+
+    from precision_explorer.models.greedy import Generated
+
 # Characters of an output that a row keeps: enough to see what a model did.
-_SHOWN = 4000
+SHOWN = 4000
 
 
 def end_tokens(model: nn.Module, tokenizer: Any) -> list[int]:
@@ -56,28 +58,9 @@ class Answering:
         could be extracted), unparsed, output (its beginning), finish_reason, output_tokens (None
         where an output's distributions were not finite), and the columns of the metrics."""
         read = [self._read(answer) for answer in answers]
-        references = [self.examples[item.example]["references"] for item in items]
-        predictions = [row["prediction"] for row in read]
-        columns = answer_columns(self.metrics, predictions, references, self.rules)
-        rows = []
-        for k, (item, row) in enumerate(zip(items, read, strict=True)):
-            example = self.examples[item.example]
-            scored = {name: values[k] for name, values in columns.items()}
-            rows.append(
-                {
-                    "id": example["id"],
-                    "group": example.get("group"),
-                    "target": example["references"][0],
-                    "references": example["references"],
-                    **row,
-                    "score": None,
-                    **scored,
-                    "loss": None,
-                    "input_tokens": len(item.ids),
-                    "cut": item.cut,
-                }
-            )
-        return rows
+        examples = [self.examples[item.example] for item in items]
+        sizes = [{"input_tokens": len(item.ids), "cut": item.cut} for item in items]
+        return answer_rows(examples, read, sizes, self.metrics, self.rules)
 
     def _read(self, answer: Generated) -> dict[str, Any]:
         if not answer.finite:
@@ -96,7 +79,35 @@ class Answering:
         return {
             "prediction": prediction,
             "unparsed": prediction is None if self.rules.extract.pattern else None,
-            "output": output[:_SHOWN],
+            "output": output[:SHOWN],
             "finish_reason": "stop" if stopped or answer.ended else "length",
             "output_tokens": count,
         }
+
+
+def answer_rows(
+    examples: Sequence[dict[str, Any]],
+    read: Sequence[dict[str, Any]],
+    sizes: Sequence[dict[str, Any]],
+    metrics: Sequence[str],
+    rules: GenerationRules,
+) -> list[dict[str, Any]]:
+    """One row per example: what it asked, what was `read` in its output, and how it scores.
+    `sizes`: input_tokens and cut."""
+    references = [example["references"] for example in examples]
+    predictions = [row["prediction"] for row in read]
+    columns = answer_columns(list(metrics), predictions, references, rules)
+    return [
+        {
+            "id": example["id"],
+            "group": example.get("group"),
+            "target": example["references"][0],
+            "references": example["references"],
+            **read[k],
+            "score": None,
+            **{name: values[k] for name, values in columns.items()},
+            "loss": None,
+            **sizes[k],
+        }
+        for k, example in enumerate(examples)
+    ]

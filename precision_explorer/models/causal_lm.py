@@ -6,21 +6,20 @@ and rolling log-likelihood over disjoint windows.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
-from precision_explorer.errors import ModelError, TaskError
 from precision_explorer.measure import NullPhases, Phases
 from precision_explorer.models.adapter import Item
 from precision_explorer.models.causal_forward import CausalForward
+from precision_explorer.models.choices import Choices, first_best
+from precision_explorer.models.documents import document_row, rolling_windows
 from precision_explorer.models.greedy import GreedyServing
 from precision_explorer.models.scoring import Scorer
-from precision_explorer.models.tokens import plain_ids, prompt_ids
-from precision_explorer.tasks import example_bytes, example_words
+from precision_explorer.models.tokens import plain_ids, prefix_id
 
 
 class _CausalLM:
@@ -48,13 +47,7 @@ class _CausalLM:
     @property
     def prefix(self) -> int:
         """What a text without a context is conditioned on: BOS, else EOS."""
-        for token in (self.tokenizer.bos_token_id, self.tokenizer.eos_token_id):
-            if token is not None:
-                return token
-        raise ModelError(
-            "the model's tokenizer has neither a BOS nor an EOS token, on which a text's first "
-            "token would be conditioned; name one in tokenizer_config.json or choose another model"
-        )
+        return prefix_id(self.tokenizer)
 
     def encode(self, text: str) -> list[int]:
         """Token ids without special tokens."""
@@ -89,54 +82,12 @@ class _CausalLM:
         self.scorer.release()
 
 
-class MultipleChoice(_CausalLM):
+class MultipleChoice(Choices, _CausalLM):
     """Chooses the continuation of the highest log-likelihood. Choices of one token share their
     prompt's row: one forward pass answers them all."""
 
-    def _pairs(self, indices: Sequence[int]) -> dict[tuple[int, int], tuple[list[int], list[int]]]:
-        """{(example, slot): (context, continuation) ids}: the choice is tokenised after its prompt;
-        spaces at the prompt's end move to the choice, as in the harness's `_encode_pair`, and an
-        empty prompt becomes the prefix, as in its `loglikelihood`, where its choices have no
-        special tokens either."""
-        texts: dict[tuple[int, int], tuple[str, str]] = {}
-        for index in indices:
-            example = self.examples[index]
-            prompt = example["prompt"].rstrip()
-            spaces = example["prompt"][len(prompt) :]
-            for slot, choice in enumerate(example["choices"]):
-                texts[index, slot] = (prompt, prompt + spaces + choice)
-        after = list(dict.fromkeys(t for pair in texts.values() if pair[0] for t in pair))
-        alone = list(dict.fromkeys(whole for prompt, whole in texts.values() if not prompt))
-        ids = dict(zip(after, prompt_ids(self.tokenizer, after), strict=True)) | {"": []}
-        bare = dict(zip(alone, self.encode_all(alone), strict=True))
-        return {
-            key: self._pair(ids[prompt], (ids if prompt else bare)[whole])
-            for key, (prompt, whole) in texts.items()
-        }
-
-    def _pair(self, context: list[int], whole: list[int]) -> tuple[list[int], list[int]]:
-        if not context:
-            if whole[:1] != [self.prefix]:
-                whole = [self.prefix, *whole]
-            context = whole[:1]
-        return context, whole[len(context) :]
-
-    def _check(self, example: dict[str, Any], choice: str, tokens: int) -> None:
-        """TaskError where there is no token to score, or more than the window holds."""
-        where = f"example {example['id']}, choice '{choice}'"
-        if tokens == 0:
-            raise TaskError(
-                f"{where}: the model's tokenizer makes no token of its own of it after the prompt; "
-                "change the prompt's end or the choices"
-            )
-        if tokens > self.max_length:
-            raise TaskError(
-                f"{where}: its {tokens} tokens are more than the {self.max_length} that fit; "
-                "raise max_length in the card, or choose a model with a longer window"
-            )
-
     def _rows_of(self, *indices: int) -> list[Item]:
-        pairs = self._pairs(indices)
+        pairs = self.pairs(indices)
         return [item for index in indices for item in self._rows(index, pairs)]
 
     def _rows(
@@ -147,7 +98,7 @@ class MultipleChoice(_CausalLM):
         example = self.examples[index]
         for slot, choice in enumerate(example["choices"]):
             context, continuation = pairs[index, slot]
-            self._check(example, choice, len(continuation))
+            self.check(example, choice, len(continuation))
             whole = context + continuation
             kept = whole[-(self.max_length + 1) :]
             cut = cut or len(kept) < len(whole)
@@ -174,41 +125,9 @@ class MultipleChoice(_CausalLM):
             tokens[item.example] += len(item.ids)
             cut[item.example] |= item.cut
         return [
-            self._row(example, merged[i], tokens[i], cut[i])
+            self.row(example, merged[i], tokens[i], cut[i])
             for i, example in enumerate(self.examples)
         ]
-
-    def _row(
-        self, example: dict[str, Any], found: dict[int, float], tokens: int, cut: bool
-    ) -> dict[str, Any]:
-        logprobs = [found[slot] for slot in range(len(example["choices"]))]
-        target = int(example["label"])
-        row = {
-            "id": example["id"],
-            "group": example.get("group"),
-            "target": target,
-            "prediction": None,
-            "score": None,
-            "score_norm": None,
-            "loss": None,
-            "choice_logprobs": None,
-            "input_tokens": tokens,
-            "cut": cut,
-        }
-        if all(map(math.isfinite, logprobs)):
-            per_byte = [
-                value / max(example_bytes(choice), 1)
-                for value, choice in zip(logprobs, example["choices"], strict=True)
-            ]
-            best = _first_best(logprobs)
-            row |= {
-                "prediction": best,
-                "score": float(best == target),
-                "score_norm": float(_first_best(per_byte) == target),
-                "loss": -logprobs[target],
-                "choice_logprobs": logprobs,
-            }
-        return row
 
     def request(self, index: int, phases: Phases | NullPhases) -> dict[str, Any]:
         """Prompt and choices in, index of the chosen one out."""
@@ -218,7 +137,7 @@ class MultipleChoice(_CausalLM):
             answers = self.scorer.whole(items)
         with phases("post"):
             merged = {slot: value for answer in answers for slot, value in answer.items()}
-            answer = _first_best([merged[slot] for slot in sorted(merged)])
+            answer = first_best([merged[slot] for slot in sorted(merged)])
         return {"answer": str(answer)}
 
     def offline(self, indices: Sequence[int]) -> dict[str, Any]:
@@ -264,44 +183,6 @@ class LanguageModeling(GreedyServing, _CausalLM):
         for item, answer in zip(items, answers, strict=True):
             losses[item.example] -= answer[0]
         return [
-            {
-                "id": example["id"],
-                "group": example.get("group"),
-                "target": None,
-                "prediction": None,
-                "score": None,
-                "loss": loss if math.isfinite(loss) else None,
-                "tokens": len(self._ids[i]),
-                "words": example_words(example["text"]),
-                "bytes": example_bytes(example["text"]),
-                "input_tokens": len(self._ids[i]),
-                "cut": False,
-            }
+            document_row(example, loss, len(self._ids[i]))
             for i, (example, loss) in enumerate(zip(self.examples, losses, strict=True))
         ]
-
-
-def _first_best(values: list[float]) -> int:
-    return max(range(len(values)), key=values.__getitem__)
-
-
-def rolling_windows(
-    ids: list[int], prefix: int, max_length: int
-) -> Iterator[tuple[list[int], list[int]]]:
-    """(inputs, targets) so that each token of `ids` is a target once, in windows of `max_length`.
-
-    The first window is conditioned on `prefix`, each later full one on the one token before it, and
-    a last one of k tokens on the ``max_length - k + 1`` before it: lm-evaluation-harness's
-    `get_rolling_token_windows` with context_len=1 (its `make_disjoint_window` changes only how the
-    pair is cut, not which tokens the model sees).
-    """
-    if not ids:
-        return
-    first = ids[:max_length]
-    yield [prefix, *first[:-1]], first
-    done = len(first)
-    while done < len(ids):
-        count = min(len(ids) - done, max_length)
-        end = done + count
-        yield ids[max(end - max_length - 1, 0) : end - 1], ids[done:end]
-        done = end

@@ -149,6 +149,27 @@ def _local_folder(name: str) -> Path | None:
     return path if path.is_dir() else None
 
 
+def shown_name(name: str) -> str:
+    """What records call the model `name`, of which nothing need be here: of a path its last name
+    alone, as records are passed on."""
+    if name in BUNDLED or name in FETCHABLE:
+        return name
+    path = expand_user(name)
+    if path.is_dir():
+        return path.resolve().name
+    return name.rstrip("/").split("/")[-1] if name.startswith((".", "/", "~")) else name
+
+
+def tokenizer_folder(name: str) -> Path | None:
+    """The folder of the tokenizer of the model `name`, where it is here; nothing is fetched."""
+    try:
+        folder = _local_folder(name)
+    except ModelError:
+        return None
+    here = folder is not None and any((folder / file).is_file() for file in _TOKENIZER_FILES)
+    return folder if here else None
+
+
 def _local(name: str, path: Path, trust_remote_code: bool) -> ModelRef:
     config = _config(name, path)
     cautions = _cautions(path / NOTES_FILE)

@@ -15,6 +15,7 @@ from precision_explorer.models import ModelRef, check_head
 from precision_explorer.models.heads import HEADS
 from precision_explorer.models.shipped import not_shipped, shipped_support
 from precision_explorer.plan.batches import batch_plan, budget_key
+from precision_explorer.plan.served import Served
 from precision_explorer.plan.spec import SweepSpec
 from precision_explorer.records import Caution, Cell
 from precision_explorer.stats.sequential import ALPHA_END, ALPHA_LOOKS, FIRST_LOOK
@@ -79,6 +80,8 @@ class PlannedCell:
     label_ids: dict[str, int] | None
     skip: str | None
     cautions: tuple[Caution, ...]
+    served: Served | None = None
+    """The server that is asked, where the model is not run here."""
 
     @property
     def in_looks(self) -> bool:
@@ -164,7 +167,7 @@ def expand(
             labels = label_ids(task.card, task.examples, ref.id2label)
             key = budget_key(ref, task, facts, versions, threads)
             batch = batch_plan(facts.kind, spec.batch_tokens or (budgets or {}).get(key))
-            for runtime in spec.runtime:
+            for runtime in spec.local_runtimes:
                 tools, missing = _tools(runtime, facts, versions)
                 tools = tools | metric_libraries(task.card.metrics, versions)
                 own = supports | (compiled or {}).get(runtime, {})

@@ -16,6 +16,7 @@ from pydantic import (
 )
 
 from precision_explorer.economics import parse_slo
+from precision_explorer.endpoint import Address, is_endpoint, parse_address
 from precision_explorer.errors import PrecisionExplorerError, UsageError, unknown_name
 from precision_explorer.formats.catalog import CATALOG, DEFAULT_FORMATS, MIXED, is_mixed
 from precision_explorer.formats.runtimes import RUNTIMES
@@ -133,13 +134,6 @@ class SweepSpec(BaseModel):
     def _once(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(dict.fromkeys(value))
 
-    @field_validator("reference")
-    @classmethod
-    def _reference(cls, value: str) -> str:
-        if value not in CATALOG:
-            raise ValueError(unknown_name("format", value, CATALOG))
-        return value
-
     @field_validator("formats")
     @classmethod
     def _formats(cls, value: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
@@ -192,7 +186,10 @@ class SweepSpec(BaseModel):
 
     @model_validator(mode="after")
     def _names(self) -> SweepSpec:
-        given = [("runtime", one, RUNTIMES) for one in self.runtime]
+        self._check_endpoints()
+        given: list[tuple[str, str, Any]] = [("runtime", r, RUNTIMES) for r in self.local_runtimes]
+        if self.local_runtimes or "reference" not in self.model_fields_set:
+            given.append(("format", self.reference, CATALOG))
         for name, one, known in [*given, ("executor", self.executor, EXECUTORS)]:
             if one not in known:
                 raise ValueError(unknown_name(name, one, known))
@@ -214,6 +211,49 @@ class SweepSpec(BaseModel):
                 "--find-rate needs the objective that the rate is to hold; give --slo p99=200ms"
             )
         return self
+
+    def _check_endpoints(self) -> None:
+        addresses = self.endpoints
+        labels = [address.format for address in addresses]
+        if len(set(labels)) < len(labels):
+            raise ValueError(
+                "two endpoints are of one format, so that their rows could not be told apart; "
+                "declare each one's, as in endpoint:bf16:URL,endpoint:fp8:URL"
+            )
+        if not addresses:
+            return
+        if not self.local_runtimes and self.formats_named:
+            raise ValueError(
+                "formats are what is made here, and a server's is its own; declare it in the "
+                "runtime, as endpoint:bf16:URL, and leave formats out"
+            )
+        named = "reference" in self.model_fields_set and not self.local_runtimes
+        if named and self.served_reference is None:
+            known = ", ".join(address.label or address.format for address in addresses)
+            raise ValueError(f"reference {self.reference} is no endpoint's format; give {known}")
+        if self.until_decided:
+            raise ValueError("until-decided is not for endpoints; leave it out")
+
+    @property
+    def local_runtimes(self) -> tuple[str, ...]:
+        """The runtimes in which a model is run here."""
+        return tuple(runtime for runtime in self.runtime if not is_endpoint(runtime))
+
+    @property
+    def endpoints(self) -> tuple[Address, ...]:
+        """The servers that are asked."""
+        return tuple(parse_address(runtime) for runtime in self.runtime if is_endpoint(runtime))
+
+    @property
+    def served_reference(self) -> str | None:
+        """The format of the endpoint that other endpoints are compared with: the one that is named
+        as the reference, else the first. None beside runtimes here, whose reference is theirs."""
+        if self.local_runtimes or not self.endpoints:
+            return None
+        if "reference" not in self.model_fields_set:
+            return self.endpoints[0].format
+        fit = (a.format for a in self.endpoints if self.reference in (a.label, a.format))
+        return next(fit, None)
 
     @property
     def search(self) -> RateSearch | None:

@@ -51,20 +51,23 @@ class AppliedFormat(_Data):
     execution: Execution
     reason: str
     library: str
-    kernel: str
-    """Which code multiplies: e.g. ``fbgemm-per-token``; ``torch`` for plain matmul."""
-    compute_dtype: str
-    linear_elements: int
+    kernel: str | None
+    """Which code multiplies: e.g. ``fbgemm-per-token``; ``torch`` for plain matmul. None, as all
+    that would be counted, where a server runs the model."""
+    compute_dtype: str | None
+    linear_elements: int | None
     converted_elements: int | None
     converted_share: float | None
     """`converted_elements / linear_elements`; None for formats of arithmetic only."""
-    weight_bytes: int
+    weight_bytes: int | None
     """Real storage of parameters and persistent buffers: inner tensors, tied weights once."""
     elements_by_dtype: dict[str, int] = Field(default_factory=dict)
     bytes_by_dtype: dict[str, int] = Field(default_factory=dict)
     left_behind: list[LeftBehind] = Field(default_factory=list)
     certificate: Certificate | None = None
     """None in records made before there were any: `execution` is then the device's promise."""
+    reported: dict[str, Any] | None = None
+    """What a server says of itself and its model; nothing of it was checked."""
 
 
 class Executed(_Data):
@@ -121,7 +124,8 @@ class Quality(_Data):
     scores: dict[str, float]
     seconds: float
     examples: int
-    tokens: int
+    tokens: int | None
+    """Of all inputs; None where a server makes them and does not say how many."""
     batches: int
     batch_plan_hash: str
     look_batch_plans: list[str] | None = None
@@ -355,17 +359,18 @@ class ErrorInfo(_Data):
 
 
 class Environment(_Data):
-    """The system on which the cell ran. No host or user names."""
+    """The system on which the cell ran. No host or user names. Of a server's cells the client's
+    software alone: of the device nothing is known."""
 
     python: str
     platform: str
     device_name: str
     device: dict[str, Any]
     """Facts of the device: flags or compute capability, memory, driver."""
-    cpu_model: str
-    cores: int
-    memory_bytes: int
-    threads: int
+    cpu_model: str | None
+    cores: int | None
+    memory_bytes: int | None
+    threads: int | None
     libraries: dict[str, str]
     variables: dict[str, str] = Field(default_factory=dict)
     """Environment variables that change results, where they are set."""

@@ -37,18 +37,19 @@ class Serving(_Data):
     scenario: str
     batching: str
     """How requests were put together: ``dynamic`` (what waits when the model is free), ``static``
-    (the same of generated answers, which are decoded in step) or ``continuous`` (they join and
-    leave at any step of the model)."""
+    (the same of generated answers, which are decoded in step), ``continuous`` (they join and leave
+    at any step of the model), or ``server``: as a server that was asked over HTTP likes, of which
+    the fields that are None then say nothing."""
     note: str | None = None
     """Why they were not put together otherwise."""
     batching_fallback: bool = False
     """Whether the workload named no batching and the model can't be served continuously."""
-    max_batch: int
-    max_wait_s: float
+    max_batch: int | None = None
+    max_wait_s: float | None = None
     requests: int
     unfinished: int
     """Those that had no turn before the window's end; they are in the samples, without an end."""
-    batches: int
+    batches: int | None = None
     """Of continuous batching the steps of the model."""
     duration_s: float
     """How long requests came."""
@@ -58,7 +59,7 @@ class Serving(_Data):
     """The last request's end, or when the window was cut, since its start."""
     offered_rate_per_s: float
     achieved_rate_per_s: float
-    utilisation: float
+    utilisation: float | None = None
     """Share of the time from `settle_s` on in which the server was at work. With batches it says
     little of what more it could take: it may always be at work, with small ones."""
     lateness_p99_s: float
@@ -74,7 +75,7 @@ class Serving(_Data):
     little: LittlesLaw
     growth: Growth | None = None
     """None for fewer requests than tell."""
-    full_share: float
+    full_share: float | None = None
     """Share of the second half of `duration_s` in which the server worked on full batches, or had
     `max_batch` requests in progress."""
     saturated: bool

@@ -41,7 +41,8 @@ class Comparisons:
 
     def reference(self, planned: PlannedCell) -> PlannedCell | None:
         """The cell that `planned` is compared with (itself, if it is a reference)."""
-        wanted = reference_of(self.spec, planned.ref)
+        spec, served = self.spec, planned.served is not None
+        wanted = spec.served_reference if served else reference_of(spec, planned.ref)
         for other in self.plan.to_run:
             same = other.ref is planned.ref and other.task is planned.task
             if same and other.cell.runtime == planned.cell.runtime and other.cell.format == wanted:
@@ -61,9 +62,9 @@ class Comparisons:
         if reference is planned:
             if any_batch:
                 asked.append(Ask("noise", {"op": "noise"}))
-            if is_language:
+            if is_language and planned.served is None:
                 asked.append(Ask("kept", {"op": "keep"}))
-        if is_language and (any_batch or reference is not planned):
+        if is_language and planned.served is None and (any_batch or reference is not planned):
             asked += self._compare(reference, is_reference=reference is planned)
         return [ask for ask in asked if not self.folder.has_part(cell_id, ask.part)]
 

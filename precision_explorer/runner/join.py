@@ -50,7 +50,7 @@ def measurements(
     missing stays None."""
     result: dict[str, Any] = {}
     if load:
-        result |= {"load": dict(load["load"]), "memory": dict(load["memory"])}
+        result |= {name: dict(load[name]) for name in ("load", "memory") if load.get(name)}
     if compiled:
         result["load"]["compile_s"] = compiled["compile_s"]
         again = [part.get("recompiles") or 0 for part in (quality, block) if part]
@@ -61,7 +61,7 @@ def measurements(
         names = ("latency", "throughput", "energy", "other_work_share")
         result |= {name: block[name] for name in names}
         result |= {name: block[name] for name in ("serving", "tried", "soak") if block.get(name)}
-    if load and (quality or block):
+    if "memory" in result and (quality or block):
         parts = [p for p in (quality, block) if p]
         memory = result["memory"]
         memory["serving_peak_bytes"] = _peak(*(p.get("peak_bytes") for p in parts))
@@ -251,9 +251,10 @@ def ok_record(
     cautions = _cautions(planned, load, answers["certificate"], parts)
     if _is_resumed(answers):
         # A process that did the timed part alone holds less than one that scored before it.
-        if block is None or block["peak_bytes"] is None:
-            parts["memory"]["serving_peak_bytes"] = None
-        cautions.append(resumed_caution(parts["memory"]["serving_peak_bytes"] is not None))
+        memory = parts.get("memory", {})
+        if memory and (block is None or block["peak_bytes"] is None):
+            memory["serving_peak_bytes"] = None
+        cautions.append(resumed_caution(memory.get("serving_peak_bytes") is not None))
     parts["profile"], above = profile_of(answers.get("profile"), roof)
     return CellRecord(
         cell_id=planned.cell_id,

@@ -11,6 +11,7 @@ from precision_explorer.records import Attempt, Environment, Roof
 from precision_explorer.runner.cell_run import CellRun
 from precision_explorer.runner.join import failed_record, ok_record, skipped_record, utc_now
 from precision_explorer.runner.manager import Event, OnEvent
+from precision_explorer.runner.servers import client_environment
 from precision_explorer.store import RunFolder
 
 # A screen or two: where a traceback stands, at the log's end.
@@ -82,14 +83,20 @@ class Ledger:
         self.tally.skipped += 1
         stored = self.folder.read_record(planned.cell_id)
         if stored is None or stored.skip_reason != planned.skip:
-            self.folder.write_record(skipped_record(planned, self.environment, utc_now()))
+            record = skipped_record(planned, self._environment(planned), utc_now())
+            self.folder.write_record(record)
         self.event("skip", planned, reason=planned.skip)
 
     def measured(self, run: CellRun) -> None:
         """Record what a cell has answered so far, which makes it ok."""
         attempts = self._attempts(run.planned)
         record = ok_record(
-            run.planned, run.answers, self.environment, run.started, attempts, self.roof
+            run.planned,
+            run.answers,
+            self._environment(run.planned),
+            run.started,
+            attempts,
+            self.roof,
         )
         self.folder.write_record(record)
 
@@ -103,11 +110,16 @@ class Ledger:
         answer = answer | {"message": without_paths(answer["message"])}
         attempts, tail = self._attempts(planned), self._log_tail(planned)
         answers, started = (run.answers, run.started) if run else ({}, utc_now())
-        record = failed_record(planned, answer, answers, tail, self.environment, started, attempts)
+        record = failed_record(
+            planned, answer, answers, tail, self._environment(planned), started, attempts
+        )
         self.folder.write_record(record)
         self.folder.set_aside_parts(planned.cell_id)
         self.tally.failed += 1
         self.event("cell", planned, status=record.status, message=answer["message"], reused=False)
+
+    def _environment(self, planned: PlannedCell) -> Environment:
+        return client_environment(self.environment) if planned.served else self.environment
 
     def _attempts(self, planned: PlannedCell) -> list[Attempt]:
         """Earlier tries that were not ok, the last one included."""

@@ -209,7 +209,7 @@ class Executor:
     def _started(self) -> BaseContext:
         """Where processes come from."""
         if self._context is None:
-            self._context = start_context()
+            self._context = start_context(preload=bool(self.spec.local_runtimes))
         return self._context
 
     def _load(self, holder: Holder, planned: PlannedCell, limit_s: float) -> None:
@@ -328,7 +328,9 @@ class Executor:
         # Already now: an interrupt in the profile takes nothing with it that was measured.
         self._ledger.measured(run)
         with run.counted():
-            profile = self._profile(worker, run.request, time.monotonic() + run.left_s)
+            # Into a server nothing looks.
+            left = time.monotonic() + run.left_s
+            profile = None if planned.served else self._profile(worker, run.request, left)
         if profile is not None:
             run.keep("profile", profile)
             self._ledger.measured(run)

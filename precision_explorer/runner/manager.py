@@ -82,13 +82,14 @@ def prepare_environment(threads: int) -> None:
         os.environ[name] = str(threads)
 
 
-def start_context() -> BaseContext:
-    """A fork server with torch and transformers preloaded; spawn where there is none."""
+def start_context(preload: bool = True) -> BaseContext:
+    """A fork server with torch and transformers preloaded, unless nothing is run here; spawn where
+    there is none."""
     methods = multiprocessing.get_all_start_methods()
     if "forkserver" not in methods:
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([PRELOAD])
+    context.set_forkserver_preload([PRELOAD] if preload else [])
     return context
 
 

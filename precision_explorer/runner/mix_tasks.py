@@ -29,7 +29,7 @@ def with_tasks(
     named = list(dict.fromkeys(part.task for part in workload.mix or () if part.task is not None))
     if not named:
         return workload, []
-    compiled = [runtime for runtime in spec.runtime if RUNTIMES[runtime].compiles]
+    compiled = [runtime for runtime in spec.local_runtimes if RUNTIMES[runtime].compiles]
     if compiled:
         raise UsageError(
             f"workload '{workload.name}' mixes tasks, and runtime {compiled[0]} makes its code for "

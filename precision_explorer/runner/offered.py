@@ -163,12 +163,25 @@ def _check_plan(workload: Workload, examples: Sequence[Json], task: str, seed: i
         raise UsageError(f"workload '{workload.name}', {task}: {error}") from error
 
 
+def draws_input(workload: Workload) -> bool:
+    """Whether the workload says how long prompts are."""
+    parts = [part.lengths for part in workload.mix or ()]
+    given = [lengths for lengths in (workload.lengths, *parts) if lengths is not None]
+    if any(lengths.input != Lengths().input for lengths in given):
+        return True
+    return _traces_lengths(workload)
+
+
 def draws_lengths(workload: Workload) -> bool:
     """Whether the workload says how many tokens requests have."""
     parts = [part.lengths for part in workload.mix or ()]
     plain = Lengths()
     drawn = any(lengths not in (None, plain) for lengths in (workload.lengths, *parts))
+    return drawn or _traces_lengths(workload)
+
+
+def _traces_lengths(workload: Workload) -> bool:
     arrivals = workload.arrivals
     if not isinstance(arrivals, TraceArrivals) or not arrivals.use_lengths:
-        return drawn
-    return drawn or arrivals.lengths(1) is not None
+        return False
+    return arrivals.lengths(1) is not None

@@ -7,12 +7,15 @@ from typing import Any
 from precision_explorer.formats.catalog import spec_of
 from precision_explorer.hardware import DeviceFacts
 from precision_explorer.plan import PlannedCell, SweepSpec
+from precision_explorer.plan.served import Served
 
 _BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
 def load_bytes(planned: PlannedCell) -> int:
     """Bytes that the weights take while they are loaded."""
+    if planned.served is not None:
+        return 0  # They are the server's.
     recipe = planned.cell.recipe
     return planned.ref.load_bytes(_BYTES[recipe["compute_dtype"]], recipe.get("widened", False))
 
@@ -22,6 +25,8 @@ def load_request(
 ) -> dict[str, Any]:
     """Load the cell's model in its format. `log`: the file of the worker's output."""
     cell = planned.cell
+    if planned.served is not None:
+        return _endpoint_request(planned, planned.served, log)
     return {
         "op": "load",
         "path": str(planned.ref.path),
@@ -39,6 +44,24 @@ def load_request(
         "trust_remote_code": cell.trust_remote_code,
         "load_bytes": load_bytes(planned),
         "memory_limit": spec.memory_limit if facts.kind == "cpu" else None,
+        "log": log,
+    }
+
+
+def _endpoint_request(planned: PlannedCell, served: Served, log: str) -> dict[str, Any]:
+    """Ask the cell's server. Its address goes to the worker and is written nowhere; the key is in
+    the environment that the worker has as well."""
+    can, tokenizer = served.capabilities, served.tokenizer
+    return {
+        "op": "load",
+        "runtime": planned.cell.runtime,
+        "format": planned.cell.format,
+        "reason": planned.support.reason,
+        "url": served.address.url,
+        "model": served.model,
+        "tokenizer": None if tokenizer is None else str(tokenizer),
+        "capabilities": None if can is None else can.document(),
+        "seed": planned.cell.seed,
         "log": log,
     }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from precision_explorer import __version__
+from precision_explorer.endpoint import ENDPOINT
 from precision_explorer.errors import StoreError, UsageError
 from precision_explorer.hardware import DeviceFacts, device_facts, library_versions
 from precision_explorer.paths import cache_dir
@@ -75,6 +76,8 @@ def roof_of_run(sweep: dict[str, Any], on_event: OnEvent) -> Roof:
     StoreError where this machine is another device, or can't measure them: limits of one device
     say nothing of another.
     """
+    if sweep["device"]["kind"] == ENDPOINT:
+        raise StoreError(f"{sweep['run']} asked servers, whose devices have limits nobody measured")
     facts = DeviceFacts.model_validate(sweep["device"])
     environment = sweep["environment"]
     elsewhere = StoreError(

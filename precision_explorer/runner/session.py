@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from precision_explorer.errors import DoesNotFit, InvalidNumerics
+from precision_explorer.errors import DoesNotFit
 from precision_explorer.formats.apply import apply_format, compute_dtype, set_matmul_precision
 from precision_explorer.formats.catalog import AS_SHIPPED
 from precision_explorer.formats.certificate import certify, wanted_in
@@ -50,9 +50,10 @@ from precision_explorer.runner.comparing import (
 from precision_explorer.runner.compiling import calls, compilation, warm_up
 from precision_explorer.runner.guard import limit_memory
 from precision_explorer.runner.profiling import make_subject, profile_cell
+from precision_explorer.runner.rows import refuse_non_finite, signatures_of, to_arrow
 from precision_explorer.runner.serving import batch_sizes
 from precision_explorer.runner.timed import Subject, timed_part
-from precision_explorer.tasks import KINDS, GenerationRules, scores, signatures, unparsed
+from precision_explorer.tasks import KINDS, scores, unparsed
 from precision_explorer.units import bytes_
 from precision_explorer.workload import Workload
 
@@ -235,7 +236,7 @@ class Session:
         elapsed = time.perf_counter() - start
         peak = self.memory.end()
         card = request["card"]
-        _refuse_non_finite(rows, KINDS[card["kind"]].proof)
+        refuse_non_finite(rows, KINDS[card["kind"]].proof)
         quality = Quality(
             metric=card["metrics"][0],
             scores=_scores(self.adapter, card, rows),
@@ -247,7 +248,7 @@ class Session:
             batch_plan_hash=canonical_hash(self._frozen(batches)),
             cut_examples=sum(bool(row["cut"]) for row in rows),
             unparsed=unparsed(rows),
-            signatures=_signatures(card, rows),
+            signatures=signatures_of(card, rows),
         )
         recompiles = self._graphs(made)
         answer = {"quality": quality.model_dump(), "peak_bytes": peak, "recompiles": recompiles}
@@ -361,7 +362,7 @@ class Session:
     def noise(self, request: dict[str, Any]) -> tuple[dict[str, Any], bytes]:
         """The quality pass again in other batches, of the reference only; see `comparing`."""
         answer, rows = score_again(self, request)
-        _refuse_non_finite(rows, KINDS[request["card"]["kind"]].proof)
+        refuse_non_finite(rows, KINDS[request["card"]["kind"]].proof)
         return answer, to_arrow(rows)
 
     def keep(self, request: dict[str, Any]) -> tuple[dict[str, Any], bytes]:
@@ -391,36 +392,7 @@ class Session:
         return make_adapter(self.model, self.tokenizer, self.device, request)
 
 
-def _signatures(card: dict[str, Any], rows: list[dict[str, Any]]) -> dict[str, str]:
-    if "generation" not in card:
-        return {}
-    rules = GenerationRules.model_validate(card["generation"])
-    return signatures(card["metrics"], [row["references"] for row in rows], rules)
-
-
 def _scores(adapter: Adapter, card: dict[str, Any], rows: list[dict[str, Any]]) -> dict[str, float]:
     """The card's metrics; the adapter's own where its task has an idea of its own of them."""
     own = getattr(adapter, "own_scores", None)
     return own() if own is not None else scores(card["kind"], card["metrics"], rows)
-
-
-def _refuse_non_finite(rows: list[dict[str, Any]], proof: str) -> None:
-    """NaN and infinity never become a score: argmax of NaNs would be the first answer's share."""
-    bad = sum(row[proof] is None for row in rows)
-    if bad:
-        raise InvalidNumerics(
-            f"{bad} of {len(rows)} examples gave NaN or infinity; the format's range is too small "
-            "for this model or its weights are damaged: use a wider format"
-        )
-
-
-def to_arrow(rows: list[dict[str, Any]]) -> bytes:
-    """`rows` as an Arrow stream."""
-    import pyarrow as pa
-
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    table = pa.table({name: [row.get(name) for row in rows] for name in names})
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, table.schema) as writer:
-        writer.write_table(table)
-    return sink.getvalue().to_pybytes()

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from precision_explorer.endpoint import ENDPOINT
 from precision_explorer.errors import UsageError
 from precision_explorer.formats import AS_SHIPPED, Support
 from precision_explorer.formats.catalog import CATALOG, spec_of
@@ -23,6 +24,7 @@ from precision_explorer.models import ModelRef, check_inputs, has_head, resolve
 from precision_explorer.models.shipped import check_library
 from precision_explorer.paths import expand_user
 from precision_explorer.plan import Plan, SweepSpec, expand
+from precision_explorer.plan.endpoints import check_asked, endpoint_cells
 from precision_explorer.plan.expand import reference_of
 from precision_explorer.plan.spec import READER_FIELDS
 from precision_explorer.records import Environment, Roof, metric_info
@@ -38,10 +40,11 @@ from precision_explorer.runner.mixed import (
     read_recipes,
     with_mixed,
 )
-from precision_explorer.runner.offered import Load, check_served, trace_path
+from precision_explorer.runner.offered import Load, check_served, draws_input, trace_path
 from precision_explorer.runner.probe import probe, probe_compiled
 from precision_explorer.runner.roof import device_roof, roof_key
 from precision_explorer.runner.scoring import cells_to_score, score_cells
+from precision_explorer.runner.servers import ask_servers, client_environment
 from precision_explorer.store import RunFolder
 from precision_explorer.tasks import (
     HarnessCard,
@@ -111,7 +114,8 @@ def prepare_sweep(
     # Cards that are named are read before models, which may have to be fetched.
     tasks = [task for name in spec.task for task in _prepare_tasks(spec, name, on_event)]
     check_allowed((m for task in tasks for m in task.external), spec.allow_metric)
-    refs = [resolve(m, spec.revision, spec.trust_remote_code) for m in spec.model]
+    local = spec.model if spec.local_runtimes else ()
+    refs = [resolve(m, spec.revision, spec.trust_remote_code) for m in local]
     facts = device_facts(device)
     for ref in refs:
         check_inputs(ref)
@@ -120,7 +124,9 @@ def prepare_sweep(
     check_revisions(recipes, refs)
     tasks = tasks or [_prepare_task(spec, default_task(refs))]
     load = Load(trace_path(workload), mixed_examples(others, tasks))
-    check_served(workload, tasks, spec.runtime, spec.seed, load.mixed)
+    if spec.endpoints:
+        check_asked(tasks, workload)
+    check_served(workload, tasks, spec.local_runtimes, spec.seed, load.mixed)
     threads = spec.threads or facts.cores
     workload, background = prepare_background(workload, spec, facts, threads)
     versions = library_versions()
@@ -138,7 +144,7 @@ def prepare_sweep(
         supports = probe(facts, tried, versions, threads, on_event)
         kind, trusted = tasks[0].card.kind, spec.trust_remote_code
         check_against(recipes, plain, kind, facts, threads, trusted, on_event)
-        for runtime in spec.runtime:
+        for runtime in spec.local_runtimes:
             found = probe_compiled(facts, tried, versions, threads, on_event, runtime, compiling)
             compiled[runtime] = found | with_mixed(recipes, supports | found)
         supports = with_mixed(recipes, supports)
@@ -151,6 +157,13 @@ def prepare_sweep(
         )
     plan = expand(*inputs, budgets)
     environment = make_environment(facts, threads, versions)
+    servers = ask_servers(spec, on_event)
+    if servers:
+        known = versions | library_versions(("aiohttp",))
+        cells = endpoint_cells(spec, servers, tasks, workload, known, draws_input(workload))
+        plan = Plan((*plan.cells, *cells))
+    if not refs:
+        refs, environment = [ref for ref, _ in servers], client_environment(environment)
     return Prepared(
         spec, refs, tasks, workload, facts, supports, environment, plan, budgets, load, background
     )
@@ -183,7 +196,7 @@ def _prepare_tasks(spec: SweepSpec, name: str, on_event: OnEvent) -> list[Prepar
         raise UsageError(f"--calibration: {name} takes no calibration texts; leave one of them out")
     on_event(Event("note", {"text": f"asking lm-evaluation-harness for {name}"}))
     tasks = prepare_harness(name, spec.limit, spec.seed, spec.trust_remote_code)
-    compiles = [runtime for runtime in spec.runtime if RUNTIMES[runtime].compiles]
+    compiles = [runtime for runtime in spec.local_runtimes if RUNTIMES[runtime].compiles]
     for task in tasks:
         if compiles and isinstance(task.card, HarnessCard) and task.card.decodes:
             raise UsageError(
@@ -256,7 +269,8 @@ def _folder(
     asked = "+".join(safe_name(task.card.name) for task in tasks)
     # Cut before the hash, which keeps apart what the words no longer do.
     words = f"{models}-{asked}"[:100].rstrip("-+")
-    name = f"{words}-{safe_name(facts.device)}-{spec.measuring_hash()}"
+    device = safe_name(facts.device if spec.local_runtimes else ENDPOINT)
+    name = f"{words}-{device}-{spec.measuring_hash()}"
     return RunFolder(Path("results") / name)
 
 
@@ -284,8 +298,14 @@ def sweep_document(prepared: Prepared, run: str) -> dict[str, Any]:
     if len(references) == 1:
         # Where all models come quantized; beside others, their rows have no reference.
         spec["reference"] = references.pop()
+    if prepared.spec.served_reference is not None:
+        spec["reference"] = prepared.spec.served_reference
+    # Addresses name machines.
+    asked = [ENDPOINT] if prepared.spec.endpoints else []
+    spec["runtime"] = [*prepared.spec.local_runtimes, *asked]
     # A recipe's file is known by its label alone.
-    spec["formats"] = [row_id(name) for name in prepared.spec.formats]
+    here = prepared.spec.formats if prepared.spec.local_runtimes else ()
+    spec["formats"] = [*map(row_id, here), *(a.format for a in prepared.spec.endpoints)]
     return {
         "schema_version": 1,
         "run": run,
@@ -299,14 +319,27 @@ def sweep_document(prepared: Prepared, run: str) -> dict[str, Any]:
                 "revision": ref.identity.revision,
                 "cautions": [c.model_dump() for c in ref.cautions],
             }
-            for ref in prepared.refs
+            for ref in _all_refs(prepared)
         ],
         "tasks": [_task_context(task) for task in prepared.tasks],
         **_groups(prepared.tasks),
         "environment": prepared.environment.model_dump(mode="json"),
-        "device": prepared.facts.model_dump(mode="json"),
+        "device": _device(prepared),
         "methods": {c.cell.method_id: c.cell.method() for c in prepared.plan.cells},
     }
+
+
+def _all_refs(prepared: Prepared) -> list[ModelRef]:
+    """Those run here, then those of servers."""
+    known = {ref.identity.revision: ref for ref in prepared.refs}
+    known |= {c.ref.identity.revision: c.ref for c in prepared.plan.cells if c.served}
+    return list(known.values())
+
+
+def _device(prepared: Prepared) -> dict[str, Any]:
+    if prepared.spec.local_runtimes:
+        return prepared.facts.model_dump(mode="json")
+    return {"kind": ENDPOINT, "device": ENDPOINT, "name": ENDPOINT}
 
 
 def _task_context(task: PreparedTask) -> dict[str, Any]:
@@ -369,6 +402,9 @@ def _roof(folder: RunFolder, prepared: Prepared, on_event: OnEvent) -> Roof | No
     """The roofs that this sweep's profiles are held against, stored in the folder. Measured before
     the cells, and only where there is a cell to measure."""
     environment = prepared.environment
+    if not prepared.spec.local_runtimes:
+        return None
+    assert environment.threads is not None
     key = roof_key(prepared.facts, environment.libraries, environment.threads)
     stored = folder.read_roof()
     if stored is not None and stored.key == key:

@@ -40,6 +40,7 @@ def main(connection: Connection) -> None:
             return
         operation = request["op"]
         if operation == "close":
+            getattr(session, "close", lambda: None)()
             return
         redirect_output(request["log"])
         began = time.monotonic()
@@ -49,9 +50,7 @@ def main(connection: Connection) -> None:
             elif operation == "job":
                 answer, arrow = _job(request, _progress(connection))
             elif operation == "load":
-                from precision_explorer.runner.session import Session
-
-                session = Session(request, _progress(connection))
+                session = _session(request, _progress(connection))
                 answer, arrow = session.load_answer, b""
             elif operation == "neighbour":
                 from precision_explorer.runner.neighbour import Neighbour
@@ -69,6 +68,17 @@ def main(connection: Connection) -> None:
             return
         header = {"type": "answer", "op": operation, "answer": answer}
         reply(connection, header | {"seconds": time.monotonic() - began}, arrow)
+
+
+def _session(request: dict[str, Any], progress: Any) -> Any:
+    """What answers further requests: a model that is loaded, or a server that is asked."""
+    if request["runtime"] == "endpoint":
+        from precision_explorer.runner.endpoint_session import EndpointSession
+
+        return EndpointSession(request, progress)
+    from precision_explorer.runner.session import Session
+
+    return Session(request, progress)
 
 
 def _progress(connection: Connection) -> Any:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from precision_explorer.records import Caution
+from precision_explorer.endpoint import ENDPOINT
+from precision_explorer.records import Caution, Cell
 from precision_explorer.stats import Divergence, NoiseFloor, divergence, holm, is_different
 from precision_explorer.table.computed import Computed, computed_floor, paired_computed
 from precision_explorer.table.data import ROW_KEY, Comparison
@@ -26,12 +28,13 @@ if TYPE_CHECKING:
     from precision_explorer.table.build import Entry
 
 
-def against_reference(group: list[Entry]) -> None:
-    """Fill the paired columns of `group`, whose rows may be compared and are all ok."""
+def against_reference(group: list[Entry], lent: Sequence[Entry] = ()) -> None:
+    """Fill the paired columns of `group`, whose rows may be compared and are all ok. `lent`:
+    references of a server's rows, where none of the group is one (`lent_references`)."""
     references = [e for e in group if is_reference(e) and e.quality]
-    repeats = {id(r): _scored_again(r) for r in references}
+    repeats = {id(r): _scored_again(r) for r in [*references, *lent]}
     for entry in group:
-        base = reference_of(entry, references)
+        base = reference_of(entry, references) or _lent(entry, lent)
         if base is None or entry.quality is None:
             continue
         noise = _noise_floor(entry, base, repeats[id(base)])
@@ -147,8 +150,8 @@ def _same_batches(entry: Entry, base: Entry) -> bool:
     """Of scores in looks, whether the looks that both had were of the same batches; taken for
     granted in records that don't say."""
     own, reference = entry.record.measurements.quality, base.record.measurements.quality
-    if own is None or reference is None:
-        return True
+    if own is None or reference is None or entry.record.cell.runtime == ENDPOINT:
+        return True  # How a server puts requests together is part of what is compared.
     if is_sequential(entry.record.cell):
         looks = zip(own.look_batch_plans or (), reference.look_batch_plans or (), strict=False)
         return all(one == other for one, other in looks)
@@ -168,6 +171,26 @@ def reference_of(entry: Entry, references: list[Entry]) -> Entry | None:
     own = [r for r in fit if r.folder is entry.folder]
     same = [r for r in fit if r.record.cell.task.item_ids_hash == cell.task.item_ids_hash]
     return next(iter([*own, *same]), None)
+
+
+def _lent(entry: Entry, lent: Sequence[Entry]) -> Entry | None:
+    """The model that was run here on the same examples: of a server's row, whose device and times
+    are others, its answers are compared all the same."""
+    cell = entry.record.cell
+    if cell.runtime != ENDPOINT:
+        return None
+    return next((r for r in lent if _asked_alike(r.record.cell, cell)), None)
+
+
+def _asked_alike(one: Cell, other: Cell) -> bool:
+    return one.model.name == other.model.name and one.task == other.task
+
+
+def lent_references(entries: Sequence[Entry]) -> list[Entry]:
+    """References whose answers those of servers can be held against: of the eager runtime first."""
+    found = [e for e in entries if is_reference(e) and e.record.cell.runtime != ENDPOINT]
+    found = [e for e in found if e.record.status == "ok" and e.quality is not None]
+    return sorted(found, key=lambda e: e.record.cell.runtime != "eager")
 
 
 def _scored_again(reference: Entry) -> Quality | None:
@@ -193,7 +216,10 @@ def _next_tokens(group: list[Entry]) -> None:
     references = [e for e in group if is_reference(e)]
     for entry in group:
         base = reference_of(entry, references)
-        if base is not None and KINDS[entry.record.cell.task.kind].head == "causal-lm":
+        cell = entry.record.cell
+        # A server tells of no distributions.
+        told = cell.runtime != ENDPOINT and KINDS[cell.task.kind].head == "causal-lm"
+        if base is not None and told:
             _divergence(entry, base)
 
 

@@ -24,6 +24,7 @@ from precision_explorer.store import RunFolder, read_run
 from precision_explorer.table.against import (
     against_reference,
     comparisons,
+    lent_references,
     over_tasks,
 )
 from precision_explorer.table.aggregates import aggregates
@@ -280,9 +281,10 @@ def _across_rows(entries: list[Entry]) -> dict[str, str]:
         groups[cell.model.name, cell.task.name, cell.device_name, method].append(entry)
     words: dict[str, str] = {}
     fronts: list[Front] = []
+    lent = lent_references(entries)
     for key, group in groups.items():
         ok = [e for e in group if e.record.status == "ok"]
-        against_reference(ok)
+        against_reference(ok, lent)
         for entry in ok:
             economics_columns(entry)
         sample(ok, group[0].record.cell.seed)

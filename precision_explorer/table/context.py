@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from precision_explorer.endpoint import ENDPOINT
 from precision_explorer.records import metric_info
 from precision_explorer.store import RunFolder
 from precision_explorer.table.caveats import caveats
@@ -28,7 +29,7 @@ def make_context(runs: list[Run], entries: list[Entry], objectives: dict[str, st
         run=", ".join(sweep["run"] for sweep in sweeps),
         models=_unique(_model(m) for sweep in sweeps for m in sweep["models"]),
         tasks=_unique(_task(t, entries) for sweep in sweeps for t in sweep["tasks"]),
-        devices=_unique(_device(sweep["environment"]) for sweep in sweeps),
+        devices=_unique([*(_device(s["environment"]) for s in sweeps), *_servers(entries)]),
         stack={
             name: version
             for sweep in sweeps
@@ -85,7 +86,16 @@ def _direction(document: dict[str, Any], entries: list[Entry], metric: str) -> b
     return next((d for d in [document.get("higher_is_better"), *found] if d is not None), None)
 
 
+_SERVER = "endpoint: a server that was asked over HTTP, of whose device nothing is known"
+
+
+def _servers(entries: list[Entry]) -> list[str]:
+    return [_SERVER for e in entries if e.record.cell.runtime == ENDPOINT][:1]
+
+
 def _device(environment: dict[str, Any]) -> str:
+    if environment["device"].get("kind") == ENDPOINT:
+        return _SERVER
     flags = ", ".join(environment["device"].get("cpu_flags") or ())
     extra = f"; {flags}" if flags else ""
     name, cpu = environment["device_name"], environment["cpu_model"]
@@ -99,11 +109,13 @@ def _device(environment: dict[str, Any]) -> str:
 def _how(method: dict[str, Any]) -> list[str]:
     """One method document in sentences."""
     work, batch = method["workload"], method["batch_plan"]
-    paired = "Tango, exact McNemar; else paired bootstrap"
+    paired, order = "Tango, exact McNemar; else paired bootstrap", _order(work.get("rounds", 1))
     which = "every example once"
     if RULE in method["rules"]:
         which = "the examples in one order until the format's verdict is clear, each once"
         paired = "by sequences that hold at every look: betting, else asymptotic"
+    if "at_once" in batch:
+        return [_asked(which, batch["at_once"], paired), latency_words(work), _OF_SERVERS, *order]
     shared = ", prefixes that rows share computed once" if "call_tokens" in batch else ""
     return [
         f"Quality: {which}, batches of at most {batch['max_items']} rows and "
@@ -112,7 +124,7 @@ def _how(method: dict[str, Any]) -> list[str]:
         latency_words(work),
         "Throughput: offline (all requests at hand), the best of the batch sizes tried. "
         "Peak memory: while serving, above the process's own memory before the load.",
-        *_order(work.get("rounds", 1)),
+        *order,
         *_beside(background_names(work)),
     ]
 
@@ -125,6 +137,20 @@ def _beside(background: str | None) -> list[str]:
         f"{background}, in processes of their own that were pinned to no core: the same requests, "
         "where they come by their own clock at the same moments. All other figures are those alone."
     ]
+
+
+_OF_SERVERS = (
+    "Throughput: offline (all requests at hand), the best of the numbers of requests that were "
+    "sent at once. Times are a client's, over HTTP; the server's memory is not seen."
+)
+
+
+def _asked(which: str, at_once: int, paired: str) -> str:
+    return (
+        f"Quality, by endpoints: {which}, each by itself, {at_once} under way together, greedy; "
+        "95 % intervals (Wilson for 0/1 scores, else bootstrap), paired differences to the "
+        f"reference ({paired})."
+    )
 
 
 def _order(rounds: int) -> list[str]:

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from precision_explorer.table.build import Entry
 
 Columns = dict[str, list[Any]]
+# Windows of requests that came by the plan.
+_SERVED = ("settle", "measure")
 
 
 def load_columns(windows: Sequence[Serving]) -> dict[str, Any]:
@@ -29,11 +31,13 @@ def load_columns(windows: Sequence[Serving]) -> dict[str, Any]:
     asked = sum(w.duration_s - w.settle_s for w in windows)
     taken = [max(w.ended_s, w.duration_s) - w.settle_s for w in windows]
     done = sum(w.achieved_rate_per_s * s for w, s in zip(windows, taken, strict=True))
-    busy = sum(w.utilisation * s for w, s in zip(windows, taken, strict=True))
+    pairs = zip(windows, taken, strict=True)
+    busy = [w.utilisation * s for w, s in pairs if w.utilisation is not None]
+    over_s = sum(taken) if len(busy) == len(windows) else 0.0
     return {
         "offered_rate_per_s": sum(w.requests for w in windows) / asked if asked else None,
         "achieved_rate_per_s": done / sum(taken) if sum(taken) else None,
-        "utilisation": busy / sum(taken) if sum(taken) else None,
+        "utilisation": sum(busy) / over_s if over_s else None,
         "lateness_p99_s": max(w.lateness_p99_s for w in windows),
         "batching": ", ".join(dict.fromkeys(w.batching for w in windows)),
     }
@@ -52,7 +56,8 @@ def served_columns(entry: Entry, windows: Sequence[Serving]) -> None:
     kept = _counted(rows)
     made = rows.get("output_tokens") or []
     # Those of all requests that the meter's window held.
-    entry.output_tokens = [t for t, b in zip(made, rows["batch"], strict=False) if b is not None]
+    places = zip(made, rows["window"], rows["latency_s"], strict=False)
+    entry.output_tokens = [t for t, w, s in places if w in _SERVED and s is not None]
     row = entry.row
     row.update(load_columns(windows) | {"cold_first_s": windows[0].cold_first_s})
     rounds = len({window.round.round for window in windows if window.round})
@@ -66,12 +71,14 @@ def served_columns(entry: Entry, windows: Sequence[Serving]) -> None:
     values = np.array([rows["latency_s"][i] for i in kept])
     numbers = rows.get("round") or [0] * len(rows["window"])
     fill_rounds(entry, values, [numbers[i] for i in kept], rounds)
-    services = np.array([rows["service_s"][i] for i in kept])
-    entry.services = by_round(services, [numbers[i] for i in kept])
     row.update(tail_columns(values))
     row["steady"] = assess(values, False).label
-    row["queue_p50_s"] = float(np.median([rows["queue_s"][i] for i in kept]))
-    row["service_p50_s"] = float(np.median(services))
+    if "service_s" in rows:
+        # A server's own queue is not seen from outside.
+        services = np.array([rows["service_s"][i] for i in kept])
+        entry.services = by_round(services, [numbers[i] for i in kept])
+        row["queue_p50_s"] = float(np.median([rows["queue_s"][i] for i in kept]))
+        row["service_p50_s"] = float(np.median(services))
     if windows[0].generates:
         row.update(token_columns(rows, kept))
     if len(windows) == 1:

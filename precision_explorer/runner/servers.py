@@ -1,0 +1,62 @@
+"""The servers of a sweep, asked what they can before anything is planned. No torch."""
+
+from __future__ import annotations
+
+import platform
+from typing import TYPE_CHECKING, Any
+
+from precision_explorer.endpoint import ENDPOINT, Address
+from precision_explorer.errors import EndpointError
+from precision_explorer.hardware import library_versions
+from precision_explorer.models import ModelRef
+from precision_explorer.models.reference import tokenizer_folder
+from precision_explorer.plan import SweepSpec
+from precision_explorer.plan.endpoints import served_ref
+from precision_explorer.plan.served import Served
+from precision_explorer.records import Environment
+from precision_explorer.runner.manager import Event, OnEvent
+
+if TYPE_CHECKING:
+    from precision_explorer.endpoint.capabilities import Capabilities
+
+# What asks and scores; the server's own software it tells of itself, or not.
+_CLIENT = ("aiohttp", "transformers", "tokenizers", "numpy", "scipy", "precision-explorer")
+
+Servers = list[tuple[ModelRef, list[Served]]]
+
+
+def ask_servers(spec: SweepSpec, on_event: OnEvent) -> Servers:
+    """What each server makes of each model. One that does not answer takes part without: its cells
+    are tried, and fail with the reason where it still does not."""
+    found: Servers = []
+    for name in spec.model if spec.endpoints else ():
+        folder = tokenizer_folder(name)
+        asked = []
+        for address in spec.endpoints:
+            model, can = address.model or name, None
+            try:
+                can = _ask(address, model)
+            except EndpointError as error:
+                on_event(Event("note", {"text": f"{address.format}: {error}"}))
+            asked.append(Served(address, model, folder, can))
+        found.append((served_ref(name), asked))
+    return found
+
+
+def _ask(address: Address, model: str) -> Capabilities:
+    # Here, as most sweeps ask no server.
+    from precision_explorer.endpoint.capabilities import ask_capabilities
+    from precision_explorer.endpoint.client import Client, Limits, api_key
+
+    # One that takes longer is asked again when its turn comes.
+    soon = Limits(connect_s=5.0, silence_s=30.0, whole_s=60.0, tries=2)
+    with Client(address.url, api_key(), soon) as client:
+        return ask_capabilities(client, model)
+
+
+def client_environment(environment: Environment) -> Environment:
+    """The environment of a server's cells: this machine is only its client."""
+    nothing = dict.fromkeys(("cpu_model", "cores", "memory_bytes", "threads"))
+    own: dict[str, Any] = {"device_name": ENDPOINT, "device": {"kind": ENDPOINT}, "variables": {}}
+    own["platform"] = f"client: {platform.system()} {platform.machine()}"
+    return environment.model_copy(update=nothing | own | {"libraries": library_versions(_CLIENT)})
