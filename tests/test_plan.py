@@ -20,7 +20,7 @@ from precision_explorer.hardware import DeviceFacts
 from precision_explorer.models import ModelRef
 from precision_explorer.plan import Plan, SweepSpec, expand, load_spec
 from precision_explorer.plan.batches import batch_plan
-from precision_explorer.plan.expand import relevant_libraries
+from precision_explorer.plan.expand import measuring_rules, relevant_libraries
 from precision_explorer.plan.spec import READER_FIELDS, make_spec
 from precision_explorer.records import Caution, ModelIdentity, TaskIdentity
 from precision_explorer.tasks import Calibration, PreparedTask, TaskCard
@@ -635,3 +635,18 @@ def test_a_model_without_the_head_is_refused_before_anything_runs():
 def test_labels_that_the_model_lacks_are_refused_before_anything_runs():
     with pytest.raises(TaskError, match="neutral"):
         planned(tasks=[task(labels=("positive", "neutral"))])
+
+
+def test_answers_that_may_be_batched_continuously_are_another_method():
+    one = {"scenario": "server", "arrivals": {"kind": "poisson", "rate_per_s": 1}}
+    spec = make_spec({})
+    for more, kind, known in (
+        ({}, "generation", True),
+        ({}, "text-classification", False),
+        ({"max_batch": 1}, "generation", False),
+        ({"max_wait_s": 0.1}, "generation", False),
+        ({"batching": "static"}, "generation", False),
+    ):
+        rules = measuring_rules(spec, Workload.model_validate(one | more), kind)
+        assert ("batching" in rules) is known
+    assert "batching" not in measuring_rules(spec, Workload(), "generation")

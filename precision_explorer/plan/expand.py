@@ -261,10 +261,19 @@ def _tools(
     return compiler(facts.kind, versions) if RUNTIMES[runtime].compiles else ({}, None)
 
 
-def _rules(spec: SweepSpec, workload: Workload) -> dict[str, Any]:
+def measuring_rules(spec: SweepSpec, workload: Workload, kind: str) -> dict[str, Any]:
+    """What a cell of this kind of task is measured by, beside its workload."""
     latency = _LATENCY.get(workload.scenario, RULES["latency"])
     decided = {"until_decided": UNTIL_DECIDED} if spec.until_decided else {}
-    return RULES | {"latency": latency} | decided
+    return RULES | {"latency": latency} | decided | _batching(workload, KINDS[kind].generates)
+
+
+def _batching(workload: Workload, generates: bool) -> dict[str, str]:
+    """How answers are batched where nobody said: from before there were continuous batches no row
+    has this rule, and none may be compared with one that has."""
+    open_ = workload.batching is None and workload.max_batch > 1 and not workload.max_wait_s
+    served = workload.scenario == "server" and generates
+    return {"batching": "continuous where the model can be"} if served and open_ else {}
 
 
 def _cell(
@@ -294,7 +303,7 @@ def _cell(
         workload=workload.rules(),
         batch_plan=batch,
         batch_sizes=spec.batch_size,
-        rules=_rules(spec, workload),
+        rules=measuring_rules(spec, workload, task.card.kind),
         seed=spec.seed,
         trust_remote_code=spec.trust_remote_code,
         libraries=relevant_libraries(support.format, support.recipe, versions)
