@@ -270,7 +270,7 @@ def run(tmp_path, quick_workload, monkeypatch):
         }
 
     monkeypatch.setattr(sweep, "probe", answer)
-    monkeypatch.setattr(local, "start_context", lambda: None)
+    monkeypatch.setattr(local, "start_context", lambda **more: None)
     monkeypatch.setattr(local, "WorkerHandle", Fake)
     monkeypatch.setattr(Fake, "trouble", staticmethod(lambda worker, op, number: None))
 
