@@ -311,17 +311,24 @@ def batches(of):
     return [*rows, unserved | {"service_s": None, "batch_size": None, "queue_s": None}]
 
 
-def served_times(path, rows, windows, workload=None):
+def served_capacity(path, rows, windows):
+    return capacity_of(served_run(path, rows, windows), demand(10.0))
+
+
+def served_times(path, rows, windows, workload=None, tried=None):
     from precision_explorer.store import read_run
 
+    folder, sweep = read_run(served_run(path, rows, windows, workload, tried))
+    return service_times(folder, folder.read_record(sweep["plan"]["cells"][0]["cell_id"]))
+
+
+def served_run(path, rows, windows, workload=None, tried=None):
     record, samples = ok(
         "fp32", classified(REF_WRONG), rows, {"workload": SERVER | (workload or {})}
     )
     document = record.model_dump()
-    document["measurements"] |= {"latency": None, "serving": windows}
-    cell = (type(record).model_validate(document), samples)
-    folder, sweep = read_run(make_run(path, [cell]))
-    return service_times(folder, folder.read_record(sweep["plan"]["cells"][0]["cell_id"]))
+    document["measurements"] |= {"latency": None, "serving": windows, "tried": tried}
+    return make_run(path, [(type(record).model_validate(document), samples)])
 
 
 def in_round(number, **changes):
@@ -349,6 +356,26 @@ def test_service_times_of_a_server_are_its_own_batches(tmp_path):
     late = served_times(tmp_path / "b", rows, [in_round(0, refused="late"), in_round(1)])
     assert (late.count(1), late.mean_s(1)) == (10, pytest.approx(0.011))
     assert late.count(3) == 6
+
+
+def test_batches_of_a_search_are_those_of_all_its_windows_that_kept_time(tmp_path):
+    own = [(0, k, 1, 0.01) for k in range(8)]
+    rows = [row | {"point": 0, "attempt": 0} for row in batches(own)]
+    rows += [row | {"point": 0, "attempt": 1} for row in batches(own)]
+    rows += [row | {"point": 1, "attempt": 0} for row in batches(own)]
+    tried = [
+        {"rung": 0, "rate_per_s": 4.0, "windows": [window(), window()]},
+        {"rung": 1, "rate_per_s": 5.0, "windows": [window(refused="late")]},
+    ]
+    found = served_times(tmp_path, rows, [window()], tried=tried)
+    assert found.count(1) == 16
+
+
+@pytest.mark.parametrize("batching", ["continuous", "server"])
+def test_what_serves_no_whole_batches_is_left_out_with_the_reason(tmp_path, batching):
+    rows = batches([(0, k, 1, 0.01) for k in range(9)])
+    with pytest.raises(StoreError, match=r"can't be simulated|what is simulated"):
+        served_capacity(tmp_path, rows, [window(batching=batching)])
 
 
 def test_offline_batches_say_nothing_of_lengths_that_were_drawn(tmp_path):

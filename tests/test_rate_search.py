@@ -398,6 +398,7 @@ def test_a_search_has_rules_of_its_own_and_they_are_part_of_the_method():
         ({"tails": "p99"}, "leave tails out"),
         ({"rounds": 3}, "leave rounds out"),
         ({"load_of": "own"}, "leave load_of out"),
+        ({"background": ["copy"]}, "leave background out"),
     ],
 )  # fmt: skip
 def test_what_a_search_does_not_go_with_is_refused(changes, words):

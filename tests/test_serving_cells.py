@@ -28,6 +28,7 @@ from precision_explorer.runner.closed_loop import closed_loop
 from precision_explorer.runner.offered import Load, check_served, offered
 from precision_explorer.runner.served_cautions import served_cautions
 from precision_explorer.runner.serving import Server, batch_sizes
+from precision_explorer.runner.session import Session
 from precision_explorer.stats import tail
 from precision_explorer.store import read_run
 from precision_explorer.table.scenario_words import latency_words
@@ -512,6 +513,7 @@ def test_a_load_of_its_own_names_the_reference_that_came_later():
 
 
 def test_a_load_is_told_in_words():
+    rules = workload().rules()
     words = latency_words(
         workload(arrivals={"kind": "gamma", "load": 0.7, "burstiness": 0.25}).rules()
     )
@@ -521,6 +523,8 @@ def test_a_load_is_told_in_words():
     assert "rounds" not in latency_words(workload().rules())
     three = latency_words(workload(rounds=3, duration_seconds=12, tails="p99").rules())
     assert "requests come for 4.00 s in each of 3 rounds, or longer until p99 can be shown" in three
+    assert "queued and batched as the server likes" in latency_words(rules, "endpoint")
+    assert "4 in progress, joining at any step where" in latency_words(rules, "any")
     assert "single-stream" in latency_words(Workload().rules())
     assert "queries of 8" in latency_words(Workload(scenario="multi-stream").rules())
     assert "none" in latency_words(Workload(scenario="offline").rules())
@@ -569,3 +573,19 @@ def test_a_sweep_offers_two_formats_the_same_requests(tmp_path):
     assert first
     assert first != second
     assert "requests come by their own clock" in (folder / "tradeoffs.md").read_text()
+
+
+def test_an_adapter_that_another_task_left_is_made_anew(monkeypatch):
+    made = []
+
+    def make(self: Session, request: dict[str, Any]) -> Any:
+        made.append(request["examples"])
+        return SimpleNamespace(of=request["examples"])
+
+    monkeypatch.setattr(Session, "_adapter", make)
+    session = object.__new__(Session)
+    session.adapter, session._asked = None, None
+    one, other = ({"card": {"kind": "k"}, "examples": [{"id": "0", "text": t}]} for t in "ab")
+    assert session._adapter_of(one) is session._adapter_of(dict(one))
+    assert session._adapter_of(other).of == other["examples"]
+    assert len(made) == 2

@@ -77,7 +77,11 @@ def same_load(load: Json, alone: Json) -> Json:
         return load
     rules = {name: value for name, value in load["workload"].items() if name != "tails"}
     rules["duration_seconds"] = serving["duration_s"] * rules.get("rounds", 1)
-    return load | {"workload": rules}
+    found = load | {"workload": rules}
+    if serving.get("capacity_per_s") is not None:
+        # What a later run of the sweep knows of the reference makes no other rate.
+        found |= dict.fromkeys(("capacity_per_s", "own_capacity_per_s"), serving["capacity_per_s"])
+    return found
 
 
 def _pace(alone: Pace, beside: Pace) -> Json:

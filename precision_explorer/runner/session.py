@@ -93,6 +93,8 @@ class Session:
         self.load_answer = self._load(import_s)
         self.compiled: CompiledModel | None = None
         self.adapter: Adapter | None = None
+        self._asked: Any = None
+        """The task and examples that `adapter` is of."""
         self.heard = HeardPasses()
 
     def _memory(self) -> PeakMemory | CudaPeakMemory:
@@ -178,7 +180,7 @@ class Session:
 
     def compile(self, request: dict[str, Any]) -> tuple[dict[str, Any], bytes]:
         """Compile the model for every shape of the task, before anything is scored or timed."""
-        adapter = self.adapter = self._adapter(request)
+        adapter = self._made(request)
         count = len(request["examples"])
         model = self.compiled = CompiledModel(
             self.model,
@@ -222,24 +224,24 @@ class Session:
 
     def quality(self, request: dict[str, Any]) -> tuple[dict[str, Any], bytes]:
         """Score every example in the frozen batch plan; rows come as Arrow."""
-        self.adapter = self._adapter(request)
+        adapter = self._made(request)
         made = self._graphs()
         self.memory.begin()
         start = time.perf_counter()
         with torch.inference_mode():
-            items = self.adapter.items()
+            items = adapter.items()
             batches = self._batches(request, items)
             with self.heard.hear(self, items, "quality", bool(request.get("part"))):
                 answers = self._score(items, batches)
         self._release()
-        rows = self.adapter.rows(items, answers)
+        rows = adapter.rows(items, answers)
         elapsed = time.perf_counter() - start
         peak = self.memory.end()
         card = request["card"]
         refuse_non_finite(rows, KINDS[card["kind"]].proof)
         quality = Quality(
             metric=card["metrics"][0],
-            scores=_scores(self.adapter, card, rows),
+            scores=_scores(adapter, card, rows),
             higher_is_better=card.get("higher_is_better"),
             seconds=elapsed,
             examples=len(rows),
@@ -294,7 +296,7 @@ class Session:
         """One round of the latency of the workload's scenario with its energy, and of offline
         throughput. `first`: whether this process has not served the cell before. `beside`: the
         processes of a background at work, where there is one; its windows are not watched."""
-        adapter = self.adapter = self.adapter or self._adapter(request)
+        adapter = self._adapter_of(request)
         if request.get("mixed"):
             # Of the task alone are what is scored and what is certified.
             request = request | {"examples": [*request["examples"], *request["mixed"]]}
@@ -322,7 +324,7 @@ class Session:
 
     def certificate(self, request: dict[str, Any]) -> tuple[dict[str, Any], bytes]:
         """What multiplied in one request and one batch, and what the row may be called for it."""
-        adapter = self.adapter = self.adapter or self._adapter(request)
+        adapter = self._adapter_of(request)
         format_id = self.request["format"]
         recipe = self.request["recipe"]
         spec = spec_in(format_id, recipe)
@@ -376,7 +378,7 @@ class Session:
 
     def profile(self, request: dict[str, Any]) -> tuple[dict[str, Any], bytes]:
         """How long passes take at declared shapes and where their time goes; see `profiling`."""
-        adapter = self.adapter = self.adapter or self._adapter(request)
+        adapter = self._adapter_of(request)
         roof = Roof.model_validate(request["roof"]) if request["roof"] else None
         self.progress("profile", 0, 1)
         with torch.inference_mode():
@@ -388,6 +390,18 @@ class Session:
         self.progress("profile", 1, 1)
         return {"profile": profile.model_dump(mode="json")}, b""
 
+    def _made(self, request: dict[str, Any]) -> Adapter:
+        """A new adapter of the request's task, which is kept."""
+        self.adapter, self._asked = self._adapter(request), _subject(request)
+        return self.adapter
+
+    def _adapter_of(self, request: dict[str, Any]) -> Adapter:
+        """The one that is kept, if it is of the request's task: a cell that goes on after an
+        interruption has no quality pass, and the last task's may be left."""
+        if self.adapter is None or self._asked != _subject(request):
+            return self._made(request)
+        return self.adapter
+
     def _adapter(self, request: dict[str, Any]) -> Adapter:
         return make_adapter(self.model, self.tokenizer, self.device, request)
 
@@ -396,3 +410,8 @@ def _scores(adapter: Adapter, card: dict[str, Any], rows: list[dict[str, Any]]) 
     """The card's metrics; the adapter's own where its task has an idea of its own of them."""
     own = getattr(adapter, "own_scores", None)
     return own() if own is not None else scores(card["kind"], card["metrics"], rows)
+
+
+def _subject(request: dict[str, Any]) -> tuple[Any, ...]:
+    """What tells one request's task from another's."""
+    return request["card"], request["examples"]

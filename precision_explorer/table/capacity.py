@@ -97,12 +97,16 @@ def capacity_of(
     table = build([path], reader)
     known = [folder.read_record(cell["cell_id"]) for cell in sweep["plan"]["cells"]]
     both = list(zip(table.rows, [r for r in known if r is not None], strict=True))
-    services = [service_times(folder, r) if r.status == "ok" else None for _, r in both]
-    _check(path, demand, [s for s in services if s is not None])
+    unfit = [_not_simulated(record) for _, record in both]
+    services = [
+        service_times(folder, record) if record.status == "ok" and why is None else None
+        for (_, record), why in zip(both, unfit, strict=True)
+    ]
+    _check(path, demand, [s for s in services if s is not None], next(filter(None, unfit), None))
     rows, left_out = [], []
-    for (row, record), service in zip(both, services, strict=True):
+    for (row, record), service, unlike in zip(both, services, unfit, strict=True):
         if service is None:
-            why = row["reason"] or "no service times were measured"
+            why = unlike or row["reason"] or "no service times were measured"
             left_out.append((_name(row), record.status, why))
             continue
         if on_cell is not None:
@@ -117,6 +121,23 @@ def capacity_of(
             demand, table.context, any(r.measurements.serving for _, r in both)
         ),
     )
+
+
+def _not_simulated(record: CellRecord) -> str | None:
+    """Why the row's machines are none that the simulation knows, which serve whole batches, one
+    after the other; None where they are."""
+    found = {w.batching for w in record.measurements.serving or []}
+    if "server" in found:
+        return (
+            "how a server behind an endpoint puts requests together can't be seen, so its queue "
+            "can't be simulated; offer it your rate by sweep --workload"
+        )
+    if "continuous" in found:
+        return (
+            "requests were batched continuously, and whole batches are what is simulated; find the "
+            "largest rate of one machine by sweep --find-rate, or sweep with batching: static"
+        )
+    return None
 
 
 def service_times(folder: RunFolder, record: CellRecord) -> ServiceTimes | None:
@@ -186,26 +207,53 @@ def _offline(record: CellRecord) -> _Times:
 def _served(folder: RunFolder, record: CellRecord) -> _Times:
     """The batches of the windows that kept time."""
     rows = folder.read_samples(record.cell_id, "request")
-    windows = record.measurements.serving or []
-    late = {w.round.round if w.round else 0 for w in windows if w.refused}
+    late, places = _late_windows(record), _windows(rows)
     found: _Times = {}
     seen = set()
-    for number, batch, size, value in zip(
-        _numbers(rows), rows["batch"], rows["batch_size"], rows["service_s"], strict=True
+    for number, place, batch, size, value in zip(
+        _numbers(rows), places, rows["batch"], rows["batch_size"], rows["service_s"], strict=True
     ):
         # Those of the warm-up have none, nor has a request without a turn.
-        if batch is None or value is None or number in late or (number, batch) in seen:
+        if batch is None or value is None or place in late or (place, batch) in seen:
             continue
-        seen.add((number, batch))
+        seen.add((place, batch))
         found.setdefault(int(size), []).append((number, float(value)))
     return found
+
+
+_Window = tuple[int, int | None, int | None]
+"""Round; of a search the place of the rate and of the window at it."""
+
+
+def _windows(rows: dict[str, list[Any]]) -> list[_Window]:
+    """Of each request the window that it was served in: batches are counted anew in each."""
+    numbers = _numbers(rows)
+    none = [None] * len(numbers)
+    places = zip(numbers, rows.get("point") or none, rows.get("attempt") or none, strict=True)
+    return [(number, point, attempt) for number, point, attempt in places]
+
+
+def _late_windows(record: CellRecord) -> set[_Window]:
+    """Those whose loop was late."""
+    measured = record.measurements
+    if measured.tried:
+        return {
+            (0, point, attempt)
+            for point, rate in enumerate(measured.tried)
+            for attempt, window in enumerate(rate.windows)
+            if window.refused
+        }
+    windows = measured.serving or []
+    return {(w.round.round if w.round else 0, None, None) for w in windows if w.refused}
 
 
 def _numbers(rows: dict[str, list[Any]]) -> list[int]:
     return rows.get("round") or [0] * len(rows["window"])
 
 
-def _check(path: Path, demand: Demand, services: list[ServiceTimes]) -> None:
+def _check(path: Path, demand: Demand, services: list[ServiceTimes], why: str | None) -> None:
+    if not services and why is not None:
+        raise StoreError(f"{path}: {why}")
     if not services:
         raise StoreError(f"{path} holds no service times of a cell that is ok; run the sweep again")
     largest = max(service.largest for service in services)

@@ -115,13 +115,14 @@ def _how(method: dict[str, Any]) -> list[str]:
         which = "the examples in one order until the format's verdict is clear, each once"
         paired = "by sequences that hold at every look: betting, else asymptotic"
     if "at_once" in batch:
-        return [_asked(which, batch["at_once"], paired), latency_words(work), _OF_SERVERS, *order]
+        told = latency_words(work, "endpoint")
+        return [_asked(which, batch["at_once"], paired), told, _OF_SERVERS, *order]
     shared = ", prefixes that rows share computed once" if "call_tokens" in batch else ""
     return [
         f"Quality: {which}, batches of at most {batch['max_items']} rows and "
         f"{batch['max_tokens']:,} padded tokens{shared}, the same for every format; 95 % intervals "
         f"(Wilson for 0/1 scores, else bootstrap), paired differences to the reference ({paired}).",
-        latency_words(work),
+        latency_words(work, "any" if "batching" in method["rules"] else ""),
         "Throughput: offline (all requests at hand), the best of the batch sizes tried. "
         "Peak memory: while serving, above the process's own memory before the load.",
         *order,

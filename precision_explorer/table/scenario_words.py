@@ -17,13 +17,14 @@ _ARRIVALS = {
 }
 
 
-def latency_words(work: dict[str, Any]) -> str:
-    """Of a workload's rules as a cell holds them."""
+def latency_words(work: dict[str, Any], put_together: str = "") -> str:
+    """Of a workload's rules as a cell holds them. `put_together`: ``endpoint`` where a server that
+    is asked does it as it likes, ``any`` where answers are batched continuously if they can be."""
     scenario = work.get("scenario", "single-stream")
     if scenario == "offline":
         return "Latency: none, as all requests are at hand (offline)."
     if scenario == "server":
-        return _server_words(work)
+        return _server_words(work, put_together)
     how = "single-stream (the next request when the last is done)"
     if scenario == "multi-stream":
         how = f"multi-stream (queries of {work['streams']}, the next when the last is done)"
@@ -34,7 +35,7 @@ def latency_words(work: dict[str, Any]) -> str:
     )
 
 
-def _server_words(work: dict[str, Any]) -> str:
+def _server_words(work: dict[str, Any], put_together: str) -> str:
     arrivals = work["arrivals"]
     kind = _ARRIVALS.get(arrivals["kind"], arrivals["kind"])
     if arrivals["kind"] == "gamma":
@@ -55,13 +56,24 @@ def _server_words(work: dict[str, Any]) -> str:
     waits = f", waiting {seconds(work['max_wait_s'])} at most for more" * bool(work["max_wait_s"])
     return (
         f"Latency: server (requests come by their own clock, {kind}, {_speed(work)}), from the "
-        f"scheduled arrival to the answer; one queue, first come first served, "
-        f"{_batches(work)}{waits}; {lasts} don't count. {_SUPPORTED}"
+        f"scheduled arrival to the answer; {_batches(work, put_together)}{waits}; {lasts} don't "
+        f"count. {_SUPPORTED}"
     )
 
 
-def _batches(work: dict[str, Any]) -> str:
+def _batches(work: dict[str, Any], put_together: str) -> str:
+    if put_together == "endpoint":
+        return "queued and batched as the server likes"
+    return f"one queue, first come first served, {_joined(work, put_together)}"
+
+
+def _joined(work: dict[str, Any], put_together: str) -> str:
     most = work["max_batch"]
+    if put_together == "any":
+        return (
+            f"at most {most} in progress, joining at any step where the model can be served so, "
+            "else static batches of as many"
+        )
     if work.get("batching") == "continuous":
         return f"at most {most} in progress, joining at any step"
     return f"{'static ' * (work.get('batching') == 'static')}batches of at most {most}"

@@ -189,6 +189,11 @@ class Workload(Declared):
             raise ValueError(
                 "a search serves windows as long as its own percentile takes; leave tails out"
             )
+        if self.background:
+            raise ValueError(
+                "a search finds a rate for each format alone, so there is none to be disturbed at; "
+                "leave background out, or give the rate"
+            )
         if self.load_of != "reference":
             raise ValueError("a search asks each format at rates of its own; leave load_of out")
 
