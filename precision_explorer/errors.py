@@ -63,6 +63,12 @@ class EndpointError(PrecisionExplorerError):
         super().__init__(message)
         self.passing, self.status, self.silent = passing, status, silent
 
+    @property
+    def dropped(self) -> bool:
+        """Whether overload alone may be the reason: a request that was refused for now, that the
+        server came to grief with, or that was left without an answer."""
+        return self.passing or self.silent or (self.status or 0) >= 500
+
 
 def near_names(name: str, known: Iterable[str], limit: int = 3) -> list[str]:
     """Known names that begin with `name`, then those close to it by difflib's ratio (cutoff 0.5),

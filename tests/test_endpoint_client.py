@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 
 from precision_explorer.endpoint import AS_SERVED, parse_address
+from precision_explorer.endpoint.address import may_carry_key, without_host
 from precision_explorer.endpoint.capabilities import Capabilities, ask_capabilities
 from precision_explorer.endpoint.client import Client, Limits, api_key
 from precision_explorer.endpoint.completions import Asking, echoed
@@ -190,6 +193,53 @@ def test_a_key_is_sent_and_never_told(server, monkeypatch):
     assert KEY not in text
 
 
+def test_no_part_of_a_key_or_host_is_left_where_words_are_cut(server):
+    # The key begins within the 200 characters that are kept, and ends behind them.
+    for text in ("x" * 190 + KEY, "y" * 192 + " 127.0.0.1:8000"):
+        server.faults = Faults(body=json.dumps({"error": {"message": text}}).encode())
+        with Client(server.url, KEY, QUICK) as client:
+            told = said(client, Asking(client, "tiny", {}).streamed("a", 2))
+        assert "sk-" not in told
+        assert "127" not in told
+
+
+@pytest.mark.parametrize(
+    ("url", "may"),
+    [
+        ("https://api.example.com/v1", True),
+        ("http://localhost:8000/v1", True),
+        ("http://127.0.0.9:8000/v1", True),
+        ("http://[::1]:8000/v1", True),
+        ("http://10.0.0.5:8000/v1", True),
+        ("http://100.64.0.1/v1", True),
+        ("http://gpu-one:8000/v1", True),
+        ("http://gpu.internal/v1", True),
+        ("http://api.example.com/v1", False),
+        ("http://8.8.8.8/v1", False),
+        ("http://134744072/v1", False),
+        ("http://[2001:4860:4860::8888]/v1", False),
+        ("http://[::ffff:8.8.8.8]/v1", False),
+        ("http://localhost.example.com/v1", False),
+    ],
+)
+def test_a_key_goes_over_https_or_stays_in_a_network_of_one_s_own(url, may):
+    assert may_carry_key(url) is may
+
+
+def test_a_key_that_is_not_sent_says_so(server, monkeypatch):
+    monkeypatch.setattr("precision_explorer.endpoint.client.may_carry_key", lambda url: False)
+    server.faults = Faults(key=KEY)
+    with Client(server.url, KEY, QUICK) as client:
+        assert "is sent only over https" in said(client, client.get("models"))
+    assert server.keys == [None]
+
+
+def test_a_host_is_taken_out_of_a_server_s_words():
+    text = "GPU-one.example:8000 said\n no, gpu-one.example. Not my-gpu-one.example"
+    found = without_host(text, "http://gpu-one.example:8000/v1")
+    assert found == "(host) said no, (host). Not my-gpu-one.example"
+
+
 def test_no_other_secret_of_the_environment_is_sent(server, client, monkeypatch, tmp_path):
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
     (tmp_path / ".netrc").write_text("machine 127.0.0.1 login me password secret\n")
@@ -212,6 +262,36 @@ def test_an_answer_without_text_is_refused(server, client, body):
     assert "is it such a server?" in said(client, asking.answer("a", 2, ()))
 
 
+ODD = [
+    {"choices": {"text": "a"}},
+    {"choices": [{"message": None, "text": None}]},
+    {"choices": [{"message": [], "text": []}]},
+    {"choices": [5], "usage": []},
+]
+
+
+@pytest.mark.parametrize("body", ODD)
+@pytest.mark.parametrize("chat", [False, True])
+def test_odd_answers_are_refused_in_one_line(server, client, body, chat):
+    server.faults = Faults(body=json.dumps(body).encode())
+    said(client, Asking(client, "tiny", {}, chat).answer("a", 2, ()))
+
+
+@pytest.mark.parametrize("body", [*ODD, {"choices": [{"delta": {"content": 5}, "text": 5}]}])
+@pytest.mark.parametrize("chat", [False, True])
+def test_odd_streams_are_refused_in_one_line(server, client, body, chat):
+    server.faults = Faults(body=b"data: " + json.dumps(body).encode() + b"\n\ndata: [DONE]\n\n")
+    said(client, Asking(client, "tiny", {}, chat).streamed("a", 2))
+
+
+@pytest.mark.parametrize(
+    "more", [{"logprobs": [1]}, {"logprobs": {"token_logprobs": [-1.0]}}, {"logprobs": "no"}]
+)
+def test_odd_log_probabilities_are_refused(more):
+    with pytest.raises(EndpointError, match="no log-probabilities of the prompt"):
+        echoed({"choices": [more], "usage": [3]}, None)
+
+
 @pytest.mark.parametrize(
     ("limits", "words"),
     [
@@ -223,6 +303,13 @@ def test_a_server_that_never_answers_is_left_after_a_time(server, limits, words)
     server.faults = Faults(silent=True)
     with Client(server.url, limits=limits) as client:
         assert words in said(client, client.post("completions", {"prompt": "a"}))
+
+
+def test_a_busy_server_is_still_there_and_one_that_is_gone_is_not(server, client):
+    server.faults = Faults(status={"/v1/models": 503})
+    client.run(client.still_there())
+    with Client("http://127.0.0.1:9/v1", limits=QUICK) as gone:
+        assert "no server answers" in said(gone, gone.still_there())
 
 
 def test_a_stream_that_breaks_off(server, client):

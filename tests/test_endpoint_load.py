@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from precision_explorer.errors import EndpointError
-from precision_explorer.measure.open_loop import SentSeries, send_window
+from precision_explorer.measure.open_loop import send_window
+from precision_explorer.measure.sent import SentSeries
 from precision_explorer.runner.served_cautions import served_cautions
 from precision_explorer.table.serving import load_columns
 
@@ -116,21 +117,57 @@ def test_what_is_not_answered_is_given_up_and_kept():
     assert found.record("server").unfinished == 1
 
 
-def test_the_first_failure_ends_the_window():
+def test_a_failure_that_is_not_of_load_ends_the_window():
     sent = []
 
     async def send(place):
         sent.append(place)
         if place == 1:
-            raise EndpointError("the endpoint answered HTTP 429")
+            raise EndpointError("the endpoint answered HTTP 400", status=400)
         await asyncio.sleep(30)
         return {}
 
     begun = time.monotonic()
-    with pytest.raises(EndpointError, match="HTTP 429"):
+    with pytest.raises(EndpointError, match="HTTP 400"):
         window([0.0, 0.01, 0.5, 20.0], send)
     assert time.monotonic() - begun < 15
     assert 3 not in sent
+
+
+DROPS = [
+    EndpointError("the endpoint answered HTTP 429", passing=True, status=429),
+    EndpointError("the endpoint answered HTTP 500", status=500),
+    EndpointError("the connection to the endpoint broke off", True),
+    EndpointError("the endpoint was silent for 2 s", silent=True),
+]
+
+
+def test_requests_that_an_overloaded_server_drops_are_unanswered():
+    async def send(place):
+        if place < len(DROPS):
+            raise DROPS[place]
+        return {}
+
+    found = window([0.0, 0.01, 0.02, 0.03, 0.04, 0.05], send)
+    assert found.unfinished == 4
+    assert found.saturated()
+    assert [row["dropped"] for row in found.rows()] == [True] * 4 + [False] * 2
+    assert [row["latency_s"] is None for row in found.rows()] == [True] * 4 + [False] * 2
+    record = found.record("server")
+    assert record.dropped == 4
+    assert record.little.holds
+    told = {
+        c.id: c.message for c in served_cautions([record.model_dump() | {"refused": None}], False)
+    }
+    assert "refused or dropped 4 of the requests:" in told["serving-saturated"]
+
+
+def test_a_server_that_answers_hardly_any_has_failed():
+    async def send(place):
+        raise DROPS[0]
+
+    with pytest.raises(EndpointError, match="HTTP 429"):
+        window([0.0, 0.01], send)
 
 
 def test_the_first_token_counts_from_the_planned_arrival():

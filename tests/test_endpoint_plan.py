@@ -135,6 +135,12 @@ def test_what_a_server_lacks_skips_its_cells_with_the_reason(tmp_path):
     assert [c.skip for c in cells(can=None)[1]] == [None, None]
 
 
+def test_a_reason_to_skip_is_one_line_without_paths_and_host():
+    said = "no echo:\n/home/someone/models/tiny/config.json at gpu-one.example:8000"
+    skip = cells(can=replace(CAN, scores=False, why=said))[1][0].skip
+    assert "no echo: .../tiny/config.json at (host), which multiple-choice" in skip
+
+
 def test_lengths_of_prompts_take_token_ids(tmp_path):
     chat = load_workload("chat")
     assert draws_input(chat)

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pyarrow as pa
 import pytest
 import torch
 
 from precision_explorer.endpoint.capabilities import Capabilities
 from precision_explorer.errors import EndpointError, InvalidNumerics, TaskError
+from precision_explorer.measure.sent import SentSeries
 from precision_explorer.models.adapter import plan_batches
+from precision_explorer.models.asked import AskedAnswers
 from precision_explorer.models.causal_lm import LanguageModeling, MultipleChoice
 from precision_explorer.models.generation import Generation
 from precision_explorer.runner.endpoint_session import EndpointSession
+from precision_explorer.runner.join import _cautions, _ended_early
 from tests.test_models_causal_lm import BOTH, llama, tokenizer
 from tests.tiny_server import Faults, TinyServer
 
@@ -21,6 +26,7 @@ WORKLOAD = {"prompt_tokens": 8, "output_tokens": 4, "rounds": 1, "warmup_seconds
 CAN = Capabilities(
     {"max_model_len": 512, "owned_by": "tiny"}, True, True, None, ("ignore_eos",)
 ).document()
+CELL = SimpleNamespace(workload={})
 CHOICES = [
     {"id": str(k), "group": None, "prompt": prompt, "choices": list(choices), "label": k % 2}
     for k, (prompt, choices) in enumerate(
@@ -183,6 +189,19 @@ def test_the_second_pass_asks_in_another_order(server, folder):
     session.close()
 
 
+def test_each_request_is_answered_of_its_own_task(server, folder):
+    session = session_of(server, folder)
+    first = asked(session, "generation")[1]
+    asked(session, "multiple-choice")
+    again = asked(session, "generation", "noise")[1]
+    assert [row["prediction"] for row in again] == [row["prediction"] for row in first]
+    other = request_of("generation") | {"examples": PROMPTS[:2]}
+    assert session.noise(other)[0]["noise"]["examples"] == 2
+    assert not block(session, "multiple-choice")[0]["latency"]["generates"]
+    assert block(session, "generation")[0]["latency"]["generates"]
+    session.close()
+
+
 def test_nothing_of_the_server_is_claimed(server, folder):
     session = session_of(server, folder)
     applied = session.load_answer["applied"]
@@ -284,17 +303,36 @@ def test_choices_are_timed_without_tokens_of_their_own(server, folder):
     session.close()
 
 
+def test_prompts_are_counted_before_choices_are_timed(server):
+    """In a process that did not score: else the first request of each prompt would ask for more."""
+    session = session_of(server, None)
+    server.seen.clear()
+    block(session, "multiple-choice")
+    whole = {example["prompt"].rstrip() for example in CHOICES}
+    asked_for = [body["prompt"] for body in server.seen]
+    assert sorted(asked_for[: len(whole)]) == sorted(whole)
+    assert not whole & set(asked_for[len(whole) :])
+    session.close()
+
+
 def test_answers_that_ended_early_are_told(server, folder, coder):
     session = session_of(server, folder, capabilities=CAN | {"extras": []})
     ids = server.ids(PROMPTS[0]["prompt"])
     real = coder.eos_token_id
     coder.eos_token_id = next(iter(server.steps(ids, {"max_tokens": 1})))[0]
     try:
-        block(session, "generation")
+        answer, _ = block(session, "generation")
     finally:
         coder.eos_token_id = real
-    told = [c["id"] for c in session.certificate(request_of("generation"))[0]["cautions"]]
-    assert "answers-ended" in told
+    # Whichever process measured a block, its record tells of it.
+    assert answer["ended_early"] > 0
+    parts = {"ended_early": _ended_early({"block-0": answer, "block-1": {"ended_early": 2}})}
+    told = {
+        c.id: c.message
+        for c in _cautions(SimpleNamespace(cautions=(), cell=CELL), None, None, parts)
+    }
+    assert f"{answer['ended_early'] + 2} timed answers" in told["answers-ended"]
+    assert block(session, "generation")[0]["ended_early"] == 0
     session.close()
 
 
@@ -303,4 +341,41 @@ def test_the_first_error_ends_the_timed_part(server, folder):
     server.faults = Faults(status={"/v1/completions": 500}, after=3)
     with pytest.raises(EndpointError, match="HTTP 500"):
         block(session, "generation")
+    session.close()
+
+
+def test_a_server_that_drops_requests_of_a_window_is_saturated(server, folder, monkeypatch):
+    # However busy this machine is.
+    monkeypatch.setattr(SentSeries, "refused", lambda self: None)
+    session = session_of(server, folder)
+    # After the offline batches and the warm-up, which are 9 requests.
+    server.faults = Faults(status={"/v1/completions": 503}, after=12, times=2)
+    arrivals = {"kind": "poisson", "rate_per_s": 20}
+    rules = {k: v for k, v in WORKLOAD.items() if k not in ("min_requests", "min_seconds")}
+    more = {"scenario": "server", "arrivals": arrivals, "duration_seconds": 1.0}
+    request = request_of("generation", batch_sizes=[1, 3], round=0, first=True)
+    answer, stream = session.block(request | {"workload": rules | more})
+    rows = [row for row in rows_of(stream) if row["window"] == "measure"]
+    assert answer["serving"]["dropped"] == sum(row["dropped"] for row in rows) == 2
+    assert answer["serving"]["saturated"]
+    session.close()
+
+
+def test_a_server_that_ends_in_a_window_is_no_overloaded_one(server, folder, monkeypatch):
+    session = session_of(server, folder, limits={"tries": 1, "pause_s": 0.01})
+    rules = {k: v for k, v in WORKLOAD.items() if k not in ("min_requests", "min_seconds")}
+    more = {"scenario": "server", "arrivals": {"kind": "poisson", "rate_per_s": 20}}
+    request = request_of("generation", batch_sizes=[1], round=0, first=True)
+    request |= {"workload": rules | more | {"duration_seconds": 1.0}}
+    send, sent = AskedAnswers.send, []
+
+    async def dies(self, *arguments, **named):
+        sent.append(1)
+        if len(sent) == 10:
+            session.client._url = "http://127.0.0.1:9/v1"
+        return await send(self, *arguments, **named)
+
+    monkeypatch.setattr(AskedAnswers, "send", dies)
+    with pytest.raises(EndpointError, match="no server answers"):
+        session.block(request)
     session.close()

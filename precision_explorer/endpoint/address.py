@@ -5,6 +5,7 @@ Records are passed on, and hosts name machines: of an address they hold a hash a
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from dataclasses import dataclass
 from urllib.parse import urlsplit
@@ -16,6 +17,8 @@ ENDPOINT = "endpoint"
 AS_SERVED = "as-served"
 DECLARED = "declared:"
 _LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,39}")
+# Names that no public name server answers: RFC 6761, RFC 6762, RFC 8375 and ICANN's board (2024).
+_OWN_NAMES = (".localhost", ".local", ".home.arpa", ".internal")
 _SHAPE = "write endpoint:http://host:8000/v1, or endpoint:FORMAT:http://host:8000/v1"
 
 
@@ -64,6 +67,33 @@ def parse_address(runtime: str) -> Address:
                 )
     url, _, model = rest.partition("#")
     return Address(_checked(url), label, model or None)
+
+
+def may_carry_key(url: str) -> bool:
+    """Whether a key may be sent to `url`: over https, or where plain http stays on this machine or
+    in a network of one's own. A name counts as such by itself (without a dot, or of a domain that
+    is never public): what it resolves to may change."""
+    parts = urlsplit(url)
+    host = (parts.hostname or "").lower()
+    if parts.scheme == "https":
+        return True
+    try:
+        found = ipaddress.ip_address(host)
+    except ValueError:
+        # Numbers alone are another spelling of an IPv4 address.
+        return host.endswith(_OWN_NAMES) or ("." not in host and not host[:1].isdigit())
+    return not (getattr(found, "ipv4_mapped", None) or found).is_global
+
+
+def without_host(text: str, url: str) -> str:
+    """`text` on one line, without the host of `url`, which names a machine."""
+    line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    parts = urlsplit(url)
+    for name in (parts.netloc, parts.hostname or ""):
+        if name:
+            own = rf"(?<![\w-]){re.escape(name)}(?![\w-])"
+            line = re.sub(own, "(host)", line, flags=re.IGNORECASE)
+    return line
 
 
 def _checked(url: str) -> str:

@@ -9,12 +9,13 @@ import asyncio
 import contextlib
 import json
 import os
-from collections.abc import AsyncIterator, Coroutine, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import aiohttp
 
+from precision_explorer.endpoint.address import may_carry_key, without_host
 from precision_explorer.errors import EndpointError
 
 Json = dict[str, Any]
@@ -49,10 +50,12 @@ def api_key() -> str | None:
 
 
 class Client:
-    """One event loop, and connections that are kept. `url`: up to ``/v1``."""
+    """One event loop, and connections that are kept. `url`: up to ``/v1``. `key`: sent only where
+    `may_carry_key`."""
 
     def __init__(self, url: str, key: str | None = None, limits: Limits | None = None) -> None:
         self._url, self._key, self.limits = url, key, limits or Limits()
+        self._sends_key = key is not None and may_carry_key(url)
         self._loop = asyncio.new_event_loop()
         self._session: aiohttp.ClientSession | None = None
 
@@ -91,16 +94,28 @@ class Client:
     async def post_patiently(self, path: str, body: Json) -> Json:
         """The same, sent again where the server is busy or a connection breaks: for what is not
         timed."""
+        return await self._patiently(lambda: self.post(path, body))
+
+    async def still_there(self) -> None:
+        """EndpointError where no connection can be made any more; whatever else it answers, or
+        that it is too busy to, a server is there."""
+        try:
+            await self._patiently(lambda: self.get("models"))
+        except EndpointError as error:
+            if error.passing and error.status is None:
+                raise
+
+    async def _patiently(self, ask: Callable[[], Coroutine[Any, Any, T]]) -> T:
         pause_s = self.limits.pause_s
         for _ in range(self.limits.tries - 1):
             try:
-                return await self.post(path, body)
+                return await ask()
             except EndpointError as error:
                 if not error.passing:
                     raise
             await asyncio.sleep(pause_s)
             pause_s *= 2
-        return await self.post(path, body)
+        return await ask()
 
     async def stream(self, path: str, body: Json) -> AsyncIterator[Json]:
         """The events that answer `body`, as they come. EndpointError where the stream breaks off:
@@ -133,7 +148,7 @@ class Client:
         url = f"{self._url}/{path}"
         if path.startswith("../"):
             url = f"{self._url.rpartition('/')[0]}/{path[3:]}"
-        headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
+        headers = {"Authorization": f"Bearer {self._key}"} if self._sends_key else {}
         try:
             # A redirect would carry prompts, and the key, to where the user has not sent them.
             async with session.request(
@@ -194,6 +209,11 @@ class Client:
 
     def _advice(self, status: int, path: str) -> str:
         if status in (401, 403):
+            if self._key and not self._sends_key:
+                return (
+                    f"the key of {KEY_VARIABLE} is sent only over https, or to an address of this "
+                    "machine or a private network: give such an address"
+                )
             wants = "another key" if self._key else "a key"
             return f"it wants {wants}: set the environment variable {KEY_VARIABLE}"
         if 300 <= status < 400:
@@ -210,6 +230,8 @@ class Client:
         said = _message(body)
         if self._key:
             said = said.replace(self._key, "***")
+        # Cut last: a part of the key or the host would be found no more.
+        said = without_host(said, self._url)[:_SHOWN].strip()
         return f"the endpoint {what}{f' ({said})' if said else ''}"
 
     def _silent(self, error: BaseException) -> str:
@@ -243,7 +265,7 @@ def _parsed(body: bytes) -> Any:
 
 
 def _message(body: bytes) -> str:
-    """What an error's body says, in one short line; empty where it says nothing readable."""
+    """What an error's body says; empty where it says nothing readable."""
     try:
         found = json.loads(body)
     except (ValueError, RecursionError):
@@ -251,10 +273,10 @@ def _message(body: bytes) -> str:
     for name in ("error", "message", "detail"):
         if isinstance(found, Mapping):
             found = found.get(name, found)
-    text = found if isinstance(found, str) else ""
-    return "".join(c if c.isprintable() else " " for c in text)[:_SHOWN].strip()
+    return found if isinstance(found, str) else ""
 
 
 def _finish(event: Json) -> bool:
-    choices = event.get("choices") or [{}]
-    return bool(isinstance(choices[0], dict) and choices[0].get("finish_reason"))
+    choices = event.get("choices")
+    first = choices[0] if isinstance(choices, list) and choices else None
+    return bool(isinstance(first, dict) and first.get("finish_reason"))

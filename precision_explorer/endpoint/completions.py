@@ -87,7 +87,7 @@ class Asking:
         """One whole answer, up to its end."""
         found = await self.client.post_patiently(self.path, self.body(prompt, max_tokens, stops))
         choice = first_choice(found)
-        text = choice.get("message", {}).get("content") if self.chat else choice.get("text")
+        text = _object(choice, "message").get("content") if self.chat else choice.get("text")
         if not isinstance(text, str):
             raise EndpointError("the endpoint's answer holds no text; is it such a server?")
         return _answer(text, choice.get("finish_reason"), found.get("usage"), max_tokens)
@@ -105,7 +105,9 @@ class Asking:
                 continue
             choice = first_choice(event)
             finish = choice.get("finish_reason") or finish
-            text = choice.get("delta", {}).get("content") if self.chat else choice.get("text")
+            text = _object(choice, "delta").get("content") if self.chat else choice.get("text")
+            if not isinstance(text, str | None):
+                raise EndpointError("the endpoint's stream holds no text; is it such a server?")
             # Of a chat's turns the first event names the role alone. An empty text is a token of
             # which no letter can be shown yet.
             if text is not None and not (self.chat and not text):
@@ -145,10 +147,8 @@ def echoed(found: Json, count: int | None) -> list[float | None]:
     """The log-probabilities of an echoed prompt of `count` tokens (None: as many as the server
     counted). EndpointError where they are not there: some servers echo nothing and give those of
     the generated token alone."""
-    logprobs = first_choice(found).get("logprobs") or {}
-    values = logprobs.get("token_logprobs")
-    usage = found.get("usage") or {}
-    count = usage.get("prompt_tokens") if count is None else count
+    values = _object(first_choice(found), "logprobs").get("token_logprobs")
+    count = _object(found, "usage").get("prompt_tokens") if count is None else count
     if not isinstance(values, list) or not isinstance(count, int) or len(values) < count:
         raise EndpointError(
             "the endpoint gives no log-probabilities of the prompt (echo with logprobs)"
@@ -156,6 +156,12 @@ def echoed(found: Json, count: int | None) -> list[float | None]:
     if any(v is not None and not isinstance(v, (int, float)) for v in values):
         raise EndpointError("the endpoint's log-probabilities are no numbers")
     return values[:count]
+
+
+def _object(found: Json, name: str) -> Json:
+    """The object `name` in `found`; empty where it is none."""
+    value = found.get(name)
+    return value if isinstance(value, dict) else {}
 
 
 def _answer(text: str, finish: Any, usage: Any, max_tokens: int) -> Answer:

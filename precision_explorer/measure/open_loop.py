@@ -12,65 +12,25 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
+from precision_explorer.errors import EndpointError
 from precision_explorer.measure.quiet import quiet_gc
-from precision_explorer.measure.served import LATENESS_S, LATENESS_SHARE, LITTLE_GAP
-from precision_explorer.records.serving import Growth, LittlesLaw, Serving
-from precision_explorer.stats import queueing
-from precision_explorer.units import seconds
+from precision_explorer.measure.sent import SentSeries, Window
 
 Json = dict[str, Any]
 Send = Callable[[int], Awaitable[Json]]
 """Sends the request at a place of the schedule; extras for its row."""
 
-BEHIND = 0.95
-"""Share of the second half's arrivals that were answered in it, below which a queue whose latency
-grew is one of a server that can't keep up. In 200 simulated windows each (M/M/4) of 300 requests
-0.5 % at 0.7 of capacity came out so, and 94 % at 1.3; of 100 requests 4.5 % and 80 %."""
+FEWEST_ANSWERED = 0.01
+"""Share of a window's requests below which a server that drops them is not overloaded but out of
+order: of fewer answers than one in a hundred not even a 99th percentile could be told."""
 # Between setting the window's start and its first possible arrival, so that this one is not late.
 _LEAD_S = 0.005
 # Timers of event loops are whole milliseconds late (epoll_wait(2)); the rest of a wait is spun.
 _SPIN_S = 0.002
-_TINY = float(np.finfo(float).tiny)
-
-
-@dataclass
-class _Window:
-    """Moments since the window's start, as they come; `area`: request-seconds in the system."""
-
-    due: list[float]
-    sent: list[float | None] = field(init=False)
-    ended: list[float | None] = field(init=False)
-    extras: list[Json | None] = field(init=False)
-    area: float = 0.0
-    _inside: int = 0
-    _last: float = 0.0
-
-    def __post_init__(self) -> None:
-        n = len(self.due)
-        self.sent, self.ended, self.extras = [None] * n, [None] * n, [None] * n
-
-    def enter(self, place: int, now: float) -> None:
-        """A request is sent; it was in the system since it was due."""
-        self.pass_to(now)
-        self.sent[place] = now
-        self.area += now - self.due[place]
-        self._inside += 1
-
-    def leave(self, place: int, now: float, extras: Json) -> None:
-        """A request is answered."""
-        self.pass_to(now)
-        self.ended[place], self.extras[place] = now, extras
-        self._inside -= 1
-
-    def pass_to(self, now: float) -> None:
-        """Count the requests inside up to `now`."""
-        self.area += self._inside * (now - self._last)
-        self._last = now
 
 
 async def send_as_planned(
@@ -78,16 +38,24 @@ async def send_as_planned(
     send: Send,
     cut_s: float,
     now: Callable[[], float] = time.perf_counter,
-) -> _Window:
+) -> Window:
     """Send each request at its time, in seconds since the window's start; those that are not
-    answered `cut_s` after it are given up. An error of any of them is raised at once, and ends the
-    others."""
-    window = _Window([float(t) for t in times_s])
+    answered `cut_s` after it are given up. A request that the server drops
+    (`EndpointError.dropped`) is one that it leaves unanswered, as servers that shed load do; where
+    it answers hardly any (`FEWEST_ANSWERED`), the first such error is raised. Any other error is
+    raised at once, and ends the other requests."""
+    window = Window([float(t) for t in times_s])
     origin = now() + _LEAD_S
 
     async def one(place: int) -> None:
         window.enter(place, now() - origin)
-        extras = await send(place)
+        try:
+            extras = await send(place)
+        except EndpointError as error:
+            if not error.dropped:
+                raise
+            window.dropped[place] = error
+            return
         window.leave(place, now() - origin, extras)
 
     tasks: list[asyncio.Task[None]] = []
@@ -113,6 +81,9 @@ async def send_as_planned(
             task.cancel()
         window.pass_to(now() - origin)
         await asyncio.gather(*tasks, return_exceptions=True)
+    answered = sum(ended is not None for ended in window.ended)
+    if window.dropped and answered < FEWEST_ANSWERED * len(window.due):
+        raise next(iter(window.dropped.values()))
     return window
 
 
@@ -123,153 +94,6 @@ async def _until(moment: float, now: Callable[[], float], failed: asyncio.Event)
         await asyncio.sleep(left)
     while now() < moment and not failed.is_set():
         await asyncio.sleep(0)
-
-
-@dataclass(frozen=True)
-class SentSeries:
-    """n requests in the order of arrival; seconds since the window's start. `ended_s` (n,): NaN
-    where there was no answer before the cut. `extras`: None there."""
-
-    scheduled_s: np.ndarray
-    sent_s: np.ndarray
-    ended_s: np.ndarray
-    extras: list[Json | None]
-    settle_s: float
-    duration_s: float
-    cut_s: float
-    area: float
-
-    @staticmethod
-    def of(window: _Window, settle_s: float, duration_s: float) -> SentSeries:
-        """The series of a window that was sent."""
-        sent, ended = (
-            np.array([np.nan if v is None else v for v in values], dtype=np.float64)
-            for values in (window.sent, window.ended)
-        )
-        return SentSeries(
-            np.array(window.due), sent, ended, window.extras, settle_s, duration_s,
-            window._last, window.area,
-        )  # fmt: skip
-
-    @property
-    def done(self) -> np.ndarray:
-        """(n,) whether each was answered."""
-        return ~np.isnan(self.ended_s)
-
-    @property
-    def counted(self) -> np.ndarray:
-        """(n,) whether each came after the window had settled."""
-        return self.scheduled_s >= self.settle_s
-
-    @property
-    def unfinished(self) -> int:
-        """How many were not answered before the cut."""
-        return int((~self.done).sum())
-
-    def latency_s(self) -> np.ndarray:
-        """(n,) from the scheduled arrival to the end of the answer; NaN without one."""
-        return self.ended_s - self.scheduled_s
-
-    def waited_s(self) -> np.ndarray:
-        """(n,) the same, and without an answer what was waited until the cut."""
-        return np.where(self.done, self.latency_s(), self.cut_s - self.scheduled_s)
-
-    def counted_latency_s(self) -> np.ndarray:
-        """Latencies of those that count and were answered."""
-        return self.latency_s()[self.counted & self.done]
-
-    def lateness_s(self) -> np.ndarray:
-        """(n,) from the scheduled arrival to the moment at which the client sent it."""
-        return np.where(np.isnan(self.sent_s), self.cut_s, self.sent_s) - self.scheduled_s
-
-    def lateness_limit_s(self) -> float:
-        """The p99 of lateness above which the window is refused, as in `measure.served`."""
-        return max(LATENESS_S, LATENESS_SHARE * float(np.median(self.waited_s()[self.counted])))
-
-    def refused(self) -> str | None:
-        """Why nothing may be read from the window; None where the client kept time."""
-        late, limit = _p99(self.lateness_s()), self.lateness_limit_s()
-        if late <= limit:
-            return None
-        return (
-            f"the client sent 1 % of the requests {seconds(late)} late or more, above its limit of "
-            f"{seconds(limit)}: its processor had too much to do"
-        )
-
-    def little(self) -> LittlesLaw:
-        """Little's law over the window."""
-        over = max(self.cut_s, self.duration_s)
-        counted, derived = self.area / over, float(self.waited_s().sum()) / over
-        gap = abs(counted - derived) / max(derived, _TINY)
-        return LittlesLaw(
-            in_system=counted, rate_times_latency=derived, relative_gap=gap, holds=gap <= LITTLE_GAP
-        )
-
-    def growth(self) -> queueing.Growth | None:
-        """How the latency of those that count grew; None for fewer than tell."""
-        kept = self.counted & self.done
-        return queueing.latency_growth(self.scheduled_s[kept], self.latency_s()[kept])
-
-    def kept_up_share(self) -> float:
-        """Answers in the second half of the arrivals' time over the arrivals in it."""
-        half, end = self.duration_s / 2, self.duration_s
-        came = int(((self.scheduled_s >= half) & (self.scheduled_s <= end)).sum())
-        answered = int(((self.ended_s >= half) & (self.ended_s <= end)).sum())
-        return answered / max(came, 1)
-
-    def saturated(self) -> bool:
-        """Whether requests were left at the end, or latency grew while answers fell behind."""
-        growth = self.growth()
-        grew = growth is not None and growth.grows
-        return self.unfinished > 0 or (grew and self.kept_up_share() < BEHIND)
-
-    def rows(self) -> list[Json]:
-        """One per request: `position`, `window` (``settle``, ``measure``), scheduled_s, sent_s,
-        finished_s, latency_s (None without an answer), `ttft_s` from the scheduled arrival, and
-        other extras."""
-        found = []
-        for k, (due, sent, ended) in enumerate(
-            zip(self.scheduled_s.tolist(), self.sent_s.tolist(), self.ended_s.tolist(), strict=True)
-        ):
-            done = ended == ended
-            extras = dict(self.extras[k] or {})
-            first = extras.pop("first_token_s", None)
-            if first is not None:
-                extras["ttft_s"] = sent - due + first
-            own = {
-                "position": k, "window": "measure" if due >= self.settle_s else "settle",
-                "scheduled_s": due, "sent_s": sent if sent == sent else None,
-                "finished_s": ended if done else None, "latency_s": ended - due if done else None,
-            }  # fmt: skip
-            # The client's own numbers come last, so that none of the server's can pass for them.
-            found.append(extras | own)
-        return found
-
-    def record(self, scenario: str, **more: Any) -> Serving:
-        """The summary that is stored beside the raw rows; `more`: what the caller knows. What only
-        the server could tell (its batches, how busy it was) is None."""
-        growth, until = self.growth(), max(self.cut_s, self.duration_s)
-        requests = int(self.counted.sum())
-        asked_s = max(self.duration_s - self.settle_s, _TINY)
-        taken_s = max(until - self.settle_s, _TINY)
-        return Serving(
-            scenario=scenario,
-            batching="server",
-            requests=requests,
-            unfinished=self.unfinished,
-            duration_s=self.duration_s,
-            settle_s=self.settle_s,
-            ended_s=self.cut_s,
-            offered_rate_per_s=requests / asked_s,
-            achieved_rate_per_s=int((self.counted & self.done).sum()) / taken_s,
-            lateness_p99_s=_p99(self.lateness_s()),
-            lateness_limit_s=self.lateness_limit_s(),
-            refused=self.refused(),
-            little=self.little(),
-            growth=Growth(slope=growth.slope, p_value=growth.p_value) if growth else None,
-            saturated=self.saturated(),
-            **more,
-        )
 
 
 def send_window(
@@ -286,7 +110,3 @@ def send_window(
     with quiet_gc():
         window = run(send_as_planned(times_s.tolist(), send, duration_s + drain_s))
     return SentSeries.of(window, settle_s, duration_s)
-
-
-def _p99(values: np.ndarray) -> float:
-    return float(np.quantile(values, 0.99, method="inverted_cdf"))

@@ -26,6 +26,8 @@ class Asked:
 
     generates = False
     max_length: int
+    short = 0
+    """Timed answers that ended before as many tokens as were asked for."""
 
     def __init__(
         self,
@@ -60,8 +62,11 @@ class Asked:
             found[index] = await self.ask(index)
             tell(len(found))
 
-        self.asking.client.run(_in_turn(one, order, AT_ONCE))
+        self.asking.client.run(in_turn(one, order, AT_ONCE))
         return [found[index] for index in range(len(self.examples))]
+
+    def ready(self) -> None:
+        """Ask beforehand what timed requests would ask the first time only."""
 
     # -- timed requests ----------------------------------------------------------------------
 
@@ -84,11 +89,11 @@ class Asked:
             found[place] = await self.send(indices[place])
 
         places = range(len(indices))
-        self.asking.client.run(_in_turn(one, places, max(len(indices), 1)))
+        self.asking.client.run(in_turn(one, places, max(len(indices), 1)))
         return [found[place] for place in places]
 
 
-async def _in_turn(
+async def in_turn(
     work: Callable[[int], Awaitable[None]], order: Sequence[int], at_once: int
 ) -> None:
     """Do `work` of everything in `order`, `at_once` at a time; the first error ends all."""
@@ -114,8 +119,6 @@ class Streaming(Asked):
     generates = True
     output_tokens: int
     prompts: Sequence[Prompt]
-    short = 0
-    """Timed answers that ended before as many tokens as were asked for."""
 
     async def send(
         self, index: int, input_tokens: int | None = None, output_tokens: int | None = None

@@ -12,9 +12,9 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from precision_explorer.endpoint.completions import Asking, Prompt
+from precision_explorer.endpoint.completions import AT_ONCE, Asking, Prompt
 from precision_explorer.errors import TaskError
-from precision_explorer.models.asked import Asked, Row, Streaming
+from precision_explorer.models.asked import Asked, Row, Streaming, in_turn
 from precision_explorer.models.choices import Choices, first_best
 from precision_explorer.models.documents import document_row, rolling_windows
 from precision_explorer.models.tokens import plain_ids, prefix_id
@@ -79,12 +79,22 @@ class AskedChoices(Choices, Asked):
                 "log-probability of a text's first token; give the model's folder as --model, "
                 "whose tokenizer can put a token before it"
             )
-        if prompt not in self._before:
-            self._before[prompt] = len(await self.asking.prompt_logprobs(prompt))
+        await self._count(prompt)
         whole = prompt + example["prompt"][len(prompt) :] + choice
         values = (await self.asking.prompt_logprobs(whole))[self._before[prompt] :]
         self.check(example, choice, len(values))
         return summed(values)
+
+    async def _count(self, prompt: str) -> None:
+        if prompt not in self._before:
+            self._before[prompt] = len(await self.asking.prompt_logprobs(prompt))
+
+    def ready(self) -> None:
+        """Have the tokens of each prompt counted, which an earlier process may have done."""
+        if self.tokenizer is None:
+            prompts = sorted({example["prompt"].rstrip() for example in self.examples} - {""})
+            work = in_turn(lambda k: self._count(prompts[k]), range(len(prompts)), AT_ONCE)
+            self.asking.client.run(work)
 
     def rows(self, answers: Sequence[tuple[dict[int, float], int | None, bool]]) -> list[Row]:
         """As of `models.causal_lm.MultipleChoice`."""

@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from precision_explorer.endpoint import ENDPOINT
+from precision_explorer.endpoint.address import without_host
 from precision_explorer.endpoint.completions import AT_ONCE
 from precision_explorer.errors import UsageError
 from precision_explorer.formats import Support
 from precision_explorer.models import ModelRef
 from precision_explorer.models.reference import shown_name
+from precision_explorer.paths import without_paths
 from precision_explorer.plan.expand import RULES, PlannedCell
 from precision_explorer.plan.served import Served
 from precision_explorer.plan.spec import SweepSpec
@@ -96,8 +98,10 @@ def _why_not(served: Served, task: PreparedTask, draws_input: bool) -> str | Non
     if can is None:
         return None
     if kind != "generation" and not can.scores:
+        # The server's own words, which may name its files and its host.
+        why = without_paths(without_host(can.why or "", served.address.url))
         return (
-            f"{can.why}, which {kind} needs: serve the model by one that does (vLLM), or ask a "
+            f"{why}, which {kind} needs: serve the model by one that does (vLLM), or ask a "
             "task of the kind generation"
         )
     if kind == "language-modeling" or draws_input:

@@ -49,6 +49,8 @@ class Serving(_Data):
     requests: int
     unfinished: int
     """Those that had no turn before the window's end; they are in the samples, without an end."""
+    dropped: int = 0
+    """How many of these a server that was asked over HTTP refused or broke off."""
     batches: int | None = None
     """Of continuous batching the steps of the model."""
     duration_s: float

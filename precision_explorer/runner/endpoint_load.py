@@ -11,7 +11,8 @@ from typing import Any
 from precision_explorer.errors import PrecisionExplorerError
 from precision_explorer.hardware.sensors import UnavailableSensor
 from precision_explorer.measure import EnergyWindow, offline
-from precision_explorer.measure.open_loop import SentSeries, send_window
+from precision_explorer.measure.open_loop import send_window
+from precision_explorer.measure.sent import SentSeries
 from precision_explorer.models.asked import Asked
 from precision_explorer.records.record import Throughput
 from precision_explorer.runner.timed import Subject
@@ -167,8 +168,9 @@ class EndpointLoad:
             own = {name: values[place] for name, values in lengths.items()}
             return self.adapter.send(items[place], **own)
 
-        return send_window(
-            self.adapter.asking.client.run,
+        client = self.adapter.asking.client
+        series = send_window(
+            client.run,
             schedule.times_s,
             send,
             duration_s=schedule.duration_s,
@@ -176,6 +178,10 @@ class EndpointLoad:
             drain_s=max(rules.budget_seconds - schedule.duration_s, schedule.duration_s / 2),
             settle_s=min(rules.warmup_seconds, float(schedule.times_s[-1])),
         )
+        if series.dropped:
+            # A server that has ended is no overloaded one.
+            client.run(client.still_there())
+        return series
 
 
 def _best(throughput: Throughput) -> float:

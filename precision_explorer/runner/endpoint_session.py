@@ -17,7 +17,7 @@ from precision_explorer.endpoint.client import Client, Limits, api_key
 from precision_explorer.endpoint.completions import Asking
 from precision_explorer.errors import EndpointError
 from precision_explorer.hardware.sensors import UnavailableSensor
-from precision_explorer.models.asked import Asked, AskedAnswers, Streaming, load_tokenizer
+from precision_explorer.models.asked import Asked, AskedAnswers, load_tokenizer
 from precision_explorer.models.asked_scores import AskedChoices, AskedDocuments
 from precision_explorer.records import AppliedFormat, Caution, canonical_hash
 from precision_explorer.records.record import Quality, Repeat
@@ -44,7 +44,7 @@ class EndpointSession:
             else ask_capabilities(self.client, request["model"])
         )
         self.tokenizer = load_tokenizer(request["tokenizer"]) if self.can.token_ids else None
-        self.adapter: Asked | None = None
+        self._made: tuple[Json, Asked] | None = None
         self.load_answer = self._loaded()
 
     def close(self) -> None:
@@ -71,7 +71,7 @@ class EndpointSession:
 
     def quality(self, request: Json) -> tuple[Json, bytes]:
         """Ask every example; rows come as Arrow."""
-        adapter = self.adapter = self._adapter(request)
+        adapter = self._adapter(request)
         start = time.perf_counter()
         order = range(len(adapter.examples))
         rows = self._rows(adapter, order, "quality", request["card"])
@@ -104,7 +104,7 @@ class EndpointSession:
 
     def noise(self, request: Json) -> tuple[Json, bytes]:
         """Every example once more, in another order, so that the server puts others together."""
-        adapter = self.adapter = self.adapter or self._adapter(request)
+        adapter = self._adapter(request)
         start = time.perf_counter()
         seed = self.request["seed"]
         order = np.random.default_rng(seed).permutation(len(adapter.examples)).tolist()
@@ -123,7 +123,9 @@ class EndpointSession:
 
     def block(self, request: Json) -> tuple[Json, bytes]:
         """One round of the latency of the workload's scenario, and of offline throughput."""
-        adapter = self.adapter = self.adapter or self._adapter(request)
+        adapter = self._adapter(request)
+        adapter.ready()
+        before = adapter.short
         subject = Subject(
             adapter,  # type: ignore[arg-type]
             request,
@@ -138,6 +140,7 @@ class EndpointSession:
             answer, rows = timed_part(subject, sensor)
         # What else runs on this machine may be the server itself.
         answer |= {"other_work_share": None, "peak_bytes": None, "recompiles": None}
+        answer["ended_early"] = adapter.short - before
         return answer, to_arrow(rows) if rows else b""
 
     def _served(self, adapter: Asked, subject: Subject) -> tuple[Json, list[Json]]:
@@ -151,14 +154,6 @@ class EndpointSession:
     def certificate(self, request: Json) -> tuple[Json, bytes]:
         """That nothing is proved, and what the reader must be told of the timed requests."""
         cautions = [self._declared(), _repeated(len(request["examples"]))]
-        short = self.adapter.short if isinstance(self.adapter, Streaming) else 0
-        if short:
-            text = (
-                f"{short} timed answers ended before they had as many tokens as were asked for, as "
-                "the server takes no ignore_eos: formats whose answers differ in length do "
-                "different work; compare tpot_s rather than latency"
-            )
-            cautions.append(Caution(id="answers-ended", message=text))
         answer = {
             "certificate": None,
             "execution": "unverified",
@@ -177,6 +172,13 @@ class EndpointSession:
         return Caution(id="served-as-declared", message=text)
 
     def _adapter(self, request: Json) -> Asked:
+        """The request's task on the server; the last one again while nothing of it differs."""
+        wanted = {name: request[name] for name in ("card", "examples", "workload")}
+        if self._made is None or self._made[0] != wanted:
+            self._made = wanted, self._new_adapter(request)
+        return self._made[1]
+
+    def _new_adapter(self, request: Json) -> Asked:
         card, workload, examples = request["card"], request["workload"], request["examples"]
         kind, window = card["kind"], self.can.window
         chat = kind == "generation" and card["generation"]["chat"]

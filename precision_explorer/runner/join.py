@@ -20,7 +20,7 @@ from precision_explorer.records import (
 )
 from precision_explorer.runner.disturbed import disturbed_cautions, disturbed_part
 from precision_explorer.runner.rounds import blocks_in, joined_block
-from precision_explorer.runner.served_cautions import served_cautions
+from precision_explorer.runner.served_cautions import ended_cautions, served_cautions
 from precision_explorer.units import share
 
 # An idle Linux machine's own housekeeping stays below 1 %; at a twentieth of the cores the order of
@@ -121,6 +121,7 @@ def _cautions(
     found += served_cautions(
         parts.get("serving") or [], planned.cell.workload.get("load_of") == "reference"
     )
+    found += ended_cautions(parts.get("ended_early") or 0)
     found += _compile_cautions(parts.get("compilation"))
     quality = parts.get("quality") or {}
     if quality.get("cut_examples"):
@@ -230,6 +231,11 @@ def _blocks(answers: dict[str, Any]) -> dict[str, Any] | None:
     return block | {name: _peak(*(b.get(name) for b in own)) for name in names}
 
 
+def _ended_early(answers: dict[str, Any]) -> int:
+    """Timed answers of a server that ended too soon, over all rounds whoever measured them."""
+    return sum(block.get("ended_early", 0) for block in blocks_in(answers))
+
+
 def _is_resumed(answers: dict[str, Any]) -> bool:
     measured = [answers["quality"], *blocks_in(answers)]
     return len({answer.get("session", 0) for answer in measured}) > 1
@@ -248,6 +254,7 @@ def ok_record(
     load, quality, block = answers["load"], answers["quality"], _blocks(answers)
     parts = measurements(load, quality, block, answers.get("compile"))
     parts["disturbed"] = disturbed_part(answers)
+    parts["ended_early"] = _ended_early(answers)
     cautions = _cautions(planned, load, answers["certificate"], parts)
     if _is_resumed(answers):
         # A process that did the timed part alone holds less than one that scored before it.
@@ -283,6 +290,7 @@ def failed_record(
     load = answers.get("load")
     parts = measurements(load, answers.get("quality"), _blocks(answers), answers.get("compile"))
     parts["disturbed"] = disturbed_part(answers)
+    parts["ended_early"] = _ended_early(answers)
     return CellRecord(
         cell_id=planned.cell_id,
         status=error["status"],

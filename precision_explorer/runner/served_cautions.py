@@ -19,9 +19,9 @@ def served_cautions(windows: list[dict[str, Any]], asked_of_reference: bool) -> 
             "measure again on an idle machine, or with fewer --threads than cores"
         )
         found.append(Caution(id="serving-refused", message=text))
-    full = next((w for w in windows if w["saturated"] and not w["refused"]), None)
-    if full is not None:
-        found.append(Caution(id="serving-saturated", message=_saturated(full)))
+    full = [w for w in windows if w["saturated"] and not w["refused"]]
+    if full:
+        found.append(Caution(id="serving-saturated", message=_saturated(max(full, key=_dropped))))
     odd = next((w for w in windows if not w["little"]["holds"]), None)
     if odd is not None:
         text = (
@@ -54,12 +54,26 @@ def served_cautions(windows: list[dict[str, Any]], asked_of_reference: bool) -> 
     return found
 
 
-def _saturated(window: dict[str, Any]) -> str:
-    left = (
-        f"{window['unfinished']} of the requests had no turn before the window was cut"
-        if window["unfinished"]
-        else "the queue grew from the window's start to its end"
+def ended_cautions(count: int) -> list[Caution]:
+    """Of `count` timed answers that ended too soon."""
+    text = (
+        f"{count} timed answers ended before they had as many tokens as were asked for, as the "
+        "server takes no ignore_eos: formats whose answers differ in length do different work; "
+        "compare tpot_s rather than latency"
     )
+    return [Caution(id="answers-ended", message=text)] if count else []
+
+
+def _dropped(window: dict[str, Any]) -> int:
+    return window.get("dropped", 0)
+
+
+def _saturated(window: dict[str, Any]) -> str:
+    waiting, dropped = window["unfinished"] - _dropped(window), _dropped(window)
+    parts = [f"the server refused or dropped {dropped} of the requests"] if dropped else []
+    if waiting:
+        parts.append(f"{waiting} of the requests had no turn before the window was cut")
+    left = " and ".join(parts) or "the queue grew from the window's start to its end"
     return (
         f"at {rate(window['offered_rate_per_s'])} {left}: more is asked than the format can serve, "
         "so no latency would hold, and no percentile is shown; lower the rate or the load, or "
