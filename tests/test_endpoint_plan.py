@@ -10,13 +10,15 @@ import pytest
 
 from precision_explorer.endpoint import parse_address
 from precision_explorer.endpoint.capabilities import Capabilities
-from precision_explorer.errors import UsageError
+from precision_explorer.errors import EndpointError, UsageError
 from precision_explorer.models.reference import shown_name, tokenizer_folder
 from precision_explorer.plan.endpoints import check_asked, endpoint_cells, served_ref
 from precision_explorer.plan.served import Served
 from precision_explorer.plan.spec import make_spec
+from precision_explorer.runner import servers
 from precision_explorer.runner.comparisons import Comparisons
 from precision_explorer.runner.offered import draws_input
+from precision_explorer.runner.requests import load_request
 from precision_explorer.tasks import load_card, prepare
 from precision_explorer.workload import Workload, load_workload
 
@@ -34,10 +36,10 @@ def spec(**options):
 def cells(task="sentiment-choice", workload=None, tokenizer=None, can=CAN, **options):
     made = spec(**options)
     prepared = prepare(load_card(task), 3, 0)
-    servers = [Served(address, address.model or "m", tokenizer, can) for address in made.endpoints]
+    asked = [Served(address, address.model or "m", tokenizer, can) for address in made.endpoints]
     rules = workload or Workload()
     return made, endpoint_cells(
-        made, [(served_ref("m"), servers)], [prepared], rules, {"aiohttp": "3"}, draws_input(rules)
+        made, [(served_ref("m"), asked)], [prepared], rules, {"aiohttp": "3"}, draws_input(rules)
     )
 
 
@@ -123,6 +125,31 @@ def test_another_address_version_or_tokenizer_is_another_cell(tmp_path):
     ids = {first.cell_id, cells(can=newer)[1][0].cell_id, moved.cell_id,
            cells(tokenizer=tmp_path)[1][0].cell_id}  # fmt: skip
     assert len(ids) == 4
+
+
+def test_a_server_that_is_down_keeps_its_measured_cells(monkeypatch):
+    made, (one, _) = cells(model=["m"])
+    told = {"plan": {"cells": [{"cell_id": one.cell_id}]}}
+    record = SimpleNamespace(status="ok", cell=one.cell)
+    folder = SimpleNamespace(read_sweep_or_none=lambda: told, read_record=lambda _: record)
+
+    def down(address, model):
+        raise EndpointError("no server answers", passing=True)
+
+    monkeypatch.setattr(servers, "_ask", down)
+    found = servers.ask_servers(made, lambda _: None, folder)
+    again, other = endpoint_cells(
+        made, found, [one.task], Workload(), {"aiohttp": "3"}, draws_input=False
+    )
+    assert again.cell_id == one.cell_id
+    # Of the other nothing was known.
+    assert other.served.capabilities is None
+    # When its turn comes it is asked anew, and must be the same.
+    request = load_request(again, made, None, "")
+    assert request["capabilities"] is None
+    assert request["recipe"] == one.cell.recipe
+    record.status = "failed"
+    assert servers.ask_servers(made, lambda _: None, folder)[0][1][0].capabilities is None
 
 
 def test_what_a_server_lacks_skips_its_cells_with_the_reason(tmp_path):

@@ -241,6 +241,17 @@ def test_a_server_that_is_up_only_now_is_asked_what_it_can(server, folder):
     session.close()
 
 
+def test_a_server_that_is_up_again_must_be_the_one_that_was_planned_for(server, folder):
+    session = session_of(server, folder, capabilities=None)
+    recipe = {"reported": session.can.reported, "extras": list(session.can.extras)}
+    recipe["prompts"] = "token ids"
+    session.close()
+    session_of(server, folder, capabilities=None, recipe=recipe).close()
+    newer = recipe | {"reported": recipe["reported"] | {"version": "2"}}
+    with pytest.raises(EndpointError, match="another than in the stored run"):
+        session_of(server, folder, capabilities=None, recipe=newer)
+
+
 def test_scores_that_are_no_numbers_are_refused(server, folder):
     session = session_of(server, folder)
     server.faults = Faults(

@@ -24,9 +24,6 @@ Json = dict[str, Any]
 Send = Callable[[int], Awaitable[Json]]
 """Sends the request at a place of the schedule; extras for its row."""
 
-FEWEST_ANSWERED = 0.01
-"""Share of a window's requests below which a server that drops them is not overloaded but out of
-order: of fewer answers than one in a hundred not even a 99th percentile could be told."""
 # Between setting the window's start and its first possible arrival, so that this one is not late.
 _LEAD_S = 0.005
 # Timers of event loops are whole milliseconds late (epoll_wait(2)); the rest of a wait is spun.
@@ -42,7 +39,7 @@ async def send_as_planned(
     """Send each request at its time, in seconds since the window's start; those that are not
     answered `cut_s` after it are given up. A request that the server drops
     (`EndpointError.dropped`) is one that it leaves unanswered, as servers that shed load do; where
-    it answers hardly any (`FEWEST_ANSWERED`), the first such error is raised. Any other error is
+    it answers hardly any (`sent.FEWEST_ANSWERED`), the first such error is raised. Any other error is
     raised at once, and ends the other requests."""
     window = Window([float(t) for t in times_s])
     origin = now() + _LEAD_S
@@ -54,9 +51,9 @@ async def send_as_planned(
         except EndpointError as error:
             if not error.dropped:
                 raise
-            window.dropped[place] = error
-            return
-        window.leave(place, now() - origin, extras)
+            window.drop(place, error)
+        else:
+            window.leave(place, now() - origin, extras)
 
     tasks: list[asyncio.Task[None]] = []
     failed = asyncio.Event()
@@ -81,9 +78,7 @@ async def send_as_planned(
             task.cancel()
         window.pass_to(now() - origin)
         await asyncio.gather(*tasks, return_exceptions=True)
-    answered = sum(ended is not None for ended in window.ended)
-    if window.dropped and answered < FEWEST_ANSWERED * len(window.due):
-        raise next(iter(window.dropped.values()))
+    window.check_answered()
     return window
 
 

@@ -19,6 +19,9 @@ BEHIND = 0.95
 """Share of the second half's arrivals that were answered in it, below which a queue whose latency
 grew is one of a server that can't keep up. In 200 simulated windows each (M/M/4) of 300 requests
 0.5 % at 0.7 of capacity came out so, and 94 % at 1.3; of 100 requests 4.5 % and 80 %."""
+FEWEST_ANSWERED = 0.01
+"""Share of a window's requests below which a server that drops them is not overloaded but out of
+order: of fewer answers than one in a hundred not even a 99th percentile could be told."""
 _TINY = float(np.finfo(float).tiny)
 
 
@@ -52,6 +55,16 @@ class Window:
         self.pass_to(now)
         self.ended[place], self.extras[place] = now, extras
         self._inside -= 1
+
+    def drop(self, place: int, error: EndpointError) -> None:
+        """A request will have no answer, but for this error; until the cut it waits for one."""
+        self.dropped[place] = error
+
+    def check_answered(self) -> None:
+        """Raise the first of the errors where the server answered hardly anything."""
+        answered = sum(ended is not None for ended in self.ended)
+        if self.dropped and answered < FEWEST_ANSWERED * len(self.due):
+            raise next(iter(self.dropped.values()))
 
     def pass_to(self, now: float) -> None:
         """Count the requests inside up to `now`."""

@@ -16,12 +16,14 @@ if TYPE_CHECKING:
 class Served:
     """`model`: its name on the server. `tokenizer`: the folder of the model's tokenizer, None where
     it is not here. `capabilities`: None where the server did not answer: it is asked once more when
-    its turn comes."""
+    its turn comes. `remembered`: whether they are those of an earlier run of the sweep, as the
+    server does not answer now."""
 
     address: Address
     model: str
     tokenizer: Path | None
     capabilities: Capabilities | None
+    remembered: bool = False
 
     @property
     def takes_ids(self) -> bool:
@@ -43,3 +45,14 @@ class Served:
             return known
         prompts = "token ids" if self.takes_ids else "text"
         return known | {"prompts": prompts, "extras": list(can.extras), "reported": can.reported}
+
+
+def capabilities_in(recipe: dict[str, Any]) -> Capabilities | None:
+    """What a stored cell's recipe tells of its server; None where that had not answered either.
+    That it scores is supposed: where it does not, it says so when it is asked."""
+    from precision_explorer.endpoint.capabilities import Capabilities
+
+    if "reported" not in recipe:
+        return None
+    ids = recipe["prompts"] == "token ids"
+    return Capabilities(recipe["reported"], ids, True, None, tuple(recipe["extras"]))

@@ -44,12 +44,26 @@ class EndpointSession:
             else ask_capabilities(self.client, request["model"])
         )
         self.tokenizer = load_tokenizer(request["tokenizer"]) if self.can.token_ids else None
+        self._check(request.get("recipe"))
         self._made: tuple[Json, Asked] | None = None
         self.load_answer = self._loaded()
 
     def close(self) -> None:
         """Let go of all connections."""
         self.client.close()
+
+    def _check(self, recipe: Json | None) -> None:
+        """EndpointError where the server is not the one that the cell was planned for, when it did
+        not answer; None: it did."""
+        if recipe is None:
+            return
+        prompts = "token ids" if self.tokenizer is not None else "text"
+        now = {"reported": self.can.reported, "extras": list(self.can.extras), "prompts": prompts}
+        if any(recipe[name] != value for name, value in now.items()):
+            raise EndpointError(
+                "the endpoint is another than in the stored run (version, model or what it takes); "
+                "run the sweep again while it is up"
+            )
 
     def _loaded(self) -> Json:
         applied = AppliedFormat(

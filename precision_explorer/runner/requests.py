@@ -60,7 +60,8 @@ def _endpoint_request(planned: PlannedCell, served: Served, log: str) -> dict[st
         "url": served.address.url,
         "model": served.model,
         "tokenizer": None if tokenizer is None else str(tokenizer),
-        "capabilities": None if can is None else can.document(),
+        "capabilities": None if can is None or served.remembered else can.document(),
+        "recipe": planned.cell.recipe if served.remembered else None,
         "seed": planned.cell.seed,
         "log": log,
     }

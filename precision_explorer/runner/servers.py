@@ -12,9 +12,10 @@ from precision_explorer.models import ModelRef
 from precision_explorer.models.reference import tokenizer_folder
 from precision_explorer.plan import SweepSpec
 from precision_explorer.plan.endpoints import served_ref
-from precision_explorer.plan.served import Served
+from precision_explorer.plan.served import Served, capabilities_in
 from precision_explorer.records import Environment
 from precision_explorer.runner.manager import Event, OnEvent
+from precision_explorer.store import RunFolder
 
 if TYPE_CHECKING:
     from precision_explorer.endpoint.capabilities import Capabilities
@@ -25,22 +26,38 @@ _CLIENT = ("aiohttp", "transformers", "tokenizers", "numpy", "scipy", "precision
 Servers = list[tuple[ModelRef, list[Served]]]
 
 
-def ask_servers(spec: SweepSpec, on_event: OnEvent) -> Servers:
-    """What each server makes of each model. One that does not answer takes part without: its cells
-    are tried, and fail with the reason where it still does not."""
+def ask_servers(spec: SweepSpec, on_event: OnEvent, folder: RunFolder) -> Servers:
+    """What each server makes of each model. One that does not answer takes part with what measured
+    cells in the sweep's `folder` tell of it, so that these stay its cells; else without: its cells
+    are tried, and fail with the reason where it still does not answer."""
     found: Servers = []
     for name in spec.model if spec.endpoints else ():
-        folder = tokenizer_folder(name)
-        asked = []
+        tokenizer, asked = tokenizer_folder(name), []
         for address in spec.endpoints:
-            model, can = address.model or name, None
+            model, can, remembered = address.model or name, None, False
             try:
                 can = _ask(address, model)
             except EndpointError as error:
                 on_event(Event("note", {"text": f"{address.format}: {error}"}))
-            asked.append(Served(address, model, folder, can))
+                if error.dropped:
+                    can = _stored(folder, address.digest(model))
+                    remembered = can is not None
+            asked.append(Served(address, model, tokenizer, can, remembered))
         found.append((served_ref(name), asked))
     return found
+
+
+def _stored(folder: RunFolder, server: str) -> Capabilities | None:
+    """What a measured cell of the `server` with this digest tells of it. A reader's look, which
+    changes nothing."""
+    cells = (folder.read_sweep_or_none() or {}).get("plan", {}).get("cells", [])
+    for record in (folder.read_record(cell["cell_id"]) for cell in cells):
+        if record is not None and record.status == "ok":
+            recipe = record.cell.recipe
+            known = capabilities_in(recipe) if recipe.get("server") == server else None
+            if known is not None:
+                return known
+    return None
 
 
 def _ask(address: Address, model: str) -> Capabilities:

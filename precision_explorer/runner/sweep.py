@@ -24,7 +24,7 @@ from precision_explorer.models import ModelRef, check_inputs, has_head, resolve
 from precision_explorer.models.shipped import check_library
 from precision_explorer.paths import expand_user
 from precision_explorer.plan import Plan, SweepSpec, expand
-from precision_explorer.plan.endpoints import check_asked, endpoint_cells
+from precision_explorer.plan.endpoints import check_asked, endpoint_cells, served_ref
 from precision_explorer.plan.expand import reference_of
 from precision_explorer.plan.spec import READER_FIELDS
 from precision_explorer.records import Environment, Roof, metric_info
@@ -157,7 +157,8 @@ def prepare_sweep(
         )
     plan = expand(*inputs, budgets)
     environment = make_environment(facts, threads, versions)
-    servers = ask_servers(spec, on_event)
+    named = refs or [served_ref(name) for name in spec.model]
+    servers = ask_servers(spec, on_event, _folder(spec, named, tasks, facts))
     if servers:
         known = versions | library_versions(("aiohttp",))
         cells = endpoint_cells(spec, servers, tasks, workload, known, draws_input(workload))
