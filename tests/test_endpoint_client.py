@@ -196,9 +196,11 @@ def test_a_key_is_sent_and_never_told(server, monkeypatch):
 def test_no_part_of_a_key_or_host_is_left_where_words_are_cut(server):
     # The key begins within the 200 characters that are kept, and ends behind them.
     for text in ("x" * 190 + KEY, "y" * 192 + " 127.0.0.1:8000"):
-        server.faults = Faults(body=json.dumps({"error": {"message": text}}).encode())
+        event = json.dumps({"error": {"message": text}})
+        server.faults = Faults(body=f"data: {event}\n\n".encode())
         with Client(server.url, KEY, QUICK) as client:
             told = said(client, Asking(client, "tiny", {}).streamed("a", 2))
+        assert f"broke its stream off ({text[:100]}" in told
         assert "sk-" not in told
         assert "127" not in told
 

@@ -39,8 +39,8 @@ async def send_as_planned(
     """Send each request at its time, in seconds since the window's start; those that are not
     answered `cut_s` after it are given up. A request that the server drops
     (`EndpointError.dropped`) is one that it leaves unanswered, as servers that shed load do; where
-    it answers hardly any (`sent.FEWEST_ANSWERED`), the first such error is raised. Any other error is
-    raised at once, and ends the other requests."""
+    it answers hardly any (`sent.FEWEST_ANSWERED`), the first such error is raised. Any other error
+    is raised at once, and ends the other requests."""
     window = Window([float(t) for t in times_s])
     origin = now() + _LEAD_S
 
