@@ -37,6 +37,7 @@ from precision_explorer.stats.rate_search import (
 )
 from precision_explorer.stats.tails import tail
 from precision_explorer.table import build
+from precision_explorer.table.front import mark_front
 from precision_explorer.table.scenario_words import latency_words
 from precision_explorer.workload import Workload, load_workload, plan_schedule
 from scripts.check_rate_search import CAPACITY, RESOLUTION, ends_of, rules_for, search
@@ -362,6 +363,58 @@ def test_a_late_loop_is_no_answer(clock, tmp_path, monkeypatch):
     (row,) = table.rows
     assert row["held_rate_per_s"] is row["missed_rate_per_s"] is row["latency_p50_s"] is None
     assert "the loop was late" in row["search_note"]
+
+
+# -- on the front ------------------------------------------------------------------------------
+
+
+def front_with(clock, tmp_path, brackets: dict[str, tuple[Any, Any]], wanted=None) -> Any:
+    """Rows that differ in nothing but between which rates their answers lie, after `mark_front`."""
+    made = made_by(clock, 0.02, budget_seconds=20)
+    cells = [cell_of(name, made, budget_seconds=20) for name in brackets]
+    table = build([make_run(tmp_path / "run", cells)])
+    samples = list(table.samples.values())
+    for one, (held, missed) in zip(samples, brackets.values(), strict=True):
+        one.row.update(held_rate_per_s=held, missed_rate_per_s=missed, pareto_note=None)
+        one.row.update(pareto=None, search_note=None if held else "no rate held p90")
+        one._drawn.clear()
+    mark_front(samples, wanted)
+    return {one.row["format"]: one.row for one in samples}, table
+
+
+def test_overlapping_answers_are_a_tie_and_beat_nobody(clock, tmp_path):
+    ends = {"fp32": (50.0, 60.0), "bf16": (48.0, 58.0), "int8": (30.0, 48.0)}
+    rows, table = front_with(clock, tmp_path, ends)
+    assert [row["pareto"] for row in rows.values()] == ["yes", "yes", "no"]
+    assert (rows["fp32"]["pareto_ties"], rows["bf16"]["pareto_ties"]) == ("bf16", "fp32")
+    assert 0.5 < rows["fp32"]["pareto_probability"] < 0.8
+    assert 0.2 < rows["bf16"]["pareto_probability"] < 0.5
+    # It missed where the others held: every draw is below theirs.
+    assert rows["int8"]["pareto_probability"] == 0.0
+    assert "Tied, as the samples tell them apart in none" in to_markdown(table)
+
+
+def test_answers_that_overlap_a_little_are_no_winner_either(clock, tmp_path):
+    """Few of the draws say so; the rule is that of the sentence on the largest rate."""
+    rows, table = front_with(clock, tmp_path, {"fp32": (59.9, 90.0), "bf16": (50.0, 60.0)})
+    assert rows["bf16"]["pareto_probability"] < 0.02
+    assert rows["bf16"]["pareto"] == "yes"
+    assert rows["bf16"]["pareto_ties"] == "fp32"
+    assert "can't be told, as the answers overlap" in to_markdown(table)
+
+
+def test_answers_apart_have_a_winner(clock, tmp_path):
+    rows, _ = front_with(clock, tmp_path, {"fp32": (60.0, 70.0), "bf16": (50.0, 60.0)})
+    assert [row["pareto"] for row in rows.values()] == ["yes", "no"]
+    assert [row["pareto_probability"] for row in rows.values()] == [1.0, 0.0]
+    assert rows["fp32"]["pareto_ties"] is None
+
+
+def test_a_rate_that_nothing_missed_has_no_probability(clock, tmp_path):
+    rows, table = front_with(clock, tmp_path, {"fp32": (60.0, 70.0), "bf16": (50.0, None)})
+    assert [row["pareto"] for row in rows.values()] == ["yes", "yes"]
+    assert {row["pareto_probability"] for row in rows.values()} == {None}
+    assert "can't be told: no rate missed the objective in bf16" in to_markdown(table)
 
 
 # -- what is declared --------------------------------------------------------------------------

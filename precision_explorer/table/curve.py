@@ -67,6 +67,13 @@ def bracket_of(tried: Sequence[TriedRate], points: Sequence[CurvePoint]) -> Brac
     return bracket({one.rung: point.verdict for one, point in zip(tried, points, strict=True)})
 
 
+def is_below(row: dict[str, Any], best: dict[str, Any]) -> bool:
+    """Whether the answer of a row's search lies wholly below what `best` held: where neither does,
+    the two can't be told apart."""
+    missed, held = row["missed_rate_per_s"], best["held_rate_per_s"]
+    return missed is not None and held is not None and bool(missed <= held)
+
+
 def best_rate_within(
     tried: Sequence[TriedRate], windows: Sequence[list[Seen]], slo: Slo
 ) -> float | None:

@@ -12,6 +12,7 @@ import numpy as np
 from precision_explorer.errors import UsageError
 from precision_explorer.pareto import front, front_probability, knee
 from precision_explorer.table.against import is_in_looks
+from precision_explorer.table.curve import is_below
 from precision_explorer.table.figures import DEFAULT, FIGURES, unfit_energy
 from precision_explorer.table.limits import Check, Limits, checks
 from precision_explorer.table.samples import DRAWS, Samples
@@ -36,6 +37,8 @@ class Front:
     draws: np.ndarray
     told: bool
     """Whether the draws can say how sure the front is."""
+    alike: np.ndarray
+    """(rows, rows, objectives) bool: the rates between which the two answers lie overlap."""
 
 
 def front_of(ok: list[Entry]) -> Front | None:
@@ -84,7 +87,7 @@ def mark_front(
             if drawn is not None:
                 draws[:, index, column] = drawn
     told = all(sample.tells(name) for sample in left for name in names)
-    found = Front(names, maximise, left, values, draws, told)
+    found = Front(names, maximise, left, values, draws, told, _alike(left, names))
     _enter(found)
     return found
 
@@ -128,8 +131,27 @@ def _lacks(sample: Samples, name: str) -> bool:
     return True
 
 
+def _alike(samples: list[Samples], names: list[str]) -> np.ndarray:
+    found = np.zeros((len(samples), len(samples), len(names)), dtype=bool)
+    if "rate" in names:
+        below = np.array([[is_below(a.row, b.row) for b in samples] for a in samples])
+        found[:, :, names.index("rate")] = ~(below | below.T)
+    return found
+
+
+def _undominated(values: np.ndarray, maximise: list[bool], alike: np.ndarray) -> np.ndarray:
+    """(rows,) bool: the front, on which a row stays too that only larger rates beat whose answers
+    overlap with its own."""
+    on: np.ndarray = front(values, maximise)
+    for index in np.flatnonzero(~on & alike.any(axis=(1, 2))):
+        # As good in the rate, they can beat it in another objective only.
+        own = np.where(alike[index], np.minimum(values, values[index]), values)
+        on[index] = front(own, maximise)[index]
+    return on
+
+
 def _enter(found: Front) -> None:
-    on = front(found.values, found.maximise)
+    on = _undominated(found.values, found.maximise, found.alike)
     probability = front_probability(found.draws, found.maximise) if found.told else None
     ties = _ties(found, on) if found.told else {}
     hint = knee(found.values[on], found.maximise)
@@ -152,9 +174,11 @@ def _label(row: dict[str, Any], beside: dict[str, Any]) -> str:
 
 def _ties(found: Front, on: np.ndarray) -> dict[int, list[int]]:
     """{row of the front: the others that no objective tells from it}: the paired draws' difference
-    holds 0 within its central 95 %, or, of what can't be resampled, both values read the same."""
+    holds 0 within its central 95 %, or, of what can't be resampled, both values read the same;
+    searched rates where their answers overlap."""
     rows = np.flatnonzero(on)
     fixed = np.array([[s.draws(n) is None for n in found.names] for s in found.samples])
+    searched = np.array([n == "rate" for n in found.names])
     shown = [
         [FIGURES[n].show(v) for n, v in zip(found.names, row, strict=True)] for row in found.values
     ]
@@ -163,6 +187,7 @@ def _ties(found: Front, on: np.ndarray) -> dict[int, list[int]]:
         apart = found.draws[:, [i]] - found.draws[:, rows]
         same = np.minimum((apart >= 0).mean(axis=0), (apart <= 0).mean(axis=0)) > _TAIL
         read = np.array([[a == b for a, b in zip(shown[i], shown[j], strict=True)] for j in rows])
+        same = np.where(searched, found.alike[i, rows], same)
         alike = np.where(fixed[i] & fixed[rows], read, same).all(axis=1)
         ties[int(i)] = [int(j) for j in rows[alike] if j != i]
     return ties
@@ -196,7 +221,8 @@ def _all_tasks(fronts: list[Front]) -> None:
     values = np.concatenate([f.values[index] for f, index in picked], axis=1)
     draws = np.concatenate([f.draws[:, index] for f, index in picked], axis=2)
     maximise = [m for found in fronts for m in found.maximise]
-    on = front(values, maximise)
+    alike = np.concatenate([f.alike[np.ix_(index, index)] for f, index in picked], axis=2)
+    on = _undominated(values, maximise, alike)
     told = all(found.told for found in fronts)
     probability = front_probability(draws, maximise) if told else None
     for found, index in picked:
