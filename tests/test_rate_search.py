@@ -296,6 +296,7 @@ def test_a_row_tells_between_which_rates_the_answer_lies(clock, tmp_path):
     # By another objective the same windows give another rate.
     stricter = build([tmp_path / "run"], {"slo": "p90=30ms", "price_per_hour": 3.6}).rows[1]
     assert 0 < stricter["value_per_usd"] <= fast["value_per_usd"]
+    assert not np.isclose(stricter["value_per_usd"], fast["value_per_usd"])
     assert build([tmp_path / "run"], {"slo": "p90=1ms", "price_per_hour": 3.6}).rows[0][
         "value_per_usd"
     ] in (0.0, None)
@@ -363,6 +364,20 @@ def test_a_late_loop_is_no_answer(clock, tmp_path, monkeypatch):
     (row,) = table.rows
     assert row["held_rate_per_s"] is row["missed_rate_per_s"] is row["latency_p50_s"] is None
     assert "the loop was late" in row["search_note"]
+
+
+def test_value_by_another_objective_is_drawn_from_the_rate_that_holds_it(clock, tmp_path):
+    run = make_run(tmp_path / "run", [cell_of("fp32", made_by(clock, 0.02))], {"price_per_hour": 1})
+    (own,) = build([run]).samples.values()
+    (one,) = build([run], {"slo": "p90=100ms"}).samples.values()
+    assert one.value("value") > own.value("value")
+    # At the row's own rate all are within it, at the one that its value rests on a few are not.
+    assert one.within(one.slo).share == 1.0
+    assert 0.9 < (one.value_latencies <= 0.1).mean() < 1.0
+    own_quality = one.draws("quality") / one.row["quality"]
+    rates = one.draws("value") / (one.value("value") * own_quality)
+    assert np.median(rates) == pytest.approx(1.0, abs=0.02)
+    assert len(np.unique(rates.round(6))) > 3
 
 
 # -- on the front ------------------------------------------------------------------------------

@@ -82,6 +82,9 @@ class Entry:
     slo: Slo | None = None
     value_size: int | None = None
     """The batch size whose rate its value rests on."""
+    value_latencies: np.ndarray | None = None
+    """Of a searched row, the latencies at the rate that its value rests on: by an objective of the
+    reader's own another than the row's."""
     samples: Samples | None = None
     cautions: list[Caution] = field(default_factory=list)
     """What only the comparison with other rows shows, beside the record's own."""

@@ -44,6 +44,8 @@ class Samples:
         rows'; None for all others."""
         self.value_size = entry.value_size
         """The batch size whose rate `value_per_usd` rests on; None where that is none."""
+        self.value_latencies = entry.value_latencies
+        """Those at the rate that `value_per_usd` rests on, where that was searched."""
         self.reference: Samples | None = None
         """What the row's quality was compared with; itself where it is a reference."""
         self._seed = seed
@@ -183,8 +185,12 @@ class Samples:
         """(DRAWS,) of the rate within the objective, as a multiple of the measured one."""
         if self.value_size is not None:
             return 1 / self._slower(self.value_size)
-        found = self.within(self.slo) if self.slo is not None else None
-        if found is None or self.slo is None or not found.share:
+        if self.slo is None:
+            return None
+        found = self.within(self.slo)
+        if self.value_latencies is not None:
+            found = share_within(self.value_latencies, self.slo.limit_s, self.slo.quantile)
+        if found is None or not found.share:
             return None
         size = max(round(found.n_eff), 1)
         shares = np.random.default_rng(self._own_seed).binomial(size, found.share, DRAWS) / size
