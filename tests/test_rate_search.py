@@ -432,6 +432,25 @@ def test_a_rate_that_nothing_missed_has_no_probability(clock, tmp_path):
     assert "can't be told: no rate missed the objective in bf16" in to_markdown(table)
 
 
+@pytest.mark.parametrize("wanted", [None, ("rate", "memory")])
+def test_a_format_that_held_no_rate_leaves_the_rate_to_the_others(clock, tmp_path, wanted):
+    ends = {"fp32": (60.0, 70.0), "bf16": (50.0, 60.0), "int8": (None, 10.0)}
+    rows, table = front_with(clock, tmp_path, ends, wanted)
+    assert [row["pareto"] for row in rows.values()] == ["yes", "no", None]
+    assert rows["int8"]["pareto_note"] == "left out: no rate held p90"
+    assert "Left out before: int8 (no rate held p90)" in to_markdown(table)
+
+
+def test_a_format_that_the_lowest_rate_saturates_says_why_it_is_left_out(clock, tmp_path):
+    limit = {"arrivals": {"kind": "poisson", "search": GOAL | {"limit_s": 0.01}}}
+    cell, rows = cell_of("fp32", made_by(clock, 0.02, **limit), **limit)
+    for window in cell.measurements.serving:
+        window.saturated = True
+    (row,) = build([make_run(tmp_path / "run", [(cell, rows)])]).rows
+    assert row["pareto"] is None
+    assert row["pareto_note"] == f"left out: {row['search_note']}"
+
+
 # -- what is declared --------------------------------------------------------------------------
 
 

@@ -34,7 +34,7 @@ from precision_explorer.table.curve import curve_columns
 from precision_explorer.table.data import COLUMNS, ROW_KEY, Curve, DisturbedTable, SoakTable, Table
 from precision_explorer.table.disturbed import background_names, disturbed_columns
 from precision_explorer.table.figures import in_words
-from precision_explorer.table.front import Front, front_of, mark_all_tasks
+from precision_explorer.table.front import Front, check_energy, front_of, mark_all_tasks
 from precision_explorer.table.headline import (
     check_metric,
     headline,
@@ -298,6 +298,9 @@ def _across_rows(entries: list[Entry]) -> dict[str, str]:
         if found is not None:
             words[", ".join(key)] = in_words(found.names)
             fronts.append(found)
+    if "energy" in (entries[0].reader.get("objectives") or ()):
+        ok = ([e.row for e in group if e.record.status == "ok"] for group in groups.values())
+        check_energy(fronts, list(ok))
     mark_all_tasks(fronts)
     over_tasks(entries)
     for entry in entries:
