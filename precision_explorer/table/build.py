@@ -299,8 +299,10 @@ def _across_rows(entries: list[Entry]) -> dict[str, str]:
             words[", ".join(key)] = in_words(found.names)
             fronts.append(found)
     if "energy" in (entries[0].reader.get("objectives") or ()):
-        ok = ([e.row for e in group if e.record.status == "ok"] for group in groups.values())
-        check_energy(fronts, list(ok))
+        check_energy(
+            fronts,
+            [[e.row for e in group if e.record.status == "ok"] for group in groups.values()],
+        )
     mark_all_tasks(fronts)
     over_tasks(entries)
     for entry in entries:

@@ -162,7 +162,7 @@ def _lacks(sample: Samples, name: str) -> bool:
 
 
 def _alike(samples: list[Samples], names: list[str]) -> np.ndarray:
-    found = np.zeros((len(samples), len(samples), len(names)), dtype=bool)
+    found: np.ndarray = np.zeros((len(samples), len(samples), len(names)), dtype=bool)
     if "rate" in names:
         below = np.array([[is_below(a.row, b.row) for b in samples] for a in samples])
         found[:, :, names.index("rate")] = ~(below | below.T)
