@@ -6,7 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from precision_explorer.errors import UsageError
 from precision_explorer.pareto import Objective, dominates, front, front_probability, knee
+from precision_explorer.table import build
+from tests.test_table import NVML, REF_WRONG, classified, make_run, ok
 
 # Few distinct values, so that ties and equal rows are common; NaN, infinities and both zeros too.
 CELL = st.sampled_from([0.0, -0.0, 1.0, 2.0, 3.0, np.inf, -np.inf, np.nan])
@@ -190,3 +193,45 @@ def test_the_knee_is_a_hint_where_there_is_a_bend():
     assert knee(bent[[0, 2]], [False, False]) is None
     even = np.array([[0.0, 2.0], [0.9, 1.1], [1.1, 0.9], [2.0, 0.0]])
     assert knee(even, [False, False]) is None
+
+
+# -- the reader's energy -----------------------------------------------------------------------
+
+ESTIMATED = NVML | {"source": "estimated:cpu-time"}
+RAPL = NVML | {"source": "measured:rapl"}
+
+
+def energies(tmp_path, **of_device):
+    """The rows of one run by device and format, energy being the reader's one objective."""
+    cells = [
+        ok(name, classified(REF_WRONG), energy=energy, cell={"device_name": device})
+        for device, sources in of_device.items()
+        for name, energy in zip(("fp32", "bf16"), sources, strict=True)
+    ]
+    table = build([make_run(tmp_path / "run", cells)], {"objectives": ("energy",)})
+    return {(row["device"], row["format"]): row for row in table.rows}
+
+
+def test_a_device_without_a_meter_keeps_no_other_s_energy_from_the_front(tmp_path):
+    less = NVML | {"energy_j": 6.0}
+    rows = energies(tmp_path, gpu=(NVML, less), cpu=(ESTIMATED, NVML), other=(RAPL, RAPL))
+    assert [rows["gpu", name]["pareto"] for name in ("fp32", "bf16")] == ["no", "yes"]
+    assert rows["other", "fp32"]["pareto"] == "yes"
+    assert rows["cpu", "fp32"]["pareto"] is rows["cpu", "bf16"]["pareto"] is None
+    assert [rows["cpu", name]["pareto_note"] for name in ("fp32", "bf16")] == [
+        "left out: energy is an estimate (estimated:cpu-time)",
+        "left out: energy of other formats is not from the same meter",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("sources", "words"),
+    [
+        ((ESTIMATED, ESTIMATED), "is an estimate"),
+        (({"source": "unavailable"}, NVML), "was not measured"),
+        ((NVML, RAPL), "different meters"),
+    ],
+)
+def test_energy_that_no_device_can_be_ranked_by_is_refused_in_one_line(tmp_path, sources, words):
+    with pytest.raises(UsageError, match=f"^energy .*{words}.* of --objectives$"):
+        energies(tmp_path, cpu=sources, gpu=sources)

@@ -37,6 +37,7 @@ from precision_explorer.stats.rate_search import (
 )
 from precision_explorer.stats.tails import tail
 from precision_explorer.table import build
+from precision_explorer.table.front import mark_front
 from precision_explorer.table.scenario_words import latency_words
 from precision_explorer.workload import Workload, load_workload, plan_schedule
 from scripts.check_rate_search import CAPACITY, RESOLUTION, ends_of, rules_for, search
@@ -295,6 +296,7 @@ def test_a_row_tells_between_which_rates_the_answer_lies(clock, tmp_path):
     # By another objective the same windows give another rate.
     stricter = build([tmp_path / "run"], {"slo": "p90=30ms", "price_per_hour": 3.6}).rows[1]
     assert 0 < stricter["value_per_usd"] <= fast["value_per_usd"]
+    assert not np.isclose(stricter["value_per_usd"], fast["value_per_usd"])
     assert build([tmp_path / "run"], {"slo": "p90=1ms", "price_per_hour": 3.6}).rows[0][
         "value_per_usd"
     ] in (0.0, None)
@@ -362,6 +364,91 @@ def test_a_late_loop_is_no_answer(clock, tmp_path, monkeypatch):
     (row,) = table.rows
     assert row["held_rate_per_s"] is row["missed_rate_per_s"] is row["latency_p50_s"] is None
     assert "the loop was late" in row["search_note"]
+
+
+def test_value_by_another_objective_is_drawn_from_the_rate_that_holds_it(clock, tmp_path):
+    run = make_run(tmp_path / "run", [cell_of("fp32", made_by(clock, 0.02))], {"price_per_hour": 1})
+    (own,) = build([run]).samples.values()
+    (one,) = build([run], {"slo": "p90=100ms"}).samples.values()
+    assert one.value("value") > own.value("value")
+    # At the row's own rate all are within it, at the one that its value rests on a few are not.
+    assert one.within(one.slo).share == 1.0
+    assert 0.9 < (one.value_latencies <= 0.1).mean() < 1.0
+    own_quality = one.draws("quality") / one.row["quality"]
+    rates = one.draws("value") / (one.value("value") * own_quality)
+    assert np.median(rates) == pytest.approx(1.0, abs=0.02)
+    assert len(np.unique(rates.round(6))) > 3
+
+
+# -- on the front ------------------------------------------------------------------------------
+
+
+def front_with(clock, tmp_path, brackets: dict[str, tuple[Any, Any]], wanted=None) -> Any:
+    """Rows that differ in nothing but between which rates their answers lie, after `mark_front`."""
+    made = made_by(clock, 0.02, budget_seconds=20)
+    cells = [cell_of(name, made, budget_seconds=20) for name in brackets]
+    table = build([make_run(tmp_path / "run", cells)])
+    samples = list(table.samples.values())
+    for one, (held, missed) in zip(samples, brackets.values(), strict=True):
+        one.row.update(held_rate_per_s=held, missed_rate_per_s=missed, pareto_note=None)
+        one.row.update(pareto=None, search_note=None if held else "no rate held p90")
+        one._drawn.clear()
+    mark_front(samples, wanted)
+    return {one.row["format"]: one.row for one in samples}, table
+
+
+def test_overlapping_answers_are_a_tie_and_beat_nobody(clock, tmp_path):
+    ends = {"fp32": (50.0, 60.0), "bf16": (48.0, 58.0), "int8": (30.0, 48.0)}
+    rows, table = front_with(clock, tmp_path, ends)
+    assert [row["pareto"] for row in rows.values()] == ["yes", "yes", "no"]
+    assert (rows["fp32"]["pareto_ties"], rows["bf16"]["pareto_ties"]) == ("bf16", "fp32")
+    assert 0.5 < rows["fp32"]["pareto_probability"] < 0.8
+    assert 0.2 < rows["bf16"]["pareto_probability"] < 0.5
+    # It missed where the others held: every draw is below theirs.
+    assert rows["int8"]["pareto_probability"] == 0.0
+    assert "Tied, as the samples tell them apart in none" in to_markdown(table)
+
+
+def test_answers_that_overlap_a_little_are_no_winner_either(clock, tmp_path):
+    """Few of the draws say so; the rule is that of the sentence on the largest rate."""
+    rows, table = front_with(clock, tmp_path, {"fp32": (59.9, 90.0), "bf16": (50.0, 60.0)})
+    assert rows["bf16"]["pareto_probability"] < 0.02
+    assert rows["bf16"]["pareto"] == "yes"
+    assert rows["bf16"]["pareto_ties"] == "fp32"
+    assert "can't be told, as the answers overlap" in to_markdown(table)
+
+
+def test_answers_apart_have_a_winner(clock, tmp_path):
+    rows, _ = front_with(clock, tmp_path, {"fp32": (60.0, 70.0), "bf16": (50.0, 60.0)})
+    assert [row["pareto"] for row in rows.values()] == ["yes", "no"]
+    assert [row["pareto_probability"] for row in rows.values()] == [1.0, 0.0]
+    assert rows["fp32"]["pareto_ties"] is None
+
+
+def test_a_rate_that_nothing_missed_has_no_probability(clock, tmp_path):
+    rows, table = front_with(clock, tmp_path, {"fp32": (60.0, 70.0), "bf16": (50.0, None)})
+    assert [row["pareto"] for row in rows.values()] == ["yes", "yes"]
+    assert {row["pareto_probability"] for row in rows.values()} == {None}
+    assert "can't be told: no rate missed the objective in bf16" in to_markdown(table)
+
+
+@pytest.mark.parametrize("wanted", [None, ("rate", "memory")])
+def test_a_format_that_held_no_rate_leaves_the_rate_to_the_others(clock, tmp_path, wanted):
+    ends = {"fp32": (60.0, 70.0), "bf16": (50.0, 60.0), "int8": (None, 10.0)}
+    rows, table = front_with(clock, tmp_path, ends, wanted)
+    assert [row["pareto"] for row in rows.values()] == ["yes", "no", None]
+    assert rows["int8"]["pareto_note"] == "left out: no rate held p90"
+    assert "Left out before: int8 (no rate held p90)" in to_markdown(table)
+
+
+def test_a_format_that_the_lowest_rate_saturates_says_why_it_is_left_out(clock, tmp_path):
+    limit = {"arrivals": {"kind": "poisson", "search": GOAL | {"limit_s": 0.01}}}
+    cell, rows = cell_of("fp32", made_by(clock, 0.02, **limit), **limit)
+    for window in cell.measurements.serving:
+        window.saturated = True
+    (row,) = build([make_run(tmp_path / "run", [(cell, rows)])]).rows
+    assert row["pareto"] is None
+    assert row["pareto_note"] == f"left out: {row['search_note']}"
 
 
 # -- what is declared --------------------------------------------------------------------------

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from precision_explorer.report import to_html, to_markdown
 from precision_explorer.report.content import make_content
 from precision_explorer.table import Table
+from precision_explorer.units import MISSING
 from tests.test_report import page_text, row, table, terminal
 
 _METHODS = {"single-stream": "m1", "poisson": "m2", "bursty": "m3"}
@@ -92,6 +95,23 @@ def test_saturated_and_disturbed_rows_are_not_ranked():
     assert {r[0].text: r[5].text for r in section.view.rows}["fp32"] == "saturated"
     rows[0] = rows[0] | {"cautions": "machine-busy"}
     assert only(shown(*rows)).lines[0].endswith("Not ranked: fp32.")
+
+
+@pytest.mark.parametrize("why", [{"search_slo": "p99=0.2s"}, {"cautions": "serving-own-load"}])
+def test_rows_at_rates_of_their_own_are_not_ranked(why):
+    rows = [*TURNED]
+    rows[5] = rows[5] | why
+    section = only(shown(*rows))
+    assert "Under bursty there is no order of formats. Not ranked: bf16." in section.lines
+    assert not any("changes with the load" in line for line in section.lines)
+    cells = {r[0].text: [c.text for c in r[1:]] for r in section.view.rows}
+    assert cells["bf16"][4:] == ["own rate", MISSING]
+    assert cells["fp32"][4] == "30.0 ms (3.0 x)"
+    # Nor is any a multiple of theirs.
+    rows[5], rows[1] = TURNED[5], rows[1] | why
+    cells = {r[0].text: [c.text for c in r[1:]] for r in only(shown(*rows)).view.rows}
+    assert cells["bf16"][0] == "own rate"
+    assert cells["bf16"][4] == "60.0 ms"
 
 
 def test_runs_under_one_workload_say_how_far_they_lie_apart():

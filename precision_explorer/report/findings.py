@@ -79,10 +79,17 @@ def _members(group: Group, rows: list[Row]) -> str:
         f"{group.named(r)} ({share(r['pareto_probability'], 0)})" for r in rows if is_unsure(r)
     ]
     if any(r["pareto_probability"] is None for r in rows):
-        text += " How sure that is can't be told: too few requests were timed."
+        text += f" How sure that is can't be told: {_untold(group, rows)}."
     if unsure:
         text += f" Not certain, by the share of resamples on the front: {listed(unsure)}."
     return text + _ties(group, on) + _knee(group, on)
+
+
+def _untold(group: Group, rows: list[Row]) -> str:
+    open_ = [r for r in rows if r["held_rate_per_s"] and r["missed_rate_per_s"] is None]
+    if open_:
+        return f"no rate missed the objective in {_names(group, open_)}"
+    return "too few requests were timed"
 
 
 def _ties(group: Group, on: list[Row]) -> str:

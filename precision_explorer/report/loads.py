@@ -12,8 +12,10 @@ from precision_explorer.report.ranking import LATENCY, is_busy, is_within_spread
 from precision_explorer.report.text import listed
 from precision_explorer.units import MISSING, seconds, share, significant
 
-# Whose order nobody may be told: no percentile of theirs is one of a steady load.
-_UNFIT = ("refused", "saturated")
+# Whose order nobody may be told: no percentile of theirs is one of a steady load, or it is one at
+# a rate that others were not asked for.
+_OWN = "own rate"
+_UNFIT = ("refused", "saturated", _OWN)
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,7 @@ class _Load:
     def ranked(self) -> dict[str, Row]:
         """The rows that may be ranked, fastest first."""
         fit = {k: r for k, r in self.rows.items() if r["latency_p50_s"] is not None}
-        fit = {k: r for k, r in fit.items() if series_word(r) not in _UNFIT and not is_busy(r)}
+        fit = {k: r for k, r in fit.items() if _word(r) not in _UNFIT and not is_busy(r)}
         return dict(sorted(fit.items(), key=lambda item: item[1]["latency_p50_s"]))
 
 
@@ -107,13 +109,21 @@ def _pair(row: Row | None, base: Row | None) -> tuple[str, str]:
     """(median, 99th percentile) of one row; the word for why there is none."""
     if row is None:
         return MISSING, MISSING
-    if row["latency_p50_s"] is None:
-        return series_word(row), MISSING
+    if row["latency_p50_s"] is None or _word(row) == _OWN:
+        return _word(row), MISSING
+    base = None if base is None or _word(base) == _OWN else base
     tail = percentile_text(row, "p99")
     return (
         _multiple(seconds(row["latency_p50_s"]), row, base, "latency_p50_s"),
         _multiple(tail, row, base, "latency_p99_s"),
     )
+
+
+def _word(row: Row) -> str:
+    """What the row's latencies are: those at a rate of its own, else as elsewhere."""
+    word = series_word(row)
+    own = "serving-own-load" in (row["cautions"] or "").split(";")
+    return _OWN if word not in _UNFIT and (own or row["search_slo"] is not None) else word
 
 
 def _multiple(text: str, row: Row, base: Row | None, column: str) -> str:

@@ -34,7 +34,7 @@ from precision_explorer.table.curve import curve_columns
 from precision_explorer.table.data import COLUMNS, ROW_KEY, Curve, DisturbedTable, SoakTable, Table
 from precision_explorer.table.disturbed import background_names, disturbed_columns
 from precision_explorer.table.figures import in_words
-from precision_explorer.table.front import Front, front_of, mark_all_tasks
+from precision_explorer.table.front import Front, check_energy, front_of, mark_all_tasks
 from precision_explorer.table.headline import (
     check_metric,
     headline,
@@ -82,6 +82,9 @@ class Entry:
     slo: Slo | None = None
     value_size: int | None = None
     """The batch size whose rate its value rests on."""
+    value_latencies: np.ndarray | None = None
+    """Of a searched row, the latencies at the rate that its value rests on: by an objective of the
+    reader's own another than the row's."""
     samples: Samples | None = None
     cautions: list[Caution] = field(default_factory=list)
     """What only the comparison with other rows shows, beside the record's own."""
@@ -295,6 +298,11 @@ def _across_rows(entries: list[Entry]) -> dict[str, str]:
         if found is not None:
             words[", ".join(key)] = in_words(found.names)
             fronts.append(found)
+    if "energy" in (entries[0].reader.get("objectives") or ()):
+        check_energy(
+            fronts,
+            [[e.row for e in group if e.record.status == "ok"] for group in groups.values()],
+        )
     mark_all_tasks(fronts)
     over_tasks(entries)
     for entry in entries:

@@ -67,18 +67,27 @@ def bracket_of(tried: Sequence[TriedRate], points: Sequence[CurvePoint]) -> Brac
     return bracket({one.rung: point.verdict for one, point in zip(tried, points, strict=True)})
 
 
+def is_below(row: dict[str, Any], best: dict[str, Any]) -> bool:
+    """Whether the answer of a row's search lies wholly below what `best` held: where neither does,
+    the two can't be told apart."""
+    missed, held = row["missed_rate_per_s"], best["held_rate_per_s"]
+    return missed is not None and held is not None and bool(missed <= held)
+
+
 def best_rate_within(
     tried: Sequence[TriedRate], windows: Sequence[list[Seen]], slo: Slo
-) -> float | None:
-    """Requests per second that meet `slo` at the largest rate that held it: the rate achieved times
-    their share. 0 where the lowest rate missed it, None where no rate can be told to hold it."""
+) -> tuple[float | None, np.ndarray | None]:
+    """Requests per second that meet `slo` at the largest rate that held it, the rate achieved times
+    their share, and the latencies there (n,) in seconds. 0 where the lowest rate missed it, None
+    where no rate can be told to hold it, both without latencies."""
     points = points_of(tried, windows, slo)
     held = bracket_of(tried, points).held
     if held is None:
         lowest = min(points, key=lambda point: point.rate_per_s)
-        return 0.0 if lowest.verdict == "missed" else None
+        return (0.0 if lowest.verdict == "missed" else None), None
     place = next(k for k, one in enumerate(tried) if one.rung == held)
-    return rate_within_slo(points[place].achieved_rate_per_s, _pooled(windows[place]), slo)
+    latencies = _pooled(windows[place])
+    return rate_within_slo(points[place].achieved_rate_per_s, latencies, slo), latencies
 
 
 def _windows(entry: Entry, tried: Sequence[TriedRate]) -> list[list[Seen]]:

@@ -70,13 +70,20 @@ def in_words(names: list[str] | tuple[str, ...]) -> str:
 
 
 def unfit_energy(sources: list[str | None]) -> str | None:
-    """Why energy of rows with these sources can be no objective; None where it can: an estimate
-    ranks nothing, and two meters don't read the same."""
+    """Why energy of rows with these sources can be no objective, and what to do; None where it
+    can."""
+    problem = energy_problem(sources)
+    return None if problem is None else f"{problem}, so it can be no objective; leave it out"
+
+
+def energy_problem(sources: list[str | None]) -> str | None:
+    """What keeps energy of rows with these sources from being ranked; None where nothing does: an
+    estimate ranks nothing, and two meters don't read the same."""
     known = list(dict.fromkeys(source or "unavailable" for source in sources))
     bad = [source for source in known if not source.startswith("measured")]
     if bad:
         what = "was not measured" if bad[0] == "unavailable" else f"is an estimate ({bad[0]})"
-        return f"energy {what}, so it can be no objective; leave it out"
+        return f"energy {what}"
     if len(known) > 1:
-        return f"energy was read from different meters ({', '.join(known)}); leave it out"
+        return f"energy was read from different meters ({', '.join(known)})"
     return None

@@ -12,7 +12,8 @@ import numpy as np
 from precision_explorer.errors import UsageError
 from precision_explorer.pareto import front, front_probability, knee
 from precision_explorer.table.against import is_in_looks
-from precision_explorer.table.figures import DEFAULT, FIGURES, unfit_energy
+from precision_explorer.table.curve import is_below
+from precision_explorer.table.figures import DEFAULT, FIGURES, energy_problem, unfit_energy
 from precision_explorer.table.limits import Check, Limits, checks
 from precision_explorer.table.samples import DRAWS, Samples
 from precision_explorer.table.serving import is_steady_load
@@ -36,12 +37,20 @@ class Front:
     draws: np.ndarray
     told: bool
     """Whether the draws can say how sure the front is."""
+    alike: np.ndarray
+    """(rows, rows, objectives) bool: the rates between which the two answers lie overlap."""
 
 
 def front_of(ok: list[Entry]) -> Front | None:
     """The front of a group's entries, all ok, with their columns filled in."""
     # As little is known of the others' latency as of a failed row's.
-    stands = [e for e in ok if is_steady_load(e.record.measurements.serving or [])]
+    stands = []
+    for entry in ok:
+        if is_steady_load(entry.record.measurements.serving or []):
+            stands.append(entry)
+        elif entry.row["search_slo"] is not None and entry.samples is not None:
+            # Even the lowest rate was more than it can serve.
+            _lacks(entry.samples, "rate")
     reader = ok[0].reader if ok else {}
     return mark_front(
         [e.samples for e in stands if e.samples is not None],
@@ -61,13 +70,17 @@ def mark_front(
     """Fill `pareto`, its probability, ties and note of the rows (all ok, none of them saturated or
     refused, which stay without); None where nothing can be compared.
 
-    `wanted`: names of `FIGURES`, by default those of `DEFAULT` that every row has; a row without
-    one of them is left out with a note, as is one that breaks a limit. No probability where a
-    percentile rests on too few requests. `with_quality`: False where the rows' quality can't be
-    compared. UsageError for wanted energy that was not measured.
+    `wanted`: names of `FIGURES`, by default those of `DEFAULT` that every row has, and the rate
+    where it was searched; a row without one of those wanted, or without a rate, is left out with a
+    note, as is one that breaks a limit. No probability where a percentile rests on too few
+    requests. `with_quality`: False where the rows' quality can't be compared.
     """
     left = [s for s in samples if not _breaks(s, limits)]
+    if wanted is None and any(s.row["search_slo"] is not None for s in left):
+        left = [s for s in left if not _lacks(s, "rate")]
     names = _names(left, wanted, with_quality)
+    if wanted is not None and "energy" in names and _has_no_energy(left):
+        return None
     for name in names if wanted is not None else []:
         left = [s for s in left if not _lacks(s, name)]
     if not left or not names:
@@ -84,7 +97,7 @@ def mark_front(
             if drawn is not None:
                 draws[:, index, column] = drawn
     told = all(sample.tells(name) for sample in left for name in names)
-    found = Front(names, maximise, left, values, draws, told)
+    found = Front(names, maximise, left, values, draws, told, _alike(left, names))
     _enter(found)
     return found
 
@@ -92,16 +105,33 @@ def mark_front(
 def _names(samples: list[Samples], wanted: tuple[str, ...] | None, with_quality: bool) -> list[str]:
     # A metric without a better end is no objective.
     known = with_quality and bool(samples) and samples[0].higher_is_better is not None
-    energy = unfit_energy([s.row["power_source"] for s in samples])
     if wanted is not None:
-        if "energy" in wanted and energy is not None and samples:
-            raise UsageError(f"{energy} of --objectives")
         return [name for name in wanted if name != "quality" or known]
     names = [n for n in DEFAULT if all(s.row[FIGURES[n].column] is not None for s in samples)]
     if any(s.row["search_slo"] is not None for s in samples):
         # Each row's is that at a rate of its own.
         names = [n for n in names if n != "latency"]
+    energy = unfit_energy([s.row["power_source"] for s in samples])
     return [n for n in names if (n != "quality" or known) and (n != "energy" or energy is None)]
+
+
+def check_energy(fronts: Sequence[Front], groups: Sequence[Sequence[dict[str, Any]]]) -> None:
+    """UsageError where no front holds energy that was wanted, since the rows (all ok) of no group
+    can be ranked by it."""
+    problems = [unfit_energy([row["power_source"] for row in rows]) for rows in groups if rows]
+    if problems and None not in problems and not any("energy" in f.names for f in fronts):
+        raise UsageError(f"{problems[0]} of --objectives")
+
+
+def _has_no_energy(samples: list[Samples]) -> bool:
+    """Whether the rows of a group can't be ranked by energy, which their notes then say."""
+    sources = [s.row["power_source"] for s in samples]
+    if energy_problem(sources) is None:
+        return False
+    for sample, source in zip(samples, sources, strict=True):
+        why = energy_problem([source]) or "energy of other formats is not from the same meter"
+        sample.row["pareto_note"] = f"left out: {why}"
+    return True
 
 
 def _breaks(sample: Samples, limits: Limits | None) -> bool:
@@ -122,14 +152,36 @@ def _lacks(sample: Samples, name: str) -> bool:
     figure = FIGURES[name]
     if sample.value(name) is not None:
         return False
+    if name == "rate" and sample.row["search_note"]:
+        sample.row["pareto_note"] = f"left out: {sample.row['search_note']}"
+        return True
     needed = sample.row.get(figure.column.removesuffix("_s") + "_needed_n")
     why = f", needs n >= {needed:,}" if needed else ""
     sample.row["pareto_note"] = f"left out: no {figure.words}{why}"
     return True
 
 
+def _alike(samples: list[Samples], names: list[str]) -> np.ndarray:
+    found: np.ndarray = np.zeros((len(samples), len(samples), len(names)), dtype=bool)
+    if "rate" in names:
+        below = np.array([[is_below(a.row, b.row) for b in samples] for a in samples])
+        found[:, :, names.index("rate")] = ~(below | below.T)
+    return found
+
+
+def _undominated(values: np.ndarray, maximise: list[bool], alike: np.ndarray) -> np.ndarray:
+    """(rows,) bool: the front, on which a row stays too that only larger rates beat whose answers
+    overlap with its own."""
+    on: np.ndarray = front(values, maximise)
+    for index in np.flatnonzero(~on & alike.any(axis=(1, 2))):
+        # As good in the rate, they can beat it in another objective only.
+        own = np.where(alike[index], np.minimum(values, values[index]), values)
+        on[index] = front(own, maximise)[index]
+    return on
+
+
 def _enter(found: Front) -> None:
-    on = front(found.values, found.maximise)
+    on = _undominated(found.values, found.maximise, found.alike)
     probability = front_probability(found.draws, found.maximise) if found.told else None
     ties = _ties(found, on) if found.told else {}
     hint = knee(found.values[on], found.maximise)
@@ -152,9 +204,11 @@ def _label(row: dict[str, Any], beside: dict[str, Any]) -> str:
 
 def _ties(found: Front, on: np.ndarray) -> dict[int, list[int]]:
     """{row of the front: the others that no objective tells from it}: the paired draws' difference
-    holds 0 within its central 95 %, or, of what can't be resampled, both values read the same."""
+    holds 0 within its central 95 %, or, of what can't be resampled, both values read the same;
+    searched rates where their answers overlap."""
     rows = np.flatnonzero(on)
     fixed = np.array([[s.draws(n) is None for n in found.names] for s in found.samples])
+    searched = np.array([n == "rate" for n in found.names])
     shown = [
         [FIGURES[n].show(v) for n, v in zip(found.names, row, strict=True)] for row in found.values
     ]
@@ -163,6 +217,7 @@ def _ties(found: Front, on: np.ndarray) -> dict[int, list[int]]:
         apart = found.draws[:, [i]] - found.draws[:, rows]
         same = np.minimum((apart >= 0).mean(axis=0), (apart <= 0).mean(axis=0)) > _TAIL
         read = np.array([[a == b for a, b in zip(shown[i], shown[j], strict=True)] for j in rows])
+        same = np.where(searched, found.alike[i, rows], same)
         alike = np.where(fixed[i] & fixed[rows], read, same).all(axis=1)
         ties[int(i)] = [int(j) for j in rows[alike] if j != i]
     return ties
@@ -196,7 +251,8 @@ def _all_tasks(fronts: list[Front]) -> None:
     values = np.concatenate([f.values[index] for f, index in picked], axis=1)
     draws = np.concatenate([f.draws[:, index] for f, index in picked], axis=2)
     maximise = [m for found in fronts for m in found.maximise]
-    on = front(values, maximise)
+    alike = np.concatenate([f.alike[np.ix_(index, index)] for f, index in picked], axis=2)
+    on = _undominated(values, maximise, alike)
     told = all(found.told for found in fronts)
     probability = front_probability(draws, maximise) if told else None
     for found, index in picked:

@@ -65,7 +65,8 @@ def _best_within_slo(entry: Entry) -> float | None:
     where no latency is shown or too few requests tell."""
     tried = entry.record.measurements.tried
     if entry.slo is not None and tried:
-        return best_rate_within(tried, entry.tried, entry.slo)
+        rate, entry.value_latencies = best_rate_within(tried, entry.tried, entry.slo)
+        return rate
     if entry.slo is not None and entry.record.measurements.serving:
         latencies = np.concatenate([*entry.latencies, np.array([])])
         if not len(latencies) or tail(latencies, entry.slo.quantile).value is None:

@@ -44,6 +44,8 @@ class Samples:
         rows'; None for all others."""
         self.value_size = entry.value_size
         """The batch size whose rate `value_per_usd` rests on; None where that is none."""
+        self.value_latencies = entry.value_latencies
+        """Those at the rate that `value_per_usd` rests on, where that was searched."""
         self.reference: Samples | None = None
         """What the row's quality was compared with; itself where it is a reference."""
         self._seed = seed
@@ -58,7 +60,8 @@ class Samples:
 
     def draws(self, name: str) -> np.ndarray | None:
         """(DRAWS,) bootstrap values of the figure; None where there is nothing to resample (memory,
-        energy of one round), so that its value stands for all draws.
+        energy of one round), so that its value stands for all draws. Of a searched rate, values
+        anywhere between the rate that held and the one that missed.
 
         Examples are drawn as pairs (one seed for all rows), and so are rounds; requests and batches
         within them per row, of requests as many as they are worth independent ones.
@@ -69,6 +72,9 @@ class Samples:
 
     def tells(self, name: str) -> bool:
         """Whether the sample of the figure is large enough to show how far it may be off."""
+        if name == "rate":
+            # Where nothing missed, the rate may be any above the one that held.
+            return self.row["held_rate_per_s"] is None or self.row["missed_rate_per_s"] is not None
         quantile = FIGURES[name].quantile
         if quantile is None:
             return True
@@ -97,6 +103,8 @@ class Samples:
             return self._value()
         if name == "energy":
             return self._energy()
+        if name == "rate":
+            return self._between()
         throughput = self.record.measurements.throughput
         if name not in ("cost", "throughput") or not throughput or not throughput.best_batch_size:
             return None
@@ -138,6 +146,14 @@ class Samples:
         counts = resample_counts(len(seconds), DRAWS, self._own_seed)
         return np.asarray(counts @ seconds / seconds.sum())
 
+    def _between(self) -> np.ndarray | None:
+        """Of a searched rate: in equal steps of its logarithm, as the ladder of rates has them."""
+        held, missed = self.row["held_rate_per_s"], self.row["missed_rate_per_s"]
+        if missed is None:
+            return None
+        places = np.random.default_rng([self._own_seed, 1]).random(DRAWS)
+        return np.asarray(held * (missed / held) ** places)
+
     def _energy(self) -> np.ndarray | None:
         """Of a round only its sum is known, so rounds alone are drawn."""
         energy = self.record.measurements.energy
@@ -169,8 +185,12 @@ class Samples:
         """(DRAWS,) of the rate within the objective, as a multiple of the measured one."""
         if self.value_size is not None:
             return 1 / self._slower(self.value_size)
-        found = self.within(self.slo) if self.slo is not None else None
-        if found is None or self.slo is None or not found.share:
+        if self.slo is None:
+            return None
+        found = self.within(self.slo)
+        if self.value_latencies is not None:
+            found = share_within(self.value_latencies, self.slo.limit_s, self.slo.quantile)
+        if found is None or not found.share:
             return None
         size = max(round(found.n_eff), 1)
         shares = np.random.default_rng(self._own_seed).binomial(size, found.share, DRAWS) / size
