@@ -37,14 +37,14 @@ TABLES = st.tuples(st.integers(0, 12), st.integers(1, 4)).flatmap(
 )
 
 
-@settings(max_examples=200)
+@settings(max_examples=200, deadline=None)
 @given(TABLES)
 def test_front_is_what_no_row_beats(case):
     values, maximise = case
     assert front(values, maximise).tolist() == brute(values.tolist(), maximise)
 
 
-@settings(max_examples=100)
+@settings(max_examples=100, deadline=None)
 @given(TABLES, st.randoms(use_true_random=False))
 def test_front_does_not_depend_on_the_order_of_rows(case, random):
     values, maximise = case
@@ -53,7 +53,7 @@ def test_front_does_not_depend_on_the_order_of_rows(case, random):
     assert (front(values[order], maximise) == front(values, maximise)[order]).all()
 
 
-@settings(max_examples=100)
+@settings(max_examples=100, deadline=None)
 @given(TABLES)
 def test_dominates_by_definition(case):
     values, maximise = case
@@ -79,7 +79,7 @@ def test_equal_rows_stay_and_missing_rows_leave():
     assert Objective("quality", True).maximise
 
 
-@settings(max_examples=40)
+@settings(max_examples=40, deadline=None)
 @given(arrays(float, (6, 5, 3), elements=CELL), st.lists(st.booleans(), min_size=3, max_size=3))
 def test_probability_is_the_share_of_draws(draws, maximise):
     expected = np.mean([brute(draw.tolist(), maximise) for draw in draws], axis=0)
@@ -124,7 +124,7 @@ def test_a_large_table_in_blocks_is_what_all_pairs_say(monkeypatch):
     assert (front_probability(draws, maximise) == expected).all()
 
 
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 @given(arrays(float, (3, 7, 3), elements=CELL), st.lists(st.booleans(), min_size=3, max_size=3))
 def test_rows_sorted_out_by_bit_sets_are_those_of_all_pairs(draws, maximise):
     from precision_explorer.pareto import fronts

@@ -28,7 +28,7 @@ def test_wilson_matches_newcombe(successes, n, low, high):
     assert wilson(successes, n) == pytest.approx((low, high), abs=5e-5)
 
 
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 @given(st.integers(1, 5000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
 def test_wilson_matches_scipy(counts):
     theirs = binomtest(*counts).proportion_ci(0.9, method="wilson")
@@ -74,7 +74,7 @@ def test_tango_edges(n):
     assert tango(n, 0, n) == pytest.approx((-1.0, (z2 - n) / (n + z2)), abs=1e-8)
 
 
-@settings(max_examples=80)
+@settings(max_examples=80, deadline=None)
 @given(st.lists(st.integers(0, 400), min_size=3, max_size=3).filter(lambda k: sum(k) > 0))
 def test_tango_holds_the_estimate_and_mirrors(counts):
     b, c, rest = counts
