@@ -11,8 +11,10 @@ import pytest
 from precision_explorer.decision import Question, decisions
 from precision_explorer.errors import UsageError
 from precision_explorer.report import to_csv, to_html, to_markdown
+from precision_explorer.report.answers import answers
 from precision_explorer.report.headline import headline
 from precision_explorer.table import build
+from precision_explorer.table.groups import groups
 from precision_explorer.table.limits import Limits, limits_of
 from tests.command import run
 from tests.test_records import CELL
@@ -22,6 +24,7 @@ from tests.test_table import (
     NVML,
     classified,
     make_run,
+    modelled,
     ok,
     rows_of,
     served,
@@ -274,3 +277,142 @@ def test_names_that_try_to_break_out_are_harmless(tmp_path):
     assert "\u202e" not in shown
     document = run("decide", path, "--json").stdout
     assert "\x1b" not in document
+
+
+def test_notes_that_try_to_break_out_are_harmless(tmp_path):
+    path = make_run(tmp_path / "evil", [cell("fp32"), cell("bf16", rate=200.0)])
+    table = build([path])
+    row = table.rows[1]
+    row.update(verdict="cannot-tell", verdict_note="boom \x1b[2J\nline2")
+    texts = [a.text for a in answers(table, groups(table)[0])]
+    assert any("boom [2J line2" in text for text in texts)
+    assert not any("\x1b" in text or "\n" in text for text in texts)
+
+
+# -- rates of their own, nothing verified, nothing solved ----------------------------------------
+
+
+def searched(path, *rates):
+    """The table of a run whose rows held and missed these rates."""
+    table = build([path])
+    for row, (held, missed) in zip(table.rows, rates, strict=False):
+        row.update(search_slo="p90=0.06s", held_rate_per_s=held, missed_rate_per_s=missed)
+    return table
+
+
+def asked_of(table, objective):
+    return decisions(table, Question(objective, limits_of(table.context)))[0]
+
+
+def test_latencies_at_different_rates_rank_nothing(tmp_path):
+    path = make_run(tmp_path / "s", [cell("fp32"), cell("bf16", requests=served(MANY * 2))])
+    table = searched(path, (10.0, 12.0), (20.0, 24.0))
+    found = asked_of(table, "latency")
+    assert (found.status, found.chosen, found.nearest) == ("cannot-tell", None, None)
+    assert all(option.best_probability is None for option in found.options)
+    assert headline(found).startswith("Can't tell: formats were served at rates of their own")
+    text = to_markdown(table)
+    assert "**Lowest latency:**" not in text
+    assert "**Largest rate:** bf16, largest rate that held 20.0 /s." in text
+    assert "highest largest" not in headline(asked_of(table, "rate"))
+
+
+def test_shares_of_their_own_capacity_rank_no_latency(tmp_path):
+    own = [{"id": "serving-own-load", "message": "Own."}]
+    path = make_run(tmp_path / "own", [cell("fp32"), cell("bf16", cautions=own)])
+    assert "**Lowest latency:**" not in to_markdown(build([path]))
+    assert "**Largest rate:**" not in to_markdown(build([path]))
+    assert ask(path, "latency_p90").chosen is None
+
+
+@pytest.mark.parametrize(
+    ("of_fp32", "ties"), [((10.0, 20.0), ()), ((10.0, 21.0), ("fp32",)), ((10.0, None), ("fp32",))]
+)
+def test_rates_tie_where_their_answers_overlap(tmp_path, of_fp32, ties):
+    path = make_run(tmp_path / "s", [cell("fp32"), cell("bf16")])
+    found = asked_of(searched(path, of_fp32, (20.0, 24.0)), "rate")
+    assert (found.chosen.format, found.ties) == ("bf16", ties)
+
+
+def test_a_rate_that_was_not_searched_names_the_option(small):
+    assert "--find-rate" in headline(ask(small, "rate"))
+
+
+def test_where_nothing_was_verified_nothing_is_recommended(tmp_path):
+    declared = {"applied_changes": {"execution": "unverified"}}
+    path = make_run(tmp_path / "u", [cell("fp32", **declared), cell("bf16", **declared)])
+    found = ask(path)
+    assert (found.status, found.chosen, found.nearest) == ("unverified", None, None)
+    assert headline(found) == (
+        "No recommendation: what ran was not verified (a server's format is declared, not proved)."
+    )
+    assert "No format qualifies" not in to_markdown(build([path]))
+    assert run("decide", path).returncode == 5
+
+
+def test_a_reference_that_solves_nothing_is_no_measure(tmp_path):
+    path = make_run(tmp_path / "zero", [cell("fp32", N), cell("bf16", N, rate=200.0)])
+    for objective in ("cost", "value", "quality"):
+        found = ask(path, objective)
+        assert (found.status, found.chosen, found.changes) == ("cannot-tell", None, ())
+        assert headline(found) == "Can't tell: the reference solves none of the 1,000 examples."
+        assert not found.qualifying
+
+
+def test_the_only_one_that_qualifies_is_the_best_in_no_resample(tmp_path):
+    path = make_run(tmp_path / "one", [cell("fp32"), cell("int8-dynamic", 300)])
+    found = ask(path)
+    assert found.chosen.best_probability is None
+    assert "the only format known" in headline(found)
+    lines = run("decide", path).stdout.splitlines()
+    assert any("fp32" in line and "reference" in line and "—" in line for line in lines)
+
+
+def test_too_few_requests_are_not_called_one_measurement(tmp_path):
+    few = served(LATENCIES[:4])
+    path = make_run(tmp_path / "f", [cell("fp32", requests=few), cell("bf16", requests=few)])
+    assert "too few requests were timed" in headline(ask(path, "latency"))
+    assert "each was measured once" in headline(ask(path, "memory"))
+
+
+def test_energy_that_one_group_lacks_is_said_of_that_group(tmp_path):
+    other = {"task": CELL["task"] | {"name": "other"}}
+    cells = [
+        cell("fp32", energy=NVML), cell("bf16", energy=NVML),
+        cell("fp32", cell=other), cell("bf16", cell=other),
+    ]  # fmt: skip
+    table = build([make_run(tmp_path / "e", cells)])
+    found = decisions(table, Question("energy", limits_of(table.context)))
+    assert [d.status for d in found] == ["recommended", "cannot-tell", "cannot-tell"]
+    assert headline(found[1]).startswith("Can't tell: energy was not measured")
+
+
+def test_repeated_runs_have_no_answer_over_all_tasks(tmp_path):
+    other = {"task": CELL["task"] | {"name": "other"}}
+    paths = []
+    for name, rate in (("one", 100.0), ("two", 150.0)):
+        cells = [cell("fp32", rate=rate), cell("fp32", cell=other, rate=rate)]
+        paths.append(make_run(tmp_path / name, cells))
+    table = build(paths)
+    found = decisions(table, Question("cost", limits_of(table.context)))
+    assert [d.tasks for d in found] == [("sentiment",), ("other",)]
+    assert "several runs have fp32; give one run at a time." in found[0].uncovered[-1]
+
+
+def test_value_of_what_is_no_share_is_no_useful_result(tmp_path):
+    cells = [
+        ok(f, modelled(n=200), served(MANY), metric="token_perplexity", quality=9.0)
+        for f in ("fp32", "bf16")
+    ]
+    path = make_run(tmp_path / "lm", cells, metric="token_perplexity")
+    found = ask(path, "value", max_quality_loss=0.05)
+    assert "highest requests within the quality budget per dollar" in headline(found)
+    assert "useful results" not in headline(found)
+
+
+def test_nothing_that_ran_is_one_line(tmp_path):
+    done = run("decide", make_run(tmp_path / "none", [skipped("fp32")]))
+    assert done.returncode == 5
+    assert done.stderr.count("\n") == 1
+    assert "no format has a result" in done.stderr
+    assert done.stdout == ""

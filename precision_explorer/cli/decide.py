@@ -51,6 +51,8 @@ def command(
     table = build(list({path.resolve(): path for path in runs}.values()), reader)
     question = Question(wanted, limits_of(table.context))
     found = decisions(table, question, task)
+    if not found:
+        click.echo("no format has a result here; precision-explorer report says why", err=True)
     if as_json:
         click.echo(_json(found, table))
     else:

@@ -15,26 +15,33 @@ _MOST = 3
 _OPTION = {"quality": "--max-quality-loss", "memory": "--max-memory", "cost": "--max-cost"}
 
 
-def missing_value(objective: str, qualifying: Sequence[Candidate]) -> str:
-    """What it takes to have the objective's figure at all."""
+def missing_value(objective: str, words: str, qualifying: Sequence[Candidate]) -> str:
+    """What it takes to have the objective's figure, `words`, at all."""
     column = FIGURES[objective].column.removesuffix("_s") + "_needed_n"
     needed = [(n, c.name) for c in qualifying for r in c.rows if (n := r.get(column))]
     if needed:
         n, name = min(needed)
-        return f"a {FIGURES[objective].words}; {name} needs n >= {n:,} requests"
+        return f"a {words}; {name} needs n >= {n:,} requests"
     if objective in ("cost", "value"):
         return "a price per hour (--price-per-hour) and a throughput"
-    return f"a measurement of the {FIGURES[objective].words}"
+    if objective == "rate":
+        searched = any(row["search_slo"] is not None for c in qualifying for row in c.rows)
+        return "a rate that holds" if searched else "a search for the rate (sweep with --find-rate)"
+    return f"a measurement of the {words}"
 
 
 def changes(
-    chosen: Candidate | None, ranked: Sequence[Candidate], question: Question, higher: bool
+    chosen: Candidate | None,
+    ranked: Sequence[Candidate],
+    question: Question,
+    higher: bool,
+    words: str,
 ) -> list[str]:
     """What would make another format the answer, the most telling first."""
     lines = [
-        *_open(chosen, ranked, question, higher),
-        *_wider(chosen, ranked, question, higher),
-        *_runner_up(chosen, ranked, question, higher),
+        *_open(chosen, ranked, question, higher, words),
+        *_wider(chosen, ranked, question, higher, words),
+        *_runner_up(chosen, ranked, question, higher, words),
     ]
     prices = {row["price_per_hour_usd"] for c in ranked for row in c.rows}
     capped = question.limits.max_cost_per_1k_usd is not None
@@ -55,11 +62,10 @@ def _better(one: Candidate, than: Candidate | None, higher: bool) -> bool:
     return one.value > than.value if higher else one.value < than.value
 
 
-def _figure(candidate: Candidate, question: Question) -> str:
-    figure = FIGURES[question.objective]
+def _figure(candidate: Candidate, question: Question, words: str) -> str:
     if candidate.value is None:
-        return f"no {figure.words}"
-    return f"{figure.words} {figure.show(candidate.value)}"
+        return f"no {words}"
+    return f"{words} {FIGURES[question.objective].show(candidate.value)}"
 
 
 def contenders(
@@ -70,15 +76,19 @@ def contenders(
 
 
 def _open(
-    chosen: Candidate | None, ranked: Sequence[Candidate], question: Question, higher: bool
+    chosen: Candidate | None,
+    ranked: Sequence[Candidate],
+    question: Question,
+    higher: bool,
+    words: str,
 ) -> list[str]:
     lines = []
     for candidate in contenders(chosen, ranked, higher)[:_MOST]:
         needs = "; ".join(check.needs for check in candidate.checks if check.needs)
         would = "would be better" if chosen is not None else "would qualify"
+        figure = _figure(candidate, question, words)
         lines.append(
-            f"{candidate.name} {would} ({_figure(candidate, question)}) if it were shown to hold "
-            f"the limits: {needs}."
+            f"{candidate.name} {would} ({figure}) if it were shown to hold the limits: {needs}."
         )
     return lines
 
@@ -94,7 +104,11 @@ def _may_hold(candidate: Candidate) -> bool:
 
 
 def _wider(
-    chosen: Candidate | None, ranked: Sequence[Candidate], question: Question, higher: bool
+    chosen: Candidate | None,
+    ranked: Sequence[Candidate],
+    question: Question,
+    higher: bool,
+    words: str,
 ) -> list[str]:
     """Formats that break one limit only, and would else be the answer."""
     lines = []
@@ -109,15 +123,19 @@ def _wider(
         option = _OPTION.get(limit, "--slo")
         where = f" on {task}" if task else ""
         then = " and be better" if chosen is not None else ""
+        figure = _figure(candidate, question, words)
         lines.append(
-            f"{candidate.name} would qualify{then} ({_figure(candidate, question)}) with {option} "
-            f"{check.asks}{where}."
+            f"{candidate.name} would qualify{then} ({figure}) with {option} {check.asks}{where}."
         )
     return lines[:_MOST]
 
 
 def _runner_up(
-    chosen: Candidate | None, ranked: Sequence[Candidate], question: Question, higher: bool
+    chosen: Candidate | None,
+    ranked: Sequence[Candidate],
+    question: Question,
+    higher: bool,
+    words: str,
 ) -> list[str]:
     """By how much the choice's figure may move before the next one is better."""
     others = [c for c in ranked if c.state == "yes" and c is not chosen and c.value is not None]
@@ -126,7 +144,6 @@ def _runner_up(
     runner = others[0]
     assert runner.value is not None
     move = abs(runner.value / chosen.value - 1)
-    words = FIGURES[question.objective].words
     worse = "lower" if higher else "higher"
     if move == 0:
         return [f"{runner.name} has the same {words}."]

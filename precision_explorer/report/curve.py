@@ -11,6 +11,7 @@ from precision_explorer.report.groups import Group, Row
 from precision_explorer.report.text import clean, listed
 from precision_explorer.stats import Tail
 from precision_explorer.table import ROW_KEY, Curve, CurvePoint, Table
+from precision_explorer.table.groups import lies_below
 from precision_explorer.units import MISSING, rate, seconds, share
 
 WIDTH, HEIGHT = 720, 400
@@ -119,7 +120,7 @@ def outcome(group: Group, rows: list[Row]) -> str:
         start += f" and missed it from {rate(best['missed_rate_per_s'])} on"
     if not others:
         return f"{start}. {text}".strip()
-    near = [r for r in others if not _is_below(r, best)]
+    near = [r for r in others if not lies_below(r, best)]
     if near:
         names = listed([group.named(row) for row in near])
         start += f"; whether that is more than of {names} can't be told, as the answers overlap"
@@ -127,12 +128,6 @@ def outcome(group: Group, rows: list[Row]) -> str:
         each = [f"{group.named(r)} {rate(r['held_rate_per_s'])}" for r in others]
         start += f", the largest rate; {listed(each)}"
     return f"{start}. {text}".strip()
-
-
-def _is_below(row: Row, best: Row) -> bool:
-    """Whether the row's answer lies wholly below what `best` held."""
-    missed = row["missed_rate_per_s"]
-    return missed is not None and bool(missed <= best["held_rate_per_s"])
 
 
 def _cells(name: str, curve: Curve) -> tuple[Cell, ...]:

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from precision_explorer.decision import Decision, Option
 from precision_explorer.report.columns import Cell, View
-from precision_explorer.report.headline import headline, superlative
+from precision_explorer.report.headline import asked, headline
 from precision_explorer.report.terminal import grid
 from precision_explorer.report.text import cleaned, listed
 from precision_explorer.table.figures import FIGURES
@@ -36,8 +36,7 @@ def document(decisions: list[Decision]) -> list[dict[str, Any]]:
 def _print(decision: Decision, console: Console) -> None:
     console.print(Text(decision.title, style="bold underline"))
     limits = "; ".join(decision.limits) or "none"
-    asked = f"{superlative(decision.objective)} {FIGURES[decision.objective].words}"
-    console.print(Text(f"Asked: {asked}. Limits: {limits}. Device: {decision.device}."))
+    console.print(Text(f"Asked: {asked(decision)}. Limits: {limits}. Device: {decision.device}."))
     console.print()
     console.print(Padding(Text(headline(decision), style="bold"), (0, 0, 0, 2)))
     chosen = decision.chosen
@@ -85,15 +84,15 @@ def _view(decision: Decision) -> View:
         "Qualifies",
         "Quality",
         "Best in resamples",
-        *(_heading(n) for n in names),
+        *(_heading(decision, n) for n in names),
     )
     numeric = (False, False, False, *[True] * (len(names) + 1))
     rows = tuple(_cells(option, names) for option in decision.options)
     return View("Formats, the choice first", headings, rows, numeric)
 
 
-def _heading(name: str) -> str:
-    words = FIGURES[name].words
+def _heading(decision: Decision, name: str) -> str:
+    words = decision.words if name == decision.objective else FIGURES[name].words
     return words[0].upper() + words[1:]
 
 

@@ -94,6 +94,9 @@ def is_disturbed(row: dict[str, Any]) -> bool:
 
 def _quality(samples: Samples, budget: float) -> Check:
     row, limit = samples.row, "quality"
+    unsolved = _unsolved(samples.reference)
+    if unsolved is not None:
+        return Check(limit, "cannot-tell", unsolved)
     if samples is samples.reference:
         return Check(limit, "yes", "the reference itself", probability=1.0, ratio=0.0)
     verdict, note, loss = row["verdict"], row["verdict_note"], _loss(samples)
@@ -112,6 +115,15 @@ def _quality(samples: Samples, budget: float) -> Check:
         needs = f"{needs} examples (has {row['quality_n']:,})"
     found = f"loss not shown to be within {share(budget)}{lost}"
     return Check(limit, "cannot-tell", found, needs, ratio=ratio)
+
+
+def _unsolved(reference: Samples | None) -> str | None:
+    """Beside a reference without a right answer nothing can be lost; None where it has some."""
+    quality = reference.quality if reference is not None else None
+    if reference is None or quality is None or not (quality.is_share and quality.higher_is_better):
+        return None
+    n = reference.row["quality_n"]
+    return None if reference.row["quality"] else f"the reference solves none of the {n:,} examples"
 
 
 def _lost(samples: Samples, loss: float) -> str:
