@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from precision_explorer.decision import Question, decisions
+from precision_explorer.economics import Slo
 from precision_explorer.errors import UsageError
 from precision_explorer.report import to_csv, to_html, to_markdown
 from precision_explorer.report.answers import answers
@@ -16,6 +17,15 @@ from precision_explorer.report.headline import headline
 from precision_explorer.table import build
 from precision_explorer.table.groups import groups
 from precision_explorer.table.limits import Limits, limits_of
+from precision_explorer.units import (
+    duration_option,
+    number_option,
+    parse_duration,
+    parse_share,
+    parse_size,
+    share_option,
+    size_option,
+)
 from tests.command import run
 from tests.test_records import CELL
 from tests.test_table import (
@@ -28,6 +38,7 @@ from tests.test_table import (
     ok,
     rows_of,
     served,
+    shuffled,
     skipped,
 )
 
@@ -416,3 +427,84 @@ def test_nothing_that_ran_is_one_line(tmp_path):
     assert done.stderr.count("\n") == 1
     assert "no format has a result" in done.stderr
     assert done.stdout == ""
+
+
+# -- advice that can be followed, and how sure -----------------------------------------------------
+
+
+@pytest.fixture
+def strict(tmp_path):
+    """bf16 is the cheapest and fastest, and worst in what the limits ask of it."""
+    slow = served(shuffled(np.linspace(0.0123, 0.05432, 400)))
+    cells = [
+        cell("fp32", requests=served(MANY / 10)),
+        cell("bf16", 173, rate=317.0, peak=447_654_321, requests=slow),
+    ]
+    return make_run(tmp_path / "strict", cells)
+
+
+WIDE = ("--max-quality-loss", "50%")
+
+
+@pytest.mark.parametrize(
+    ("limits", "objective", "option"),
+    [
+        (("--max-quality-loss", "1%"), "cost", "--max-quality-loss"),
+        ((*WIDE, "--max-memory", "2kB"), "cost", "--max-memory"),
+        ((*WIDE, "--slo", "p90=20ms"), "cost", "--slo"),
+    ],
+)
+def test_advice_that_is_followed_lets_the_format_in(strict, limits, objective, option):
+    def options(extra):
+        done = run("decide", strict, "--objective", objective, "--json", *extra)
+        (found,) = json.loads(done.stdout)["decisions"]
+        return found
+
+    before = options(limits)
+    assert before["chosen"]["format"] == "fp32"
+    (line,) = [x for x in before["changes"] if "would qualify and be better" in x]
+    advised = line.removesuffix(".").partition(f"{option} ")[2]
+    assert options((*limits, option, advised))["chosen"]["format"] == "bf16"
+
+
+def test_a_cost_that_is_advised_is_a_number_that_holds(tmp_path):
+    cells = [
+        cell("fp32", rate=1000.0, requests=served(MANY * 2)),
+        cell("bf16", rate=317.0, requests=served(MANY)),
+    ]
+    path = make_run(tmp_path / "c", cells)
+    found = ask(path, "latency", max_cost_per_1k_usd=0.0002)
+    (line,) = [x for x in found.changes if "would qualify and be better" in x]
+    advised = float(line.removesuffix(".").partition("--max-cost ")[2])
+    assert ask(path, "latency", max_cost_per_1k_usd=advised).chosen.format == "bf16"
+
+
+def test_advice_that_would_not_do_is_not_given(strict):
+    """Another limit is open (too few requests for p99.9), and a relative loss has no bound."""
+    found = ask(strict, max_quality_loss=0.01, slo=Slo(0.999, 1.0))
+    assert not any("with --" in line for line in found.changes)
+    (line,) = [x for x in found.changes if "by its figures needs at least" in x]
+    assert "--max-quality-loss" in line
+    assert "whether it holds p99.9 can't be told" in line
+
+
+@pytest.mark.parametrize("value", [0.1, 447_000_001, 58.4e-3, 1 / 3, 999.9, 0.07])
+def test_limits_are_rounded_up_as_their_options_read_them(value):
+    pairs = [
+        (size_option, parse_size), (duration_option, parse_duration), (share_option, parse_share),
+        (number_option, float),
+    ]  # fmt: skip
+    for write, read in pairs[1:] if value < 1 else pairs:
+        assert value <= read(write(value)) <= value * 1.02
+
+
+def test_no_flip_is_no_certainty(small):
+    """bf16 differs nowhere: the draws have no spread, the verdict's bound is 95 %."""
+    found = ask(small)
+    (check,) = found.chosen.checks
+    assert (check.probability, check.at_least) == (0.95, True)
+    shown = run("decide", small).stdout
+    assert "How sure it is to hold the limits: quality at least 95 %." in shown
+    only = run("decide", small, "--max-memory", "1500B", "--max-quality-loss", "0.5%").stdout
+    assert "fp32, lowest cost" in only
+    assert "How sure" not in only

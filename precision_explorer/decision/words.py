@@ -120,13 +120,15 @@ def _wider(
         if check.asks is None:
             continue
         limit, _, task = check.limit.partition(" on ")
-        option = _OPTION.get(limit, "--slo")
-        where = f" on {task}" if task else ""
-        then = " and be better" if chosen is not None else ""
-        figure = _figure(candidate, question, words)
-        lines.append(
-            f"{candidate.name} would qualify{then} ({figure}) with {option} {check.asks}{where}."
-        )
+        option = f"{_OPTION.get(limit, '--slo')} {check.asks}" + (f" on {task}" if task else "")
+        name, figure = candidate.name, f"({_figure(candidate, question, words)})"
+        open_ = [one.limit for one in candidate.checks if one.state == "cannot-tell"]
+        if check.shown and not open_:
+            then = " and be better" if chosen is not None else ""
+            lines.append(f"{name} would qualify{then} {figure} with {option}.")
+            continue
+        also = f"; whether it holds {', '.join(open_)} can't be told" if open_ else ""
+        lines.append(f"{name} {figure} by its figures needs at least {option}{also}.")
     return lines[:_MOST]
 
 

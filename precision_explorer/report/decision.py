@@ -15,6 +15,7 @@ from precision_explorer.report.headline import asked, headline
 from precision_explorer.report.terminal import grid
 from precision_explorer.report.text import cleaned, listed
 from precision_explorer.table.figures import FIGURES
+from precision_explorer.table.limits import Check
 from precision_explorer.units import MISSING, share
 
 _SHOWN = ("cost", "latency", "throughput", "memory", "energy", "value")
@@ -39,9 +40,9 @@ def _print(decision: Decision, console: Console) -> None:
     console.print(Text(f"Asked: {asked(decision)}. Limits: {limits}. Device: {decision.device}."))
     console.print()
     console.print(Padding(Text(headline(decision), style="bold"), (0, 0, 0, 2)))
-    chosen = decision.chosen
-    if chosen is not None and chosen.qualifies_probability is not None and decision.limits:
-        line = f"How sure it is to hold the limits: {share(chosen.qualifies_probability, 0)}."
+    sure = [_sure(check) for check in _doubted(decision.chosen)]
+    if sure:
+        line = f"How sure it is to hold the limits: {', '.join(sure)}."
         console.print(Padding(Text(line), (0, 0, 0, 2)))
     console.print()
     console.print(grid(_view(decision), console.width))
@@ -49,6 +50,27 @@ def _print(decision: Decision, console: Console) -> None:
     _list("What would change it", decision.changes, console)
     _list("What this does not cover", decision.uncovered, console)
     console.print()
+
+
+def _doubted(chosen: Option | None) -> list[Check]:
+    """The checks that chance may have moved: not what the reference loses to itself, nor memory,
+    which was measured once."""
+    found = []
+    for check in chosen.checks if chosen is not None else ():
+        limit = check.limit.partition(" on ")[0]
+        exact = limit == "memory" or (limit == "quality" and not check.at_least)
+        if check.probability is not None and not exact:
+            found.append(check)
+    return found
+
+
+def _sure(check: Check) -> str:
+    assert check.probability is not None
+    if check.at_least:
+        return f"{check.limit} at least {share(check.probability, 0)}"
+    # All of some hundred draws are not all that could be.
+    over = check.probability > 0.99
+    return f"{check.limit} {'over 99 %' if over else share(check.probability, 0)}"
 
 
 def _list(title: str, lines: tuple[str, ...] | list[str], console: Console) -> None:
