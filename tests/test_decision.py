@@ -184,7 +184,6 @@ def test_estimated_energy_is_refused_in_one_line(tmp_path):
         (("--max-cost", "nan"), "max-cost must be above 0"),
         (("--slo", "p99"), "'p99' is no latency objective"),
         (("--objective", "speed"), "unknown objective 'speed'"),
-        (("--objectives", ","), "objectives are empty"),
         (("--task", "news"), "unknown task 'news'"),
         (("--price-per-hour", "-3"), "price-per-hour -3.0 is no price"),
     ],
@@ -485,7 +484,7 @@ def test_advice_that_would_not_do_is_not_given(strict):
     assert not any("with --" in line for line in found.changes)
     (line,) = [x for x in found.changes if "by its figures needs at least" in x]
     assert "--max-quality-loss" in line
-    assert "whether it holds p99.9 can't be told" in line
+    assert "whether it holds p999 can't be told" in line
 
 
 @pytest.mark.parametrize("value", [0.1, 447_000_001, 58.4e-3, 1 / 3, 999.9, 0.07])
@@ -508,3 +507,30 @@ def test_no_flip_is_no_certainty(small):
     only = run("decide", small, "--max-memory", "1500B", "--max-quality-loss", "0.5%").stdout
     assert "fp32, lowest cost" in only
     assert "How sure" not in only
+
+
+def test_objectives_of_the_front_are_no_option_of_decide(small):
+    """They would move no answer."""
+    assert "No such option" in run("decide", small, "--objectives", "cost,quality").stderr
+    assert "objectives are empty" in run("report", small, "--objectives", ",").stderr
+    assert "--objectives" not in run("decide", "--help").stdout
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"steady": "drifting"}, "had not settled"),
+        ({"cautions": "static-batching"}, "not batched continuously"),
+        ({"cautions": "rounds-not-interleaved"}, "not timed in turn with the reference"),
+        (
+            {"background": "cpu:1", "disturbed_latency_p50_s": 0.06},
+            "Beside the background (cpu:1) the median latency is 60.0 ms for bf16",
+        ),
+        ({"background": "cpu:1"}, "a second measurement beside background work"),
+    ],
+)
+def test_what_cautions_take_away_is_said(small, changed, words):
+    table = build([small])
+    assert not any(words in line for line in asked_of(table, "cost").uncovered)
+    rows_of(table)["bf16"].update(changed)
+    assert sum(words in line for line in asked_of(table, "cost").uncovered) == 1

@@ -8,7 +8,7 @@ from precision_explorer.decision.candidates import Candidate
 from precision_explorer.decision.data import Question
 from precision_explorer.table.figures import FIGURES
 from precision_explorer.table.groups import Group, Row
-from precision_explorer.units import rate, share
+from precision_explorer.units import rate, seconds, share
 
 # Formats of one kind of change that are named.
 _MOST = 3
@@ -167,12 +167,63 @@ def uncovered(of_groups: Sequence[Group], candidate: Candidate | None) -> list[s
         )
     if "machine-busy" in ids:
         lines.append("Other processes were at work while formats were timed.")
+    lines += _cautions(ids) + _drifting(rows) + _disturbed(of_groups)
     if candidate is not None and any(r["execution"] == "emulated" for r in candidate.rows):
         lines.append(
             f"{candidate.name} is computed by slow software here: its speed and cost hold for this "
             "device and tell nothing of one that has the format."
         )
     lines.append("Memory was measured once per format, so how far it moves between runs is not in.")
+    return lines
+
+
+_CAUTIONS = {
+    "static-batching": (
+        "Some rows' requests were not batched continuously: don't compare their serving figures "
+        "with those of rows that were."
+    ),
+    "rounds-not-interleaved": (
+        "Some formats were not timed in turn with the reference: a machine that was slower at one "
+        "of the times shows as a difference between formats."
+    ),
+}
+
+
+def _cautions(ids: set[str]) -> list[str]:
+    return [text for name, text in _CAUTIONS.items() if name in ids]
+
+
+def _drifting(rows: Sequence[Row]) -> list[str]:
+    names = list(dict.fromkeys(str(r["format"]) for r in rows if r["steady"] == "drifting"))
+    if not names:
+        return []
+    return [
+        f"The latency of {', '.join(names)} had not settled while it was timed: longer running may "
+        "show another."
+    ]
+
+
+def _disturbed(of_groups: Sequence[Group]) -> list[str]:
+    """What the second measurement, beside background work, says of the median latency."""
+    lines = []
+    for group in of_groups:
+        beside = [row for row in group.ok if row["background"]]
+        if not beside:
+            continue
+        work = ", ".join(dict.fromkeys(str(row["background"]) for row in beside))
+        name = "disturbed_latency_p50_s"
+        known = [row for row in beside if row[name] is not None]
+        if not known:
+            lines.append(
+                f"Neighbours: a second measurement beside background work ({work}) was asked for "
+                "and has no latency; the figures here are those alone."
+            )
+            continue
+        each = ", ".join(f"{seconds(row[name])} for {group.named(row)}" for row in known)
+        lines.append(
+            f"Beside the background ({work}) the median latency is {each}; the answer rests on the "
+            "figures alone."
+        )
     return lines
 
 
