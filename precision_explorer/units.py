@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Callable
+from decimal import ROUND_CEILING, Decimal
 
 MISSING = "—"
 
@@ -151,6 +153,39 @@ def parse_size(text: str) -> int:
     if math.isinf(size):
         raise ValueError(f"'{text}' is no size; write it as 8GB or 512MiB")
     return int(size)
+
+
+def _upwards(value: float, steps: list[tuple[float, str]], parse: Callable[[str], float]) -> str:
+    """`value` to 3 digits in the largest unit it fills, never less than it once it is parsed."""
+    factor, unit = next((s for s in steps if value >= s[0]), steps[-1])
+    amount = Decimal(repr(float(value))) / Decimal(repr(factor))
+    step = Decimal(1).scaleb(amount.adjusted() - 2)
+    amount = amount.quantize(step, ROUND_CEILING)
+    while parse(f"{amount:f}{unit}") < value:
+        amount += step
+    return f"{amount:f}{unit}"
+
+
+def size_option(value: float) -> str:
+    """A number of bytes rounded up, as `parse_size` reads it: ``448MB``."""
+    return _upwards(
+        value, [(1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1, "B")], parse_size
+    )
+
+
+def duration_option(value: float) -> str:
+    """Seconds above 0 rounded up, as `parse_duration` reads them: ``58.4ms``."""
+    return _upwards(value, [(1.0, "s"), (1e-3, "ms"), (1e-6, "us")], parse_duration)
+
+
+def share_option(value: float) -> str:
+    """A share above 0 rounded up, as `parse_share` reads it: ``7.31%``."""
+    return _upwards(value, [(0.01, "%")], parse_share)
+
+
+def number_option(value: float) -> str:
+    """A number above 0 rounded up, without a unit: ``0.000543``."""
+    return _upwards(value, [(1.0, "")], float)
 
 
 _PER = {"s": 1.0, "sec": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}

@@ -9,11 +9,23 @@ import numpy as np
 import pytest
 
 from precision_explorer.decision import Question, decisions
+from precision_explorer.economics import Slo
 from precision_explorer.errors import UsageError
 from precision_explorer.report import to_csv, to_html, to_markdown
+from precision_explorer.report.answers import answers
 from precision_explorer.report.headline import headline
 from precision_explorer.table import build
+from precision_explorer.table.groups import groups
 from precision_explorer.table.limits import Limits, limits_of
+from precision_explorer.units import (
+    duration_option,
+    number_option,
+    parse_duration,
+    parse_share,
+    parse_size,
+    share_option,
+    size_option,
+)
 from tests.command import run
 from tests.test_records import CELL
 from tests.test_table import (
@@ -22,9 +34,11 @@ from tests.test_table import (
     NVML,
     classified,
     make_run,
+    modelled,
     ok,
     rows_of,
     served,
+    shuffled,
     skipped,
 )
 
@@ -170,7 +184,6 @@ def test_estimated_energy_is_refused_in_one_line(tmp_path):
         (("--max-cost", "nan"), "max-cost must be above 0"),
         (("--slo", "p99"), "'p99' is no latency objective"),
         (("--objective", "speed"), "unknown objective 'speed'"),
-        (("--objectives", ","), "objectives are empty"),
         (("--task", "news"), "unknown task 'news'"),
         (("--price-per-hour", "-3"), "price-per-hour -3.0 is no price"),
     ],
@@ -274,3 +287,250 @@ def test_names_that_try_to_break_out_are_harmless(tmp_path):
     assert "\u202e" not in shown
     document = run("decide", path, "--json").stdout
     assert "\x1b" not in document
+
+
+def test_notes_that_try_to_break_out_are_harmless(tmp_path):
+    path = make_run(tmp_path / "evil", [cell("fp32"), cell("bf16", rate=200.0)])
+    table = build([path])
+    row = table.rows[1]
+    row.update(verdict="cannot-tell", verdict_note="boom \x1b[2J\nline2")
+    texts = [a.text for a in answers(table, groups(table)[0])]
+    assert any("boom [2J line2" in text for text in texts)
+    assert not any("\x1b" in text or "\n" in text for text in texts)
+
+
+# -- rates of their own, nothing verified, nothing solved ----------------------------------------
+
+
+def searched(path, *rates):
+    """The table of a run whose rows held and missed these rates."""
+    table = build([path])
+    for row, (held, missed) in zip(table.rows, rates, strict=False):
+        row.update(search_slo="p90=0.06s", held_rate_per_s=held, missed_rate_per_s=missed)
+    return table
+
+
+def asked_of(table, objective):
+    return decisions(table, Question(objective, limits_of(table.context)))[0]
+
+
+def test_latencies_at_different_rates_rank_nothing(tmp_path):
+    path = make_run(tmp_path / "s", [cell("fp32"), cell("bf16", requests=served(MANY * 2))])
+    table = searched(path, (10.0, 12.0), (20.0, 24.0))
+    found = asked_of(table, "latency")
+    assert (found.status, found.chosen, found.nearest) == ("cannot-tell", None, None)
+    assert all(option.best_probability is None for option in found.options)
+    assert headline(found).startswith("Can't tell: formats were served at rates of their own")
+    text = to_markdown(table)
+    assert "**Lowest latency:**" not in text
+    assert "**Largest rate:** bf16, largest rate that held 20.0 /s." in text
+    assert "highest largest" not in headline(asked_of(table, "rate"))
+
+
+def test_shares_of_their_own_capacity_rank_no_latency(tmp_path):
+    own = [{"id": "serving-own-load", "message": "Own."}]
+    path = make_run(tmp_path / "own", [cell("fp32"), cell("bf16", cautions=own)])
+    assert "**Lowest latency:**" not in to_markdown(build([path]))
+    assert "**Largest rate:**" not in to_markdown(build([path]))
+    assert ask(path, "latency_p90").chosen is None
+
+
+@pytest.mark.parametrize(
+    ("of_fp32", "ties"), [((10.0, 20.0), ()), ((10.0, 21.0), ("fp32",)), ((10.0, None), ("fp32",))]
+)
+def test_rates_tie_where_their_answers_overlap(tmp_path, of_fp32, ties):
+    path = make_run(tmp_path / "s", [cell("fp32"), cell("bf16")])
+    found = asked_of(searched(path, of_fp32, (20.0, 24.0)), "rate")
+    assert (found.chosen.format, found.ties) == ("bf16", ties)
+
+
+def test_a_rate_that_was_not_searched_names_the_option(small):
+    assert "--find-rate" in headline(ask(small, "rate"))
+
+
+def test_where_nothing_was_verified_nothing_is_recommended(tmp_path):
+    declared = {"applied_changes": {"execution": "unverified"}}
+    path = make_run(tmp_path / "u", [cell("fp32", **declared), cell("bf16", **declared)])
+    found = ask(path)
+    assert (found.status, found.chosen, found.nearest) == ("unverified", None, None)
+    assert headline(found) == (
+        "No recommendation: what ran was not verified (a server's format is declared, not proved)."
+    )
+    assert "No format qualifies" not in to_markdown(build([path]))
+    assert run("decide", path).returncode == 5
+
+
+def test_a_reference_that_solves_nothing_is_no_measure(tmp_path):
+    path = make_run(tmp_path / "zero", [cell("fp32", N), cell("bf16", N, rate=200.0)])
+    for objective in ("cost", "value", "quality"):
+        found = ask(path, objective)
+        assert (found.status, found.chosen, found.changes) == ("cannot-tell", None, ())
+        assert headline(found) == "Can't tell: the reference solves none of the 1,000 examples."
+        assert not found.qualifying
+
+
+def test_the_only_one_that_qualifies_is_the_best_in_no_resample(tmp_path):
+    path = make_run(tmp_path / "one", [cell("fp32"), cell("int8-dynamic", 300)])
+    found = ask(path)
+    assert found.chosen.best_probability is None
+    assert "the only format known" in headline(found)
+    lines = run("decide", path).stdout.splitlines()
+    assert any("fp32" in line and "reference" in line and "—" in line for line in lines)
+
+
+def test_too_few_requests_are_not_called_one_measurement(tmp_path):
+    few = served(LATENCIES[:4])
+    path = make_run(tmp_path / "f", [cell("fp32", requests=few), cell("bf16", requests=few)])
+    assert "too few requests were timed" in headline(ask(path, "latency"))
+    assert "each was measured once" in headline(ask(path, "memory"))
+
+
+def test_energy_that_one_group_lacks_is_said_of_that_group(tmp_path):
+    other = {"task": CELL["task"] | {"name": "other"}}
+    cells = [
+        cell("fp32", energy=NVML), cell("bf16", energy=NVML),
+        cell("fp32", cell=other), cell("bf16", cell=other),
+    ]  # fmt: skip
+    table = build([make_run(tmp_path / "e", cells)])
+    found = decisions(table, Question("energy", limits_of(table.context)))
+    assert [d.status for d in found] == ["recommended", "cannot-tell", "cannot-tell"]
+    assert headline(found[1]).startswith("Can't tell: energy was not measured")
+
+
+def test_repeated_runs_have_no_answer_over_all_tasks(tmp_path):
+    other = {"task": CELL["task"] | {"name": "other"}}
+    paths = []
+    for name, rate in (("one", 100.0), ("two", 150.0)):
+        cells = [cell("fp32", rate=rate), cell("fp32", cell=other, rate=rate)]
+        paths.append(make_run(tmp_path / name, cells))
+    table = build(paths)
+    found = decisions(table, Question("cost", limits_of(table.context)))
+    assert [d.tasks for d in found] == [("sentiment",), ("other",)]
+    assert "several runs have fp32; give one run at a time." in found[0].uncovered[-1]
+
+
+def test_value_of_what_is_no_share_is_no_useful_result(tmp_path):
+    cells = [
+        ok(f, modelled(n=200), served(MANY), metric="token_perplexity", quality=9.0)
+        for f in ("fp32", "bf16")
+    ]
+    path = make_run(tmp_path / "lm", cells, metric="token_perplexity")
+    found = ask(path, "value", max_quality_loss=0.05)
+    assert "highest requests within the quality budget per dollar" in headline(found)
+    assert "useful results" not in headline(found)
+
+
+def test_nothing_that_ran_is_one_line(tmp_path):
+    done = run("decide", make_run(tmp_path / "none", [skipped("fp32")]))
+    assert done.returncode == 5
+    assert done.stderr.count("\n") == 1
+    assert "no format has a result" in done.stderr
+    assert done.stdout == ""
+
+
+# -- advice that can be followed, and how sure -----------------------------------------------------
+
+
+@pytest.fixture
+def strict(tmp_path):
+    """bf16 is the cheapest and fastest, and worst in what the limits ask of it."""
+    slow = served(shuffled(np.linspace(0.0123, 0.05432, 400)))
+    cells = [
+        cell("fp32", requests=served(MANY / 10)),
+        cell("bf16", 173, rate=317.0, peak=447_654_321, requests=slow),
+    ]
+    return make_run(tmp_path / "strict", cells)
+
+
+WIDE = ("--max-quality-loss", "50%")
+
+
+@pytest.mark.parametrize(
+    ("limits", "objective", "option"),
+    [
+        (("--max-quality-loss", "1%"), "cost", "--max-quality-loss"),
+        ((*WIDE, "--max-memory", "2kB"), "cost", "--max-memory"),
+        ((*WIDE, "--slo", "p90=20ms"), "cost", "--slo"),
+    ],
+)
+def test_advice_that_is_followed_lets_the_format_in(strict, limits, objective, option):
+    def options(extra):
+        done = run("decide", strict, "--objective", objective, "--json", *extra)
+        (found,) = json.loads(done.stdout)["decisions"]
+        return found
+
+    before = options(limits)
+    assert before["chosen"]["format"] == "fp32"
+    (line,) = [x for x in before["changes"] if "would qualify and be better" in x]
+    advised = line.removesuffix(".").partition(f"{option} ")[2]
+    assert options((*limits, option, advised))["chosen"]["format"] == "bf16"
+
+
+def test_a_cost_that_is_advised_is_a_number_that_holds(tmp_path):
+    cells = [
+        cell("fp32", rate=1000.0, requests=served(MANY * 2)),
+        cell("bf16", rate=317.0, requests=served(MANY)),
+    ]
+    path = make_run(tmp_path / "c", cells)
+    found = ask(path, "latency", max_cost_per_1k_usd=0.0002)
+    (line,) = [x for x in found.changes if "would qualify and be better" in x]
+    advised = float(line.removesuffix(".").partition("--max-cost ")[2])
+    assert ask(path, "latency", max_cost_per_1k_usd=advised).chosen.format == "bf16"
+
+
+def test_advice_that_would_not_do_is_not_given(strict):
+    """Another limit is open (too few requests for p99.9), and a relative loss has no bound."""
+    found = ask(strict, max_quality_loss=0.01, slo=Slo(0.999, 1.0))
+    assert not any("with --" in line for line in found.changes)
+    (line,) = [x for x in found.changes if "by its figures needs at least" in x]
+    assert "--max-quality-loss" in line
+    assert "whether it holds p999 can't be told" in line
+
+
+@pytest.mark.parametrize("value", [0.1, 447_000_001, 58.4e-3, 1 / 3, 999.9, 0.07])
+def test_limits_are_rounded_up_as_their_options_read_them(value):
+    pairs = [
+        (size_option, parse_size), (duration_option, parse_duration), (share_option, parse_share),
+        (number_option, float),
+    ]  # fmt: skip
+    for write, read in pairs[1:] if value < 1 else pairs:
+        assert value <= read(write(value)) <= value * 1.02
+
+
+def test_no_flip_is_no_certainty(small):
+    """bf16 differs nowhere: the draws have no spread, the verdict's bound is 95 %."""
+    found = ask(small)
+    (check,) = found.chosen.checks
+    assert (check.probability, check.at_least) == (0.95, True)
+    shown = run("decide", small).stdout
+    assert "How sure it is to hold the limits: quality at least 95 %." in shown
+    only = run("decide", small, "--max-memory", "1500B", "--max-quality-loss", "0.5%").stdout
+    assert "fp32, lowest cost" in only
+    assert "How sure" not in only
+
+
+def test_objectives_of_the_front_are_no_option_of_decide(small):
+    """They would move no answer."""
+    assert "No such option" in run("decide", small, "--objectives", "cost,quality").stderr
+    assert "objectives are empty" in run("report", small, "--objectives", ",").stderr
+    assert "--objectives" not in run("decide", "--help").stdout
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"steady": "drifting"}, "had not settled"),
+        ({"cautions": "static-batching"}, "not batched continuously"),
+        ({"cautions": "rounds-not-interleaved"}, "not timed in turn with the reference"),
+        (
+            {"background": "cpu:1", "disturbed_latency_p50_s": 0.06},
+            "Beside the background (cpu:1) the median latency is 60.0 ms for bf16",
+        ),
+        ({"background": "cpu:1"}, "a second measurement beside background work"),
+    ],
+)
+def test_what_cautions_take_away_is_said(small, changed, words):
+    table = build([small])
+    assert not any(words in line for line in asked_of(table, "cost").uncovered)
+    rows_of(table)["bf16"].update(changed)
+    assert sum(words in line for line in asked_of(table, "cost").uncovered) == 1

@@ -247,7 +247,7 @@ def test_the_reference_is_a_finished_one_and_not_the_cell_itself():
 
     def one(fmt):
         cell = make_cell(format=fmt)
-        return SimpleNamespace(cell=cell, cell_id=fmt, ref=ref, task=task)
+        return SimpleNamespace(cell=cell, cell_id=fmt, ref=ref, task=task, served=None)
 
     base, other = one("fp32"), one("bf16")
     status = {"fp32": "ok"}

@@ -14,8 +14,9 @@ from precision_explorer.cli.limits import limit_options, reader_from
 @click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="RUN...")
 @click.option(
     "--objective", metavar="NAME", default="cost",
-    help="What the best is asked for (cost): cost, latency, latency_p99, throughput, memory, "
-    "energy, value, quality.",
+    help="What the best is asked for (cost): cost, latency, latency_p90, latency_p99, "
+    "latency_p999, rate (where it was searched), throughput, memory, weights, energy, value, "
+    "quality.",
 )  # fmt: skip
 @click.option("--slo", metavar="p99=50ms", help="The latency that a format must hold.")
 @click.option("--task", metavar="NAME", help="Only this task of the runs.")
@@ -35,8 +36,8 @@ def command(
     to hold all limits.
 
     Runs no model. Without --max-quality-loss the run's own quality budget is the limit, and without
-    --slo its own latency objective, if it has one. Exit code 5: no format qualifies, or that can't
-    be told yet.
+    --slo its own latency objective, if it has one. Exit code 5: no format qualifies, that can't
+    be told yet, or what ran was not verified.
     """
     from precision_explorer.decision import Question, decisions
     from precision_explorer.report.decision import print_decisions
@@ -51,6 +52,8 @@ def command(
     table = build(list({path.resolve(): path for path in runs}.values()), reader)
     question = Question(wanted, limits_of(table.context))
     found = decisions(table, question, task)
+    if not found:
+        click.echo("no format has a result here; precision-explorer report says why", err=True)
     if as_json:
         click.echo(_json(found, table))
     else:

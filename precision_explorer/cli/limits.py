@@ -16,16 +16,18 @@ _OPTIONS: list[Callable[..., Any]] = [
     click.option(
         "--max-cost", type=float, metavar="USD", help="Most dollars per 1,000 requests.",
     ),
-    click.option(
-        "--objectives", metavar="a,b,...",
-        help="What the Pareto front is taken over: quality, latency, latency_p90, latency_p99, "
-        "latency_p999, throughput, memory, weights, cost, value, energy (where it was measured).",
-    ),
 ]  # fmt: skip
+
+objectives_option = click.option(
+    "--objectives", metavar="a,b,...",
+    help="What the Pareto front is taken over: quality, latency, latency_p90, latency_p99, "
+    "latency_p999, rate (where it was searched), throughput, memory, weights, cost, value, energy "
+    "(where it was measured).",
+)  # fmt: skip
 
 
 def limit_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options of limits and objectives to a command."""
+    """Add the options of limits to a command."""
     for option in reversed(_OPTIONS):
         function = option(function)
     return function
@@ -36,7 +38,7 @@ def reader_from(
     max_quality_loss: str | None,
     max_memory: str | None,
     max_cost: float | None,
-    objectives: str | None,
+    objectives: str | None = None,
 ) -> dict[str, Any]:
     """What `table.build` takes of these: slo, quality_budget, objectives and limits, without those
     that were not given; UsageError for what can't be."""

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from precision_explorer.cli.limits import limit_options, reader_from
+from precision_explorer.cli.limits import limit_options, objectives_option, reader_from
 
 
 @click.command("report", short_help="Make the tables again from the records.")
@@ -22,6 +22,7 @@ from precision_explorer.cli.limits import limit_options, reader_from
     "evaluate that rescore computed.",
 )  # fmt: skip
 @limit_options
+@objectives_option
 def command(
     runs: tuple[Path, ...],
     out: Path | None,

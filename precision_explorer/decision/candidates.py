@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -9,8 +10,8 @@ import numpy as np
 
 from precision_explorer.decision.data import Question
 from precision_explorer.table import ROW_KEY, Table
-from precision_explorer.table.figures import FIGURES
-from precision_explorer.table.groups import Group, Row
+from precision_explorer.table.figures import FIGURES, unfit_energy
+from precision_explorer.table.groups import Group, Row, at_own_rates
 from precision_explorer.table.limits import Check, checks, is_disturbed, state_of
 from precision_explorer.table.samples import Samples
 
@@ -79,6 +80,16 @@ class Candidate:
         return any(is_disturbed(row) for row in self.rows)
 
 
+def unfit(group: Group, objective: str) -> str | None:
+    """Why the group's rows may not be ranked by the objective; None where they may."""
+    if objective == "energy":
+        problem = unfit_energy([row["power_source"] for row in group.ok])
+        return None if problem is None else problem.removesuffix("; leave it out")
+    if FIGURES[objective].quantile is not None and at_own_rates(group.ok):
+        return "formats were served at rates of their own, so their latencies rank nothing"
+    return None
+
+
 def of_group(table: Table, group: Group, question: Question) -> list[Candidate]:
     """One candidate per row of the group with a result."""
     found = []
@@ -90,7 +101,7 @@ def of_group(table: Table, group: Group, question: Question) -> list[Candidate]:
 
 
 def over_tasks(members: Sequence[tuple[Group, list[Candidate]]], objective: str) -> list[Candidate]:
-    """The formats that every task has a result of; a check is named with its task."""
+    """The formats that every task has a result of, once; a check is named with its task."""
     by_key = [{_key(c): c for c in candidates} for _, candidates in members]
     tasks = [str(group.rows[0]["task"]) for group, _ in members]
     merged = []
@@ -98,6 +109,13 @@ def over_tasks(members: Sequence[tuple[Group, list[Candidate]]], objective: str)
         if all(key in found for found in by_key):
             merged.append(_merge([found[key] for found in by_key], tasks, objective))
     return merged
+
+
+def repeated(members: Sequence[tuple[Group, list[Candidate]]]) -> list[str]:
+    """Formats of which a group has several rows (of several runs): which of them goes with which
+    of another task, nobody said."""
+    counts = [Counter(map(_key, candidates)) for _, candidates in members]
+    return sorted({key[0] for count in counts for key, times in count.items() if times > 1})
 
 
 def _candidate(group: Group, row: Row, samples: Samples, question: Question) -> Candidate:
@@ -114,8 +132,8 @@ def _candidate(group: Group, row: Row, samples: Samples, question: Question) -> 
         rows=(row,),
         checks=checks(samples, question.limits),
         barred=barred,
-        value=samples.value(name),
-        draws=samples.draws(name),
+        value=None if unfit(group, name) else samples.value(name),
+        draws=None if unfit(group, name) else samples.draws(name),
         tells=samples.tells(name),
         spread=row[spread] if spread else None,
         verdicts=("reference" if group.is_reference(row) else row["verdict"],),

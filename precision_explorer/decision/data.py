@@ -7,7 +7,7 @@ from typing import Literal
 
 from precision_explorer.table.limits import Check, Limits
 
-Status = Literal["recommended", "cannot-tell", "none"]
+Status = Literal["recommended", "cannot-tell", "none", "unverified"]
 
 
 @dataclass(frozen=True)
@@ -23,9 +23,9 @@ class Question:
 class Option:
     """One format. `state`: whether it holds all limits (``barred``: it may not compete, for
     `reason`). `value`: of the objective; `best_probability`: the share of the paired draws in which
-    it is the best of those that qualify, None where nothing was resampled; `qualifies_probability`:
-    the product of its checks', None where one is not known. `figures`: name to value in SI units,
-    None where not measured."""
+    it is the best of those that qualify, None where nothing was resampled or it alone qualifies;
+    `qualifies_probability`: the product of its checks', None where one is not known.
+    `figures`: name to value in SI units, None where not measured."""
 
     name: str
     format: str
@@ -49,7 +49,10 @@ class Decision:
     ``recommended``: `chosen` is the best in the objective of those that hold all limits; `ties`
     names the others that can't be told from it, and `contender` is the best of those that would be
     better and by their figures hold the limits, but are not shown to. ``cannot-tell`` and ``none``
-    have no `chosen`; `nearest` is the format that comes nearest, `missing` what would tell.
+    have no `chosen`; `nearest` is the format that comes nearest, `missing` what would tell,
+    `reason` why the question has no answer here at all. ``unverified``: no row may compete.
+    `doubt`: why no `best_probability` is known; None where it is, or needs none. `words`: the
+    objective's figure in words.
     `options`: all formats with a result, those that qualify first, the best first. `changes`: what
     would change the answer; `uncovered`: what the evidence does not cover; both in sentences.
     """
@@ -66,6 +69,9 @@ class Decision:
     contender: Option | None
     nearest: Option | None
     missing: str | None
+    reason: str | None
+    doubt: str | None
+    words: str
     options: tuple[Option, ...]
     changes: tuple[str, ...]
     uncovered: tuple[str, ...]

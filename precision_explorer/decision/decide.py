@@ -5,39 +5,48 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from precision_explorer.decision.candidates import OVER_TASKS, Candidate, of_group, over_tasks
+from precision_explorer.decision.candidates import (
+    OVER_TASKS,
+    Candidate,
+    of_group,
+    over_tasks,
+    repeated,
+    unfit,
+)
 from precision_explorer.decision.data import Decision, Option, Question, Status
 from precision_explorer.decision.words import changes, contenders, missing_value, uncovered
 from precision_explorer.errors import UsageError, unknown_name
 from precision_explorer.table import Table
-from precision_explorer.table.figures import FIGURES, unfit_energy
-from precision_explorer.table.groups import Group, groups
+from precision_explorer.table.curve import is_below
+from precision_explorer.table.figures import FIGURES, figure_words
+from precision_explorer.table.groups import Group, groups, solves_nothing
 
 # Central share of the paired draws of a difference: what holds 0 is no difference.
 _TAIL = 0.025
 
 
 def decisions(table: Table, question: Question, task: str | None = None) -> list[Decision]:
-    """The answers to `question`, of one `task` or of all; UsageError for a task that is not in the
-    table, and for energy that was not measured."""
+    """The answers to `question`, of one `task` or of all; none where no row has a result.
+    UsageError for a task that is not in the table, and for energy that no group can be ranked
+    by."""
     found = [group for group in groups(table) if group.ok]
-    if task is not None:
+    if task is not None and found:
         known = list(dict.fromkeys(str(group.rows[0]["task"]) for group in found))
         if task not in known:
             raise UsageError(unknown_name("task", task, known))
         found = [group for group in found if group.rows[0]["task"] == task]
-    if question.objective == "energy":
-        sources = [row["power_source"] for group in found for row in group.ok]
-        problem = unfit_energy(sources)
-        if problem is not None:
-            raise UsageError(f"{problem} and choose another --objective")
+    problems = [unfit(group, question.objective) for group in found]
+    if question.objective == "energy" and problems and all(problems):
+        raise UsageError(f"{problems[0]}; choose another --objective")
     members = [(group, of_group(table, group, question)) for group in found]
     each = [decide(group, question, candidates) for group, candidates in members]
-    return [*each, *_over_all(members, question)]
+    overall, notes = _over_all(members, question)
+    return [*(replace(one, uncovered=(*one.uncovered, *notes)) for one in each), *overall]
 
 
 def decide(group: Group, question: Question, candidates: Sequence[Candidate]) -> Decision:
@@ -45,35 +54,52 @@ def decide(group: Group, question: Question, candidates: Sequence[Candidate]) ->
     return _decision(group.title, [group], question, candidates)
 
 
-def _over_all(members: list[tuple[Group, list[Candidate]]], question: Question) -> list[Decision]:
+def _over_all(
+    members: list[tuple[Group, list[Candidate]]], question: Question
+) -> tuple[list[Decision], list[str]]:
     """One decision for each model and device with several tasks, each of one method; none in
-    quality, which does not add up over tasks."""
+    quality and searched rates, which do not add up over tasks. And what is left out, in
+    sentences."""
     if question.objective not in OVER_TASKS:
-        return []
+        return [], []
     models: dict[tuple[Any, ...], list[tuple[Group, list[Candidate]]]] = defaultdict(list)
     for group, candidates in members:
         row = group.rows[0]
         models[row["model"], row["model_revision"], row["device"]].append((group, candidates))
-    found = []
+    found, notes = [], []
     for (model, _, _), of_model in models.items():
         tasks = [group.rows[0]["task"] for group, _ in of_model]
-        if len(tasks) > 1 and len(set(tasks)) == len(tasks):
-            merged = over_tasks(of_model, question.objective)
+        if len(tasks) < 2 or len(set(tasks)) < len(tasks):
+            continue
+        twice = repeated(of_model)
+        if twice:
+            notes.append(
+                f"All tasks of {model} together: several runs have {', '.join(twice)}; give one "
+                "run at a time."
+            )
+            continue
+        merged = over_tasks(of_model, question.objective)
+        if merged:
             of_groups = [group for group, _ in of_model]
             found.append(_decision(f"{model} on all tasks", of_groups, question, merged))
-    return found
+    return found, notes
 
 
 def _decision(
     title: str, of_groups: list[Group], question: Question, candidates: Sequence[Candidate]
 ) -> Decision:
     higher = _higher(of_groups[0], question.objective)
+    words = figure_words(question.objective, [group.is_share for group in of_groups])
     fit = [c for c in candidates if c.state == "yes" and c.value is not None]
     chances = _best_probabilities(fit, higher)
     options = {c.name: _option(c, chances.get(c.name)) for c in candidates}
     ranked = _ranked(candidates, higher)
-    status, chosen, missing = _answer(candidates, fit, higher, question.objective)
-    nearest = None if chosen else _nearest(candidates, fit, higher)
+    reason = _reason(of_groups, question, candidates)
+    status, chosen, missing = _answer(candidates, fit, higher, question.objective, words)
+    if reason is not None:
+        status = "cannot-tell" if status == "recommended" else status
+        chosen = missing = None
+    nearest = None if chosen or reason else _nearest(candidates, fit, higher)
     if missing is None and nearest is not None and status == "cannot-tell":
         missing = "; ".join(c.needs for c in nearest.checks if c.needs) or None
     row = of_groups[0].rows[0]
@@ -86,14 +112,39 @@ def _decision(
         limits=question.limits.words,
         status=status,
         chosen=options[chosen.name] if chosen else None,
-        ties=_ties(chosen, fit) if chosen else (),
+        ties=_ties(chosen, fit, question.objective) if chosen else (),
         contender=_contender(options, chosen, ranked, higher),
         nearest=options[nearest.name] if nearest else None,
         missing=missing,
+        reason=reason,
+        doubt=_doubt(fit, question.objective) if chosen else None,
+        words=words,
         options=tuple(options[c.name] for c in ranked),
-        changes=tuple(changes(chosen, ranked, question, higher)),
+        changes=() if reason else tuple(changes(chosen, ranked, question, higher, words)),
         uncovered=tuple(uncovered(of_groups, chosen or nearest)),
     )
+
+
+def _reason(
+    of_groups: list[Group], question: Question, candidates: Sequence[Candidate]
+) -> str | None:
+    """Why no format can be the answer, whatever its figures are."""
+    if candidates and all(c.barred for c in candidates):
+        return "what ran was not verified (a server's format is declared, not proved)"
+    for group in of_groups:
+        unsolved = solves_nothing(group)
+        if unsolved is not None:
+            return unsolved + (f" of {group.rows[0]['task']}" if len(of_groups) > 1 else "")
+    return next(filter(None, (unfit(group, question.objective) for group in of_groups)), None)
+
+
+def _doubt(fit: list[Candidate], objective: str) -> str | None:
+    """Why the draws can't say how sure the choice is; of searched rates `_alike` says it."""
+    if len(fit) < 2 or objective == "rate":
+        return None
+    if not all(c.tells for c in fit):
+        return "too few requests were timed"
+    return "each was measured once" if all(c.draws is None for c in fit) else None
 
 
 def _contender(
@@ -109,20 +160,29 @@ def _higher(group: Group, objective: str) -> bool:
 
 
 def _answer(
-    candidates: Sequence[Candidate], fit: list[Candidate], higher: bool, objective: str
+    candidates: Sequence[Candidate],
+    fit: list[Candidate],
+    higher: bool,
+    objective: str,
+    words: str,
 ) -> tuple[Status, Candidate | None, str | None]:
     """(status, chosen, what is missing)."""
+    if candidates and all(c.barred for c in candidates):
+        return "unverified", None, None
     qualifying = [c for c in candidates if c.state == "yes"]
     if not qualifying:
         open_ = any(c.state == "cannot-tell" for c in candidates)
         return ("cannot-tell" if open_ else "none"), None, None
     if not fit:
-        return "cannot-tell", None, missing_value(objective, qualifying)
+        return "cannot-tell", None, missing_value(objective, words, qualifying)
     disturbed = [c.name for c in fit if c.disturbed]
     if FIGURES[objective].timed and disturbed and len(fit) > 1:
         which = ", ".join(disturbed)
         return "cannot-tell", None, f"timing on an idle machine: other work disturbed {which}"
-    return "recommended", _best(fit, higher), None
+    best = _best(fit, higher)
+    if higher and best.value == 0:
+        return "cannot-tell", None, f"any {words} above 0"
+    return "recommended", best, None
 
 
 def _best(fit: Sequence[Candidate], higher: bool) -> Candidate:
@@ -134,7 +194,7 @@ def _best_probabilities(fit: list[Candidate], higher: bool) -> dict[str, float |
     """{name: share of the paired draws in which it is the best, equals with it}."""
     size = next((len(c.draws) for c in fit if c.draws is not None), 0)
     if len(fit) == 1:
-        return {fit[0].name: 1.0}
+        return {fit[0].name: None}
     if not size or not all(c.tells for c in fit):
         return {c.name: None for c in fit}
     table = np.array([c.draws if c.draws is not None else np.full(size, c.value) for c in fit])
@@ -142,10 +202,14 @@ def _best_probabilities(fit: list[Candidate], higher: bool) -> dict[str, float |
     return {c.name: float((row == best).mean()) for c, row in zip(fit, table, strict=True)}
 
 
-def _ties(chosen: Candidate, fit: list[Candidate]) -> tuple[str, ...]:
+def _ties(chosen: Candidate, fit: list[Candidate], objective: str) -> tuple[str, ...]:
     """Names of those that can't be told from the chosen: the paired draws' difference holds 0 in
-    its central 95 %, or it is no larger than rounds of one of the two differ."""
-    return tuple(c.name for c in fit if c is not chosen and _alike(chosen, c))
+    its central 95 %, or it is no larger than rounds of one of the two differ. Of searched rates:
+    what the chosen held is not beyond what the other missed."""
+    others = [c for c in fit if c is not chosen]
+    if objective == "rate":
+        return tuple(c.name for c in others if not is_below(c.rows[0], chosen.rows[0]))
+    return tuple(c.name for c in others if _alike(chosen, c))
 
 
 def _alike(one: Candidate, other: Candidate) -> bool:

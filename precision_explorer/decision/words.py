@@ -8,33 +8,40 @@ from precision_explorer.decision.candidates import Candidate
 from precision_explorer.decision.data import Question
 from precision_explorer.table.figures import FIGURES
 from precision_explorer.table.groups import Group, Row
-from precision_explorer.units import rate, share
+from precision_explorer.units import rate, seconds, share
 
 # Formats of one kind of change that are named.
 _MOST = 3
 _OPTION = {"quality": "--max-quality-loss", "memory": "--max-memory", "cost": "--max-cost"}
 
 
-def missing_value(objective: str, qualifying: Sequence[Candidate]) -> str:
-    """What it takes to have the objective's figure at all."""
+def missing_value(objective: str, words: str, qualifying: Sequence[Candidate]) -> str:
+    """What it takes to have the objective's figure, `words`, at all."""
     column = FIGURES[objective].column.removesuffix("_s") + "_needed_n"
     needed = [(n, c.name) for c in qualifying for r in c.rows if (n := r.get(column))]
     if needed:
         n, name = min(needed)
-        return f"a {FIGURES[objective].words}; {name} needs n >= {n:,} requests"
+        return f"a {words}; {name} needs n >= {n:,} requests"
     if objective in ("cost", "value"):
         return "a price per hour (--price-per-hour) and a throughput"
-    return f"a measurement of the {FIGURES[objective].words}"
+    if objective == "rate":
+        searched = any(row["search_slo"] is not None for c in qualifying for row in c.rows)
+        return "a rate that holds" if searched else "a search for the rate (sweep with --find-rate)"
+    return f"a measurement of the {words}"
 
 
 def changes(
-    chosen: Candidate | None, ranked: Sequence[Candidate], question: Question, higher: bool
+    chosen: Candidate | None,
+    ranked: Sequence[Candidate],
+    question: Question,
+    higher: bool,
+    words: str,
 ) -> list[str]:
     """What would make another format the answer, the most telling first."""
     lines = [
-        *_open(chosen, ranked, question, higher),
-        *_wider(chosen, ranked, question, higher),
-        *_runner_up(chosen, ranked, question, higher),
+        *_open(chosen, ranked, question, higher, words),
+        *_wider(chosen, ranked, question, higher, words),
+        *_runner_up(chosen, ranked, question, higher, words),
     ]
     prices = {row["price_per_hour_usd"] for c in ranked for row in c.rows}
     capped = question.limits.max_cost_per_1k_usd is not None
@@ -55,11 +62,10 @@ def _better(one: Candidate, than: Candidate | None, higher: bool) -> bool:
     return one.value > than.value if higher else one.value < than.value
 
 
-def _figure(candidate: Candidate, question: Question) -> str:
-    figure = FIGURES[question.objective]
+def _figure(candidate: Candidate, question: Question, words: str) -> str:
     if candidate.value is None:
-        return f"no {figure.words}"
-    return f"{figure.words} {figure.show(candidate.value)}"
+        return f"no {words}"
+    return f"{words} {FIGURES[question.objective].show(candidate.value)}"
 
 
 def contenders(
@@ -70,15 +76,19 @@ def contenders(
 
 
 def _open(
-    chosen: Candidate | None, ranked: Sequence[Candidate], question: Question, higher: bool
+    chosen: Candidate | None,
+    ranked: Sequence[Candidate],
+    question: Question,
+    higher: bool,
+    words: str,
 ) -> list[str]:
     lines = []
     for candidate in contenders(chosen, ranked, higher)[:_MOST]:
         needs = "; ".join(check.needs for check in candidate.checks if check.needs)
         would = "would be better" if chosen is not None else "would qualify"
+        figure = _figure(candidate, question, words)
         lines.append(
-            f"{candidate.name} {would} ({_figure(candidate, question)}) if it were shown to hold "
-            f"the limits: {needs}."
+            f"{candidate.name} {would} ({figure}) if it were shown to hold the limits: {needs}."
         )
     return lines
 
@@ -94,7 +104,11 @@ def _may_hold(candidate: Candidate) -> bool:
 
 
 def _wider(
-    chosen: Candidate | None, ranked: Sequence[Candidate], question: Question, higher: bool
+    chosen: Candidate | None,
+    ranked: Sequence[Candidate],
+    question: Question,
+    higher: bool,
+    words: str,
 ) -> list[str]:
     """Formats that break one limit only, and would else be the answer."""
     lines = []
@@ -106,18 +120,24 @@ def _wider(
         if check.asks is None:
             continue
         limit, _, task = check.limit.partition(" on ")
-        option = _OPTION.get(limit, "--slo")
-        where = f" on {task}" if task else ""
-        then = " and be better" if chosen is not None else ""
-        lines.append(
-            f"{candidate.name} would qualify{then} ({_figure(candidate, question)}) with {option} "
-            f"{check.asks}{where}."
-        )
+        option = f"{_OPTION.get(limit, '--slo')} {check.asks}" + (f" on {task}" if task else "")
+        name, figure = candidate.name, f"({_figure(candidate, question, words)})"
+        open_ = [one.limit for one in candidate.checks if one.state == "cannot-tell"]
+        if check.shown and not open_:
+            then = " and be better" if chosen is not None else ""
+            lines.append(f"{name} would qualify{then} {figure} with {option}.")
+            continue
+        also = f"; whether it holds {', '.join(open_)} can't be told" if open_ else ""
+        lines.append(f"{name} {figure} by its figures needs at least {option}{also}.")
     return lines[:_MOST]
 
 
 def _runner_up(
-    chosen: Candidate | None, ranked: Sequence[Candidate], question: Question, higher: bool
+    chosen: Candidate | None,
+    ranked: Sequence[Candidate],
+    question: Question,
+    higher: bool,
+    words: str,
 ) -> list[str]:
     """By how much the choice's figure may move before the next one is better."""
     others = [c for c in ranked if c.state == "yes" and c is not chosen and c.value is not None]
@@ -126,7 +146,6 @@ def _runner_up(
     runner = others[0]
     assert runner.value is not None
     move = abs(runner.value / chosen.value - 1)
-    words = FIGURES[question.objective].words
     worse = "lower" if higher else "higher"
     if move == 0:
         return [f"{runner.name} has the same {words}."]
@@ -148,12 +167,63 @@ def uncovered(of_groups: Sequence[Group], candidate: Candidate | None) -> list[s
         )
     if "machine-busy" in ids:
         lines.append("Other processes were at work while formats were timed.")
+    lines += _cautions(ids) + _drifting(rows) + _disturbed(of_groups)
     if candidate is not None and any(r["execution"] == "emulated" for r in candidate.rows):
         lines.append(
             f"{candidate.name} is computed by slow software here: its speed and cost hold for this "
             "device and tell nothing of one that has the format."
         )
     lines.append("Memory was measured once per format, so how far it moves between runs is not in.")
+    return lines
+
+
+_CAUTIONS = {
+    "static-batching": (
+        "Some rows' requests were not batched continuously: don't compare their serving figures "
+        "with those of rows that were."
+    ),
+    "rounds-not-interleaved": (
+        "Some formats were not timed in turn with the reference: a machine that was slower at one "
+        "of the times shows as a difference between formats."
+    ),
+}
+
+
+def _cautions(ids: set[str]) -> list[str]:
+    return [text for name, text in _CAUTIONS.items() if name in ids]
+
+
+def _drifting(rows: Sequence[Row]) -> list[str]:
+    names = list(dict.fromkeys(str(r["format"]) for r in rows if r["steady"] == "drifting"))
+    if not names:
+        return []
+    return [
+        f"The latency of {', '.join(names)} had not settled while it was timed: longer running may "
+        "show another."
+    ]
+
+
+def _disturbed(of_groups: Sequence[Group]) -> list[str]:
+    """What the second measurement, beside background work, says of the median latency."""
+    lines = []
+    for group in of_groups:
+        beside = [row for row in group.ok if row["background"]]
+        if not beside:
+            continue
+        work = ", ".join(dict.fromkeys(str(row["background"]) for row in beside))
+        name = "disturbed_latency_p50_s"
+        known = [row for row in beside if row[name] is not None]
+        if not known:
+            lines.append(
+                f"Neighbours: a second measurement beside background work ({work}) was asked for "
+                "and has no latency; the figures here are those alone."
+            )
+            continue
+        each = ", ".join(f"{seconds(row[name])} for {group.named(row)}" for row in known)
+        lines.append(
+            f"Beside the background ({work}) the median latency is {each}; the answer rests on the "
+            "figures alone."
+        )
     return lines
 
 

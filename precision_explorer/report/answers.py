@@ -9,16 +9,24 @@ from precision_explorer.decision import Decision, Question, decide
 from precision_explorer.decision.candidates import of_group
 from precision_explorer.report.groups import Group
 from precision_explorer.report.headline import headline
-from precision_explorer.report.ranking import COST, EFFICIENCY, LATENCY, RESULTS, Measure
+from precision_explorer.report.ranking import (
+    COST,
+    EFFICIENCY,
+    LARGEST_RATE,
+    LATENCY,
+    RESULTS,
+    Measure,
+)
+from precision_explorer.report.text import cleaned
 from precision_explorer.table import Table
-from precision_explorer.table.figures import unfit_energy
+from precision_explorer.table.groups import at_own_rates
 from precision_explorer.table.limits import Limits, limits_of
 
 
 @dataclass(frozen=True)
 class Answer:
-    """`question`: ``cost``, ``efficiency``, ``value`` or ``latency``; `text` names a format, or
-    says that none qualifies or that it can't be told."""
+    """`question`: ``cost``, ``efficiency``, ``value``, ``latency`` or ``rate``; `text` names a
+    format, or says that none qualifies or that it can't be told."""
 
     question: str
     topic: str
@@ -31,6 +39,7 @@ _ASKED = (
     ("value", "Most value", "value", RESULTS),
     ("latency", "Lowest latency", "latency", LATENCY),
 )
+_SEARCHED = ("rate", "Largest rate", "rate", LARGEST_RATE)
 
 
 def answers(table: Table, group: Group) -> list[Answer]:
@@ -38,9 +47,15 @@ def answers(table: Table, group: Group) -> list[Answer]:
     if not group.ok or not table.samples:
         return []
     limits = limits_of(table.context)
+    asked = [*_ASKED]
+    if at_own_rates(group.ok):
+        # Latencies at different rates rank nothing.
+        asked = [one for one in asked if one[0] != "latency"]
+    if any(row["search_slo"] is not None for row in group.ok):
+        asked.append(_SEARCHED)
     return [
         Answer(question, topic, _text(table, group, objective, measure, limits))
-        for question, topic, objective, measure in _ASKED
+        for question, topic, objective, measure in asked
     ]
 
 
@@ -51,12 +66,9 @@ def limits_line(table: Table) -> str:
 
 
 def _text(table: Table, group: Group, objective: str, measure: Measure, limits: Limits) -> str:
-    if objective == "energy":
-        problem = unfit_energy([row["power_source"] for row in group.ok])
-        if problem is not None:
-            return f"Can't tell: {problem.partition(',')[0]}."
     question = Question(objective, limits)
-    decision = decide(group, question, of_group(table, group, question))
+    # Notes in the samples are as they were stored.
+    decision = cleaned(decide(group, question, of_group(table, group, question)))
     return headline(decision, short=True) + _beside(decision, group, measure)
 
 

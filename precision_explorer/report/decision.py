@@ -11,10 +11,11 @@ from rich.text import Text
 
 from precision_explorer.decision import Decision, Option
 from precision_explorer.report.columns import Cell, View
-from precision_explorer.report.headline import headline, superlative
+from precision_explorer.report.headline import asked, headline
 from precision_explorer.report.terminal import grid
 from precision_explorer.report.text import cleaned, listed
 from precision_explorer.table.figures import FIGURES
+from precision_explorer.table.limits import Check
 from precision_explorer.units import MISSING, share
 
 _SHOWN = ("cost", "latency", "throughput", "memory", "energy", "value")
@@ -36,13 +37,12 @@ def document(decisions: list[Decision]) -> list[dict[str, Any]]:
 def _print(decision: Decision, console: Console) -> None:
     console.print(Text(decision.title, style="bold underline"))
     limits = "; ".join(decision.limits) or "none"
-    asked = f"{superlative(decision.objective)} {FIGURES[decision.objective].words}"
-    console.print(Text(f"Asked: {asked}. Limits: {limits}. Device: {decision.device}."))
+    console.print(Text(f"Asked: {asked(decision)}. Limits: {limits}. Device: {decision.device}."))
     console.print()
     console.print(Padding(Text(headline(decision), style="bold"), (0, 0, 0, 2)))
-    chosen = decision.chosen
-    if chosen is not None and chosen.qualifies_probability is not None and decision.limits:
-        line = f"How sure it is to hold the limits: {share(chosen.qualifies_probability, 0)}."
+    sure = [_sure(check) for check in _doubted(decision.chosen)]
+    if sure:
+        line = f"How sure it is to hold the limits: {', '.join(sure)}."
         console.print(Padding(Text(line), (0, 0, 0, 2)))
     console.print()
     console.print(grid(_view(decision), console.width))
@@ -50,6 +50,27 @@ def _print(decision: Decision, console: Console) -> None:
     _list("What would change it", decision.changes, console)
     _list("What this does not cover", decision.uncovered, console)
     console.print()
+
+
+def _doubted(chosen: Option | None) -> list[Check]:
+    """The checks that chance may have moved: not what the reference loses to itself, nor memory,
+    which was measured once."""
+    found = []
+    for check in chosen.checks if chosen is not None else ():
+        limit = check.limit.partition(" on ")[0]
+        exact = limit == "memory" or (limit == "quality" and not check.at_least)
+        if check.probability is not None and not exact:
+            found.append(check)
+    return found
+
+
+def _sure(check: Check) -> str:
+    assert check.probability is not None
+    if check.at_least:
+        return f"{check.limit} at least {share(check.probability, 0)}"
+    # All of some hundred draws are not all that could be.
+    over = check.probability > 0.99
+    return f"{check.limit} {'over 99 %' if over else share(check.probability, 0)}"
 
 
 def _list(title: str, lines: tuple[str, ...] | list[str], console: Console) -> None:
@@ -85,15 +106,15 @@ def _view(decision: Decision) -> View:
         "Qualifies",
         "Quality",
         "Best in resamples",
-        *(_heading(n) for n in names),
+        *(_heading(decision, n) for n in names),
     )
     numeric = (False, False, False, *[True] * (len(names) + 1))
     rows = tuple(_cells(option, names) for option in decision.options)
     return View("Formats, the choice first", headings, rows, numeric)
 
 
-def _heading(name: str) -> str:
-    words = FIGURES[name].words
+def _heading(decision: Decision, name: str) -> str:
+    words = decision.words if name == decision.objective else FIGURES[name].words
     return words[0].upper() + words[1:]
 
 

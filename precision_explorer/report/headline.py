@@ -12,6 +12,10 @@ def headline(decision: Decision, short: bool = False) -> str:
     """The answer in a few sentences; `short` where what was asked stands before it."""
     if decision.chosen is not None:
         return " ".join([_chosen(decision, short), *_beside(decision)])
+    if decision.status == "unverified":
+        return f"No recommendation: {decision.reason}."
+    if decision.reason is not None:
+        return f"Can't tell: {decision.reason}."
     if decision.status == "none":
         text = "No format qualifies."
         if decision.nearest is not None:
@@ -26,8 +30,8 @@ def headline(decision: Decision, short: bool = False) -> str:
 def _chosen(decision: Decision, short: bool) -> str:
     assert decision.chosen is not None
     figure, chosen = FIGURES[decision.objective], decision.chosen
-    best = "" if short else f"{superlative(decision.objective)} "
-    return f"{chosen.name}, {best}{figure.words} {figure.show(chosen.value)}{sure(decision)}."
+    what = decision.words if short else asked(decision)
+    return f"{chosen.name}, {what} {figure.show(chosen.value)}{sure(decision)}."
 
 
 def _beside(decision: Decision) -> list[str]:
@@ -50,6 +54,13 @@ def superlative(objective: str) -> str:
     return "best" if maximise is None else "highest" if maximise else "lowest"
 
 
+def asked(decision: Decision) -> str:
+    """What the best is asked for; the largest rate says so itself."""
+    if decision.objective == "rate":
+        return decision.words
+    return f"{superlative(decision.objective)} {decision.words}"
+
+
 def sure(decision: Decision) -> str:
     """How sure the choice is, in brackets; how that is known stands in the docs."""
     chosen = decision.chosen
@@ -57,7 +68,9 @@ def sure(decision: Decision) -> str:
         return ""
     if len(decision.qualifying) == 1:
         return " (the only format known to hold the limits)"
+    if decision.doubt is not None:
+        return f" (how sure can't be told: {decision.doubt})"
     if chosen.best_probability is None:
-        return " (how sure can't be told: each was measured once)"
+        return ""
     best = share(chosen.best_probability, 0)
     return f" (the best of {len(decision.qualifying)} in {best} of the resamples)"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from precision_explorer.report.groups import Group, Row
 from precision_explorer.report.text import listed
-from precision_explorer.units import bytes_, count, seconds, share, significant, usd
+from precision_explorer.units import bytes_, count, rate, seconds, share, significant, usd
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,10 @@ def _less(best: float, reference: float) -> str:
 
 def _times(best: float, reference: float) -> str:
     return f"{significant(best / reference)} times as many"
+
+
+def _larger(best: float, reference: float) -> str:
+    return f"{significant(best / reference)} times as large"
 
 
 def _faster(best: float, reference: float) -> str:
@@ -61,6 +65,7 @@ RESULTS = Measure(
 REQUESTS = Measure(
     "value_per_usd", "number of requests per dollar", "highest", count, _times, True, spread=_RATE
 )
+LARGEST_RATE = Measure("held_rate_per_s", "rate that held", "largest", rate, _larger, True)
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +75,7 @@ class Prepared:
     plan: Plan
     budgets: Budgets
     """Padded tokens of a batch, by `plan.batches.budget_key`."""
-    load: Load
+    load: Load = field(default_factory=Load)
     background: tuple[dict[str, Any], ...] = ()
     """What the processes of the workload's background are asked to become."""
 

@@ -3,7 +3,7 @@ end."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from precision_explorer.errors import UsageError, unknown_name
@@ -62,6 +62,16 @@ def parse_objective(name: str) -> str:
     if known not in FIGURES:
         raise UsageError(unknown_name("objective", name, FIGURES))
     return known
+
+
+def figure_words(name: str, is_share: Sequence[bool]) -> str:
+    """The figure in words; a dollar's worth depends on whether quality `is_share` on the tasks:
+    elsewhere no result is right or wrong."""
+    if name != "value" or all(is_share):
+        return FIGURES[name].words
+    within = "requests within the quality budget"
+    kinds = f"useful results or {within}" if any(is_share) else within
+    return f"{kinds} per dollar"
 
 
 def in_words(names: list[str] | tuple[str, ...]) -> str:

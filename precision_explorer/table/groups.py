@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -84,6 +85,26 @@ class Group:
         """The label, which says so when slow software computes the format."""
         emulated = " (emulated)" if row["execution"] == "emulated" else ""
         return self.label(row) + emulated
+
+
+def at_own_rates(rows: Sequence[Row]) -> bool:
+    """Whether the rows were served at rates of their own, so that their latencies rank nothing:
+    searched rows at the largest that held, others at a share of their own capacity."""
+    return any(
+        row["search_slo"] is not None or "serving-own-load" in (row["cautions"] or "").split(";")
+        for row in rows
+    )
+
+
+def solves_nothing(group: Group) -> str | None:
+    """That the references get no example right, in words: nothing can be lost beside them. None
+    where they do, or where quality is no share."""
+    if not group.is_share or not group.higher_is_better:
+        return None
+    rows = [row for row in group.ok if group.is_reference(row) and row["quality"] is not None]
+    if not rows or any(row["quality"] for row in rows):
+        return None
+    return f"the reference solves none of the {rows[0]['quality_n']:,} examples"
 
 
 def direction_words(higher_is_better: bool | None) -> str:

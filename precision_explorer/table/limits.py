@@ -11,13 +11,28 @@ import numpy as np
 
 from precision_explorer.economics import Slo, parse_slo
 from precision_explorer.errors import UsageError
+from precision_explorer.stats import share_within
 from precision_explorer.table.data import Context
 from precision_explorer.table.figures import FIGURES
+from precision_explorer.table.quality import Quality
 from precision_explorer.table.samples import Samples
-from precision_explorer.units import bytes_, points, seconds, share, usd
+from precision_explorer.table.sequential import is_sequential
+from precision_explorer.tasks import zero_one_column
+from precision_explorer.units import (
+    bytes_,
+    duration_option,
+    number_option,
+    points,
+    seconds,
+    share,
+    share_option,
+    size_option,
+    usd,
+)
 
 State = Literal["yes", "no", "cannot-tell"]
 _IDLE = "timing on an idle machine: other work disturbed this one"
+_BEYOND = 1e-9  # A budget that is the bound itself tells nothing.
 SURE = 0.95
 """As the verdicts: one-sided 95 %."""
 
@@ -60,8 +75,9 @@ class Limits:
 class Check:
     """Whether a row holds one limit. `found`: what was measured, in words; `needs`: what would
     tell, or what is missing; `probability` that it holds over the draws, None where these can't
-    say; `ratio`: the measured figure over the limit, above 1 where it is beyond; `asks`: the limit
-    that the figure would hold, in words."""
+    say; `ratio`: the measured figure over the limit, above 1 where it is beyond. `at_least`: the
+    `probability` is a bound. `asks`: the least limit, rounded up, as its option takes it, that the
+    row would be shown to hold (`shown`), or that its figure holds."""
 
     limit: str
     state: State
@@ -70,6 +86,8 @@ class Check:
     probability: float | None = None
     ratio: float | None = None
     asks: str | None = None
+    at_least: bool = False
+    shown: bool = False
 
 
 def checks(samples: Samples, limits: Limits) -> tuple[Check, ...]:
@@ -94,6 +112,9 @@ def is_disturbed(row: dict[str, Any]) -> bool:
 
 def _quality(samples: Samples, budget: float) -> Check:
     row, limit = samples.row, "quality"
+    unsolved = _unsolved(samples.reference)
+    if unsolved is not None:
+        return Check(limit, "cannot-tell", unsolved)
     if samples is samples.reference:
         return Check(limit, "yes", "the reference itself", probability=1.0, ratio=0.0)
     verdict, note, loss = row["verdict"], row["verdict_note"], _loss(samples)
@@ -102,16 +123,27 @@ def _quality(samples: Samples, budget: float) -> Check:
     ratio = None if loss is None else loss / budget
     lost = "" if loss is None else f" ({_lost(samples, loss)} measured)"
     if verdict == "within":
-        chance = _loss_probability(samples, budget)
-        return Check(limit, "yes", f"loss within {share(budget)}{lost}", None, chance, ratio)
+        # What the verdict's bound says; a bootstrap of hardly any flips knows no spread.
+        found = f"loss within {share(budget)}{lost}"
+        return Check(limit, "yes", found, None, SURE, ratio, at_least=True)
     if verdict == "outside":
-        asks = None if loss is None else f"beyond {share(loss, 2)}"
-        return Check(limit, "no", f"loss beyond {share(budget)}{lost}", ratio=ratio, asks=asks)
+        asks, shown = _budget(samples, loss)
+        found = f"loss beyond {share(budget)}{lost}"
+        return Check(limit, "no", found, ratio=ratio, asks=asks, shown=shown)
     needs = note or "more examples"
     if needs.startswith("needs n"):
         needs = f"{needs} examples (has {row['quality_n']:,})"
     found = f"loss not shown to be within {share(budget)}{lost}"
     return Check(limit, "cannot-tell", found, needs, ratio=ratio)
+
+
+def _unsolved(reference: Samples | None) -> str | None:
+    """Beside a reference without a right answer nothing can be lost; None where it has some."""
+    quality = reference.quality if reference is not None else None
+    if reference is None or quality is None or not (quality.is_share and quality.higher_is_better):
+        return None
+    n = reference.row["quality_n"]
+    return None if reference.row["quality"] else f"the reference solves none of the {n:,} examples"
 
 
 def _lost(samples: Samples, loss: float) -> str:
@@ -134,25 +166,28 @@ def _loss(samples: Samples) -> float | None:
     return float(loss / abs(known)) if known else None
 
 
-def _loss_probability(samples: Samples, budget: float) -> float | None:
-    """The share of paired draws in which the loss is at most `budget`, as the verdict counts it."""
-    reference = samples.reference
-    own, base = samples.draws("quality"), reference.draws("quality") if reference else None
-    if own is None or base is None or samples.quality is None:
-        return None
-    sign = 1.0 if samples.higher_is_better else -1.0
-    loss = sign * (base - own)
-    if not samples.quality.is_share:
-        if not base.all():
-            return None
-        loss = loss / np.abs(base)
-    return float((loss <= budget).mean())
+def _budget(samples: Samples, loss: float | None) -> tuple[str | None, bool]:
+    """(the least budget as its option takes it, whether the loss would be shown to be within it).
+
+    Of 0/1 scores the 95 % interval's far end: two-sided, so the verdict's one-sided bound of the
+    same test lies inside it. Of all else the loss that was measured.
+    """
+    row, quality = samples.row, samples.quality
+    ends = row["quality_delta_ci_low"], row["quality_delta_ci_high"]
+    least, shown = loss, False
+    if isinstance(quality, Quality) and zero_one_column(quality.metric, quality.columns):
+        far = ends[0] if samples.higher_is_better else ends[1]
+        if far is not None and not is_sequential(samples.record.cell):
+            least, shown = abs(far), True
+    if least is None or not 0 < least < 1:
+        return None, False
+    return share_option(least + _BEYOND), shown
 
 
 def _latency(samples: Samples, slo: Slo) -> Check:
     limit, ids = slo.name, (samples.row["cautions"] or "").split(";")
     if "serving-saturated" in ids:
-        return Check(limit, "no", "more was asked than it can serve", asks="a lower rate")
+        return Check(limit, "no", "more was asked than it can serve")
     within = samples.within(slo)
     if within is None:
         refused = "serving-refused" in ids
@@ -164,13 +199,34 @@ def _latency(samples: Samples, slo: Slo) -> Check:
     if within.verdict == "within":
         return Check(limit, "yes", found, None, *rest)
     if within.verdict == "outside" and not is_disturbed(samples.row):
-        return Check(limit, "no", found, None, *rest, asks=f"{slo.name}={seconds(reached)}")
+        least = _slowest_held(samples, slo)
+        asks = f"{slo.name}={duration_option(least or reached)}"
+        return Check(limit, "no", found, None, *rest, asks=asks, shown=least is not None)
     if within.verdict == "outside":
         return Check(limit, "cannot-tell", found, _IDLE, *rest)
     n = "more requests than can be foretold"
     if within.needed_n is not None:
         n = f"n >= {within.needed_n:,} requests (has {within.n:,})"
     return Check(limit, "cannot-tell", found, f"{slo.name} needs {n}", *rest)
+
+
+def _slowest_held(samples: Samples, slo: Slo) -> float | None:
+    """The least limit that the row's requests are shown to hold: one of its latencies, since the
+    answer changes nowhere else; None where these are too few for any."""
+    values = np.concatenate(list(samples.latencies))
+    ordered = np.unique(values)
+
+    def held(k: int) -> bool:
+        found = share_within(values, float(ordered[k]), slo.quantile)
+        return found is not None and found.verdict == "within"
+
+    low, high = 0, len(ordered) - 1
+    if not held(high):
+        return None
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if held(middle) else (middle + 1, high)
+    return float(ordered[low])
 
 
 def _memory(samples: Samples, most: float) -> Check:
@@ -180,7 +236,16 @@ def _memory(samples: Samples, most: float) -> Check:
     state: State = "yes" if peak <= most else "no"
     # One measurement: nothing says how far another would be off.
     found = f"peak memory {bytes_(peak)}"
-    return Check("memory", state, found, None, float(peak <= most), peak / most, bytes_(peak))
+    return Check(
+        "memory",
+        state,
+        found,
+        None,
+        float(peak <= most),
+        peak / most,
+        size_option(peak),
+        shown=True,
+    )
 
 
 def _cost(samples: Samples, most: float) -> Check:
@@ -188,13 +253,15 @@ def _cost(samples: Samples, most: float) -> Check:
     if cost is None or draws is None:
         return Check("cost", "cannot-tell", "no cost", "a price (--price-per-hour) and a rate")
     chance, found = float((draws <= most).mean()), f"{usd(cost)} per 1,000 requests"
-    rest = (chance, cost / most, usd(cost))
+    # From the least that 95 % of the draws hold on, the answer is yes.
+    least = max(cost, float(np.quantile(draws, SURE, method="inverted_cdf")))
+    rest = (chance, cost / most, number_option(least))
     if chance >= SURE and cost <= most:
         return Check("cost", "yes", found, None, *rest)
     if is_disturbed(samples.row):
         return Check("cost", "cannot-tell", found, _IDLE, *rest)
     if chance <= 1 - SURE and cost > most:
-        return Check("cost", "no", found, None, *rest)
+        return Check("cost", "no", found, None, *rest, shown=True)
     needs = "more rounds or batches: the limit lies within what these differ by"
     return Check("cost", "cannot-tell", found, needs, *rest)
 
