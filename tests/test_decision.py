@@ -323,7 +323,7 @@ def test_latencies_at_different_rates_rank_nothing(tmp_path):
     assert headline(found).startswith("Can't tell: formats were served at rates of their own")
     text = to_markdown(table)
     assert "**Lowest latency:**" not in text
-    assert "**Largest rate:** bf16, largest rate that held 20.0 /s." in text
+    assert "**Largest rate:** bf16, largest rate that held 20.0 /s (the best of 2 in 100 %" in text
     assert "highest largest" not in headline(asked_of(table, "rate"))
 
 
