@@ -703,6 +703,8 @@ def test_no_winner_in_speed_or_money_is_named_where_other_work_disturbed_the_tim
     busy = compared("bf16", "within", latency_p50_s=0.001, cautions="machine-busy")
     text = output(table(row("fp32"), busy))
     assert "No lowest median latency is named, as other work disturbed the timing of bf16." in text
+    both = output(table(row("fp32", cautions="machine-busy"), busy))
+    assert "other work disturbed the timing of every format." in both
     assert "No lowest cost per 1,000 requests is named" in text
     assert "has the lowest median latency" not in text
     assert "disturbed" in text

@@ -133,9 +133,11 @@ def outcome(group: Group, rows: Sequence[Row], measure: Measure) -> str:
     if ranking.compared == 1:
         return f"Only {names} has a result ({measure.noun}: {text}); nothing to compare it with."
     if ranking.disturbed:
+        every = len(ranking.disturbed) == ranking.compared
+        whose = "every format" if every else listed([group.named(r) for r in ranking.disturbed])
         return (
             f"No {measure.superlative} {measure.noun} is named, as other work disturbed the timing "
-            f"of {listed([group.named(r) for r in ranking.disturbed])}."
+            f"of {whose}."
         )
     if ranking.within_spread:
         return _too_close(names, ranking.best, measure)
