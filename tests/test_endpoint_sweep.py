@@ -6,6 +6,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+from multiprocessing import forkserver
 
 import pytest
 import torch
@@ -83,6 +84,8 @@ EMPTY = (
 def test_two_servers_in_one_table_and_one_that_fails(places, monkeypatch):
     """The second server is another model, so that its answers differ."""
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    # One that other tests of this process have left has the environment of then.
+    forkserver._forkserver._stop()
     out = places / "servers"
     coder = tokenizer(**BOTH)
     with TinyServer(llama(), coder) as one, TinyServer(llama(seed=1), coder, "other") as two:

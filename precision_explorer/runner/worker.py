@@ -9,6 +9,7 @@ neighbour works while nothing is asked of it, from ``work`` to ``rest``.
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import sys
 import time
@@ -26,6 +27,12 @@ from precision_explorer.runner.protocol import reply
 
 def main(connection: Connection) -> None:
     """Serve requests until ``close`` or until the manager is gone."""
+    # Nobody is left to tell where the manager was killed.
+    with contextlib.suppress(ConnectionError):
+        _serve(connection)
+
+
+def _serve(connection: Connection) -> None:
     die_with_parent()
     # Ctrl-C reaches the whole process group; the manager decides what becomes of the worker.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
