@@ -442,8 +442,49 @@ def test_bandwidths_and_launches_are_measured_over_what_was_asked():
 def test_the_array_is_four_times_the_cache_or_left_out():
     assert roof_module._stream_bytes("cpu", 32 << 20, 8 << 30) == 128 << 20
     assert roof_module._stream_bytes("cpu", None, 8 << 30) == 1 << 30
-    assert roof_module._stream_bytes("cuda:0", 32 << 20, 8 << 30) == 1 << 30
+    assert roof_module._stream_bytes("cuda:0", 32 << 20, 16 << 30) == 4 << 30
     assert roof_module._stream_bytes("cpu", None, 1 << 30) is None
+
+
+def test_a_gpu_is_warmed_up_and_short_calls_are_timed_in_a_row(monkeypatch):
+    """A call of 50 us, and 10 us to wait for the device: 2 us of them are left in each."""
+    clock, calls = FakeClock(), []
+
+    def call():
+        calls.append(1)
+        clock.sleep(50e-6)
+
+    monkeypatch.setattr(roof_module.time, "perf_counter", clock)
+    monkeypatch.setattr(roof_module, "_sync", lambda device: clock.sleep(10e-6))
+    taken = roof_module._repeats(call, "cuda:0", 0.0)
+    row = 34  # 2 ms of calls that took 60 us when they were timed alone.
+    assert taken == pytest.approx([(50e-6 * row + 10e-6) / row] * 15)
+    assert len(calls) * 50e-6 > 0.08
+    calls.clear()
+    assert roof_module._repeats(lambda: clock.sleep(0.3), "cuda:0", 0.0) == pytest.approx(
+        [0.3 + 10e-6] * 4
+    )
+
+
+def test_a_gpu_s_fp8_roof_is_asked_for_as_the_formats_multiply(monkeypatch):
+    asked = []
+    monkeypatch.setattr(torch, "_scaled_mm", lambda *a, **k: asked.append(k))
+    for number_type, _, make in roof_module._candidates("cuda"):
+        if number_type == "float8_e4m3fn":
+            make((4, 16, 32), "cpu")()
+    assert [tuple(k["scale_a"].shape) for k in asked] == [(), (4, 1)]
+    assert [tuple(k["scale_b"].shape) for k in asked] == [(), (1, 32)]
+    assert all(k["use_fast_accum"] for k in asked)
+
+
+def test_a_gpu_is_profiled_at_a_large_batch_too_unless_shapes_are_fixed(llama):
+    request = {"format": "fp32", "recipe": RECIPE, "device": "cuda:0"}
+
+    def batches(**more):
+        return profiling.make_subject(llama.model, llama, request | more, None, 0).batches
+
+    assert batches() == batches(runtime="compile") == (1, 8, 64)
+    assert batches(runtime="compile-fixed") == batches(device="cpu") == (1, 8)
 
 
 def test_the_last_level_cache_is_the_largest_level_s_data(tmp_path):
