@@ -118,7 +118,7 @@ class WorkerHandle:
         self.on_event = on_event
         started = time.monotonic()
         self._oom_kills = _vm_oom_kills()
-        hello = self._start(context, main)
+        hello = self._start(start_context() if _fork_broke_cuda else context, main)
         if hello["cuda_touched"]:
             # A library of the server's asks CUDA when it is imported: from now on without a server.
             self.kill()
