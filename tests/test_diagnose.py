@@ -201,6 +201,25 @@ def a_record(format_id, phase, arithmetic="float32", execution="native", weights
     )  # fmt: skip
 
 
+def test_the_largest_batch_shows_how_near_its_limits_a_gpu_comes():
+    """64 requests of 0.5 G operations at 1 G/s and 10 MB at 100 MB/s, in 40 s."""
+    phase = a_phase()
+    (alone,) = explain([a_record("fp32", phase)], a_roof(), "fp32").cells
+    assert alone.largest_batch is None
+    assert alone.largest_batch_share_of_roof is None
+    timings = phase.timings | {"64": Timing(seconds=[40.0], utilisation=1.0)}
+    timings["1"] = Timing(seconds=[1.0], utilisation=1.0)
+    why = explain([a_record("fp32", phase.model_copy(update={"timings": timings}))], a_roof(), "x")
+    (cell,) = why.cells
+    assert (cell.largest_batch, cell.largest_batch_s) == (64, 40.0)
+    assert cell.largest_batch_share_of_roof == pytest.approx(32.0 / 40.0)
+    assert cell.largest_batch_flops_per_s == pytest.approx(0.8e9)
+    assert cell.largest_batch_bytes_per_s == pytest.approx(10e6 / 40.0)
+    (view,) = why_section([why]).views
+    shown = dict(zip(view.headings, (c.text for c in view.rows[0]), strict=True))
+    assert shown["Of its limit, largest batch"] == "80 % at 64"
+
+
 def spent(phase, **shares):
     return phase.model_copy(update={"spent": Spent(**(SHARES | shares))})
 

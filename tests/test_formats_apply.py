@@ -187,6 +187,18 @@ def test_tf32_has_no_share_and_sets_the_switch():
     assert not torch.backends.cudnn.allow_tf32
 
 
+def test_a_library_that_allows_tf32_on_its_way_is_overruled(monkeypatch):
+    """torchao 0.17 does so with its settings for Inductor, for the whole process."""
+
+    def convert(model, *rest):
+        torch.set_float32_matmul_precision("high")
+        return {}
+
+    monkeypatch.setattr(apply, "convert", convert)
+    apply_format(llama(False), "fp32", _default_recipe("fp32", "cpu"), "native", "a test")
+    assert torch.get_float32_matmul_precision() == "highest"
+
+
 # -- sizes that kernels don't like -------------------------------------------------------------
 
 

@@ -598,3 +598,64 @@ def test_kernels_and_operators_are_collected_through_the_tree():
     products._collect(SimpleNamespace(cpu_children=[outer]), call)
     assert call.operators == {"aten::linear", "aten::mm"}
     assert call.kernels == [("nvjet_tst_1", pytest.approx(3e-6))]
+
+
+def test_the_device_s_events_tell_of_kernels_that_no_operator_started():
+    span = SimpleNamespace(start=10.0, end=13.0)
+    kernel = SimpleNamespace(
+        device_type="DeviceType.CUDA", name="nvjet_tst_1", is_user_annotation=False, time_range=span
+    )
+    assert products.is_of_device(kernel)
+    assert not products.is_annotation(kernel)
+    for name, marked in (("x", True), ("precision-explorer-call 0", False)):
+        mark = SimpleNamespace(name=name, is_user_annotation=marked)
+        assert products.is_annotation(mark)
+    own = SimpleNamespace(
+        kernels=[
+            SimpleNamespace(name="precision-explorer-call 3", duration=9.0),
+            SimpleNamespace(name="gemm_4bit_simt<__half, 1>", duration=2.0),
+        ]
+    )
+    assert products._kernels(own) == [("gemm_4bit_simt<__half, 1>", pytest.approx(2e-6))]
+
+
+FP8, HEAD, ROTARY = "nvjet_sm90_qqtst_128", "nvjet_sm90_tst_64", "gemmk1_kernel<int, float, 256>"
+
+
+def compiled_on_cuda(eager_names, compiled_names):
+    """The certificate's parts of two fp8 layers and a head in bfloat16: the head's kernel is slow
+    for its FLOPs, as on a GPU where it is bound by memory."""
+    calls = [
+        products.Call("a", 40.0, "bfloat16", kernels=[(FP8, 1e-6)]),
+        products.Call("b", 40.0, "bfloat16", kernels=[(FP8, 1e-6)]),
+        products.Call("head", 20.0, "bfloat16", kernels=[(HEAD, 4e-6)]),
+    ]
+    times = {FP8: 1e-6, HEAD: 4e-6, ROTARY: 3e-6, "triton_poi_fused_add_0": 2e-6}
+    eager = products.Call("", 0.0, "", kernels=[(n, times[n]) for n in eager_names])
+    whole = products.Call("", 0.0, "", kernels=[(n, times[n]) for n in compiled_names])
+    expected = {"a": "float8_e4m3fn", "b": "float8_e4m3fn"}
+    return types_of(products._as_compiled(calls, whole, True, expected, eager))
+
+
+@pytest.mark.parametrize("rotary_is_compiled", [False, True])
+def test_compiled_kernels_of_a_gpu_are_told_apart_by_their_order(rotary_is_compiled):
+    """Whether a product outside of all layers stayed one or was fused into other code."""
+    eager = [ROTARY, FP8, FP8, HEAD]
+    own = ["triton_poi_fused_add_0", FP8, FP8, HEAD]
+    found = compiled_on_cuda(eager, own if rotary_is_compiled else [ROTARY, *own])
+    right = {"float8_e4m3fn": 40.0}
+    assert found == {"a": right, "b": right, "head": {"bfloat16": 20.0}}
+
+
+def test_compiled_kernels_of_another_number_share_the_flops_by_time():
+    found = compiled_on_cuda([FP8, FP8, HEAD], [FP8, HEAD])
+    assert found["a"]["float8_e4m3fn"] == pytest.approx(10.0)
+    assert found["a"]["bfloat16"] == pytest.approx(30.0)
+    nothing = compiled_on_cuda([FP8, FP8, HEAD], ["triton_poi_fused_add_0"])
+    assert nothing == {"a": {"unknown": 40.0}, "b": {"unknown": 40.0}, "head": {"unknown": 20.0}}
+
+
+def test_an_eager_fallback_inside_compiled_code_is_seen_in_its_place():
+    found = compiled_on_cuda([FP8, FP8, HEAD], [HEAD, FP8, HEAD])
+    assert found["a"] == {"bfloat16": 40.0}
+    assert found["b"] == {"float8_e4m3fn": 40.0}

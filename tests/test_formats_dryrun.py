@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from precision_explorer.formats import DEFAULT_FORMATS, apply, decide, dryrun, reference
+from precision_explorer.formats.runtimes import RUNTIMES
 from precision_explorer.formats.support import candidates
 from precision_explorer.hardware import device_facts
 
@@ -270,3 +271,23 @@ def test_int4_on_a_cpu_computes_in_the_type_that_its_kernel_is_fast_in(monkeypat
     # A GPU's kernel has one type.
     monkeypatch.setattr(dryrun, "_default_recipe", lambda *_: {"compute_dtype": "bfloat16"})
     assert len(dryrun._recipes("int4-weight-only", "cuda:0")) == 1
+
+
+def test_code_compiled_for_many_rows_must_serve_few(monkeypatch):
+    """torch.compile may choose a kernel at 128 rows that refuses 16 or fewer."""
+
+    def refusing(model, runtime, kind):
+        def call(x):
+            if 1 < len(x) <= 16:
+                raise RuntimeError(f"self.size(0) needs to be greater than 16, but got {len(x)}")
+            return model(x)
+
+        return call
+
+    monkeypatch.setattr(dryrun, "compiled", refusing)
+    recipe = dryrun._default_recipe("fp32", "cpu")
+    answer = dryrun._try("fp32", recipe, "cpu", RUNTIMES["compile"])
+    assert not answer["ok"]
+    assert "needs to be greater than 16, but got 8" in answer["why"]
+    # Fixed shapes are compiled one by one.
+    assert dryrun._try("fp32", recipe, "cpu", RUNTIMES["compile-fixed"])["ok"]

@@ -135,6 +135,46 @@ def test_mkl_lines(call, number_type, unit, flops):
         ("nvjet_sm100_tst_64x16_64x16_2x4_2cta_h_bz_splitK_TNT", "bfloat16"),
         ("nvjet_hsh_256x128_64x4_1x2_h_bz_coopA_TNT", "float16"),
         ("nvjet_xyz_256x128", UNKNOWN),
+        ("nvjet_sm90_tst_64x8_64x16_4x1_v_bz_splitK_TNT", "bfloat16"),
+        ("nvjet_sm90_tss_128x272_64x4_2x1_v_bz_coopA_TNT", "bfloat16"),
+        ("nvjet_sm90_hss_320x128_64x3_1x2_h_bz_coopB_NNT", "float16"),
+        ("nvjet_sm90_qqtst_128x128_128x6_1x2_h_bz_ovscale_bias_TNT", "float8_e4m3fn"),
+        ("nvjet_qqtst_112x128_128x7_2x1_v_bz_coopA_algo2_TNN", "float8_e4m3fn"),
+        ("nvjet_sm100_ootst_256x128_256x4_2x1_2cta_h_bz_Avec16UE4M3_Bvec16UE4M3_TNT",
+         "float4_e2m1fn"),
+        ("nvjet_sm90_sss_tf32_128x256_32x4_1x2_h_bz_TNT", "tf32"),
+        ("nvjet_sm90_bii_128x256_128x4_2x1_v_bz_TNT", "int8"),
+        # Factors of two types: neither label fits.
+        ("nvjet_sm90_rqtst_128x256_128x5_2x1_v_bz_TNT", UNKNOWN),
+        ("sm89_xmma_gemm_e4m3e4m3_e4m3f32_f32_tn_n_tilesize64x64x64", "float8_e4m3fn"),
+        ("sm89_xmma_gemm_e4m3e5m2bf16_e4m3e5m2f32_f32_tn_n_tilesize64x64x64", UNKNOWN),
+        ("sm90_xmma_gemm_bf16f32_bf16f32_f32_tn_n_tilesize64x64x64", "bfloat16"),
+        ("sm90_xmma_gemm_i8i32_i8i32_i32_tn_n_tilesize256x128x128_warpgroupsize2x1x1", "int8"),
+        ("cutlass3x_sm100_tensorop_s128x64x32gemm_e4m3_e4m3_f32_bf16_bf16_64x64x128",
+         "float8_e4m3fn"),
+        ("cutlass3x_sm90_tensorop_s64x128x16gemm_bf16_bf16_f32_void_bf16_128x128x64", "bfloat16"),
+        ("cutlass3x_sm90_tensorop_s64x128x16gemm_f16_f16_f32_bf16_bf16_128x128x64", "float16"),
+        ("cutlass_80_wmma_tensorop_f16_s161616gemm_f16_32x32_128x2_tn_align8", "float16"),
+        ("void gemvNSP_kernel<__nv_bfloat16, __nv_bfloat16, __nv_bfloat16, float, 1, 32, 4, 1024, "
+         "false, cublasGemvParamsEx<int> >(cublasGemvParamsEx<int>)", "bfloat16"),
+        ("void gemvNSP_kernel<float, float, float, float, 1, 32, 4, 1024, false, X>(X)", "float32"),
+        ("std::enable_if<!(false), void>::type internal::gemvx::kernel<int, int, __nv_bfloat16, "
+         "__nv_bfloat16, __nv_bfloat16, float, false, true, true, false, 7, false, X>(X)",
+         "bfloat16"),
+        ("void gemv2T_kernel_val<int, int, __half, __half, __half, float, 128, 16, 4, 4, false, X>",
+         "float16"),
+        ("void gemmk1_kernel<int, float, 256, 5, false, false, false, false, X>(X)", "float32"),
+        ("void gemmSN_kernel_int32<256, 16, 4, 8, 4, 4, false, 1, X>(X)", "int8"),
+        ("void gemmSN_TN_kernel_half<128, 2, 2, 4, 1, X>(X)", "float16"),
+        ("void gemmSN_NN_kernel<float, 256, 4, 2, 8, 3, 4, false, X>(X)", "float32"),
+        ("void at::native::tinygemm_m16n8k16_chunk_kernel<at::native::ALayout_RM<(at::native::"
+         "KReductionType)0>, at::native::BLayout_TC_int4<8, 128>>(void const*)", "bfloat16"),
+        ("void gemm_4bit_simt<__nv_bfloat16, 1>(__nv_bfloat16 const*)", "bfloat16"),
+        ("void gemm_4bit_sm80_m16n8k16<__half, 64, 128>(__half const*)", "float16"),
+        ("triton_tem_fused__int_mm_mul_3", "int8"),
+        ("triton_tem_fused_mm_5", UNKNOWN),
+        # A row times a matrix, rewritten into a sum: a product, in a type that no name tells.
+        ("triton_red_fused__to_copy_mm_mul_2", UNKNOWN),
         ("ampere_sgemm_128x64_tn", "float32"),
         ("ampere_bf16_s16816gemm_bf16_128x128_ldg8_f2f_stages_32x1_nn", "bfloat16"),
         ("cutlass_75_tensorop_bf16_s1688gemm_bf16_256x128_nn_align1", "bfloat16"),
@@ -155,6 +195,12 @@ def test_cuda_names(name, number_type):
     assert product.unit == (UNKNOWN if number_type == UNKNOWN else NATIVE)
 
 
+def test_a_kernel_is_named_without_its_templates():
+    name = "std::enable_if<!(false), void>::type internal::gemvx::kernel<int, int, __half, X>(X)"
+    assert cuda_product(name).kernel == "CUDA internal::gemvx::kernel"
+    assert cuda_product("void gemmk1_kernel<int, float, 256>(X)").kernel == "CUDA gemmk1_kernel"
+
+
 def test_kernels_that_make_no_product():
     for name in (
         "void at::native::vectorized_elementwise_kernel<4, float>",
@@ -162,6 +208,11 @@ def test_kernels_that_make_no_product():
         "Memcpy DtoD (Device -> Device)",
         "softmax_warp_forward",
         # Attention's: they multiply, but no layer's weights.
+        # Inductor's, named by the products whose operands they lay out or scale.
+        "triton_poi_fused__scaled_mm__to_copy_abs_clamp_clone_max_mul_reciprocal_2",
+        "triton_red_fused__scaled_mm__to_copy_abs_amax_0",
+        "triton_poi_fused__int_mm_round_1",
+        "triton_red_fused_add_matmul_mean_pow_4",
         "fmha_cutlassF_bf16_aligned_64x64_rf_sm80(PyTorchMemEffAttention::AttentionKernel<cutlass>)",
         "cudnn_generated_fort_native_sdpa_sm90_flash_fprop_wgmma_f16_knob_7_64x128x128",
     ):

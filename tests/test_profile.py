@@ -18,6 +18,7 @@ from precision_explorer.measure.operators import classify, counts_as_started, ke
 from precision_explorer.measure.repeats import repeated
 from precision_explorer.measure.timeline import Timeline, summed
 from precision_explorer.measure.utilisation import Utilisation
+from precision_explorer.models import passes
 from precision_explorer.models.passes import decode_pass, encode_pass, prefill_pass
 from precision_explorer.models.work import counted_rows, linear_layers, pass_work
 from precision_explorer.records import Bandwidth, Launch, MatmulRate, Roof
@@ -281,8 +282,65 @@ def test_on_cuda_kernels_count_for_the_operators_that_started_them():
     assert shares["outside"] == pytest.approx(0.15)
 
 
+def of_device(name, start_us, end_us, mark=False):
+    span = SimpleNamespace(start=start_us, end=end_us)
+    return SimpleNamespace(
+        name=name, device_type="DeviceType.CUDA", is_user_annotation=mark, time_range=span
+    )
+
+
+def test_kernels_that_no_operator_started_count_by_their_own_names():
+    """Of a replayed graph and of compiled code; the device's spans of marks are no work."""
+    events = [
+        event("aten::mm", kernels=[("nvjet_sm90_tst_64x8", 10.0)]),
+        of_device("nvjet_sm90_tst_64x8", 0.0, 10.0),
+        of_device("nvjet_sm90_tst_64x8", 10.0, 25.0),
+        of_device("triton_poi_fused_add_0", 25.0, 29.0),
+        of_device("## Call CompiledFxGraph abc ##", 0.0, 29.0),
+        of_device("marked", 0.0, 29.0, mark=True),
+        event("triton_poi_fused_add_0", kernels=[("triton_poi_fused_add_0", 4.0)]),
+        event("cudaGraphLaunch"),
+    ]
+    line = summed(events, 1.0, True, {})
+    assert line.seconds == pytest.approx({"matmul": 25e-6, "other": 4e-6})
+    assert (line.operators, line.matmuls) == (1, 2)
+
+
 def test_an_empty_pass_has_spent_all_outside():
     assert Timeline(0.0).shares()["outside"] == 1.0
+
+
+def test_a_cache_of_fixed_size_is_cut_back_without_a_crop_too():
+    """transformers before 5.18: a pass more than its room would write beyond its end."""
+    layer = SimpleNamespace(cumulative_length=torch.tensor(5), cumulative_length_int=5)
+    growing = SimpleNamespace(cumulative_length=5)
+    passes._step_back(SimpleNamespace(layers=[layer, growing]))
+    assert (int(layer.cumulative_length), layer.cumulative_length_int) == (4, 4)
+    assert growing.cumulative_length == 5
+
+    class Fixed:
+        def __init__(self):
+            self.layers = [SimpleNamespace(cumulative_length=torch.tensor(128))]
+
+        def crop(self, count):
+            raise AttributeError("'StaticLayer' object has no attribute 'crop'")
+
+    cache = Fixed()
+
+    def model(**given):
+        cache.layers[0].cumulative_length.add_(0 if "cache" not in given else 1)
+        return SimpleNamespace(cache=cache)
+
+    model.config = SimpleNamespace(get_text_config=lambda: SimpleNamespace(vocab_size=9))
+    adapter = SimpleNamespace(
+        model=model, pad=0, device="cpu", max_length=256, _keeps=False, _cache="cache"
+    )
+    run = decode_pass(adapter, 1)
+    for _ in range(3):
+        run.call()
+        assert int(cache.layers[0].cumulative_length) == 129
+        run.reset()
+    assert int(cache.layers[0].cumulative_length) == 128
 
 
 # -- repeats and utilisation ----------------------------------------------------------------
@@ -384,8 +442,49 @@ def test_bandwidths_and_launches_are_measured_over_what_was_asked():
 def test_the_array_is_four_times_the_cache_or_left_out():
     assert roof_module._stream_bytes("cpu", 32 << 20, 8 << 30) == 128 << 20
     assert roof_module._stream_bytes("cpu", None, 8 << 30) == 1 << 30
-    assert roof_module._stream_bytes("cuda:0", 32 << 20, 8 << 30) == 1 << 30
+    assert roof_module._stream_bytes("cuda:0", 32 << 20, 16 << 30) == 4 << 30
     assert roof_module._stream_bytes("cpu", None, 1 << 30) is None
+
+
+def test_a_gpu_is_warmed_up_and_short_calls_are_timed_in_a_row(monkeypatch):
+    """A call of 50 us, and 10 us to wait for the device: 2 us of them are left in each."""
+    clock, calls = FakeClock(), []
+
+    def call():
+        calls.append(1)
+        clock.sleep(50e-6)
+
+    monkeypatch.setattr(roof_module.time, "perf_counter", clock)
+    monkeypatch.setattr(roof_module, "_sync", lambda device: clock.sleep(10e-6))
+    taken = roof_module._repeats(call, "cuda:0", 0.0)
+    row = 34  # 2 ms of calls that took 60 us when they were timed alone.
+    assert taken == pytest.approx([(50e-6 * row + 10e-6) / row] * 15)
+    assert len(calls) * 50e-6 > 0.08
+    calls.clear()
+    assert roof_module._repeats(lambda: clock.sleep(0.3), "cuda:0", 0.0) == pytest.approx(
+        [0.3 + 10e-6] * 4
+    )
+
+
+def test_a_gpu_s_fp8_roof_is_asked_for_as_the_formats_multiply(monkeypatch):
+    asked = []
+    monkeypatch.setattr(torch, "_scaled_mm", lambda *a, **k: asked.append(k))
+    for number_type, _, make in roof_module._candidates("cuda"):
+        if number_type == "float8_e4m3fn":
+            make((4, 16, 32), "cpu")()
+    assert [tuple(k["scale_a"].shape) for k in asked] == [(), (4, 1)]
+    assert [tuple(k["scale_b"].shape) for k in asked] == [(), (1, 32)]
+    assert all(k["use_fast_accum"] for k in asked)
+
+
+def test_a_gpu_is_profiled_at_a_large_batch_too_unless_shapes_are_fixed(llama):
+    request = {"format": "fp32", "recipe": RECIPE, "device": "cuda:0"}
+
+    def batches(**more):
+        return profiling.make_subject(llama.model, llama, request | more, None, 0).batches
+
+    assert batches() == batches(runtime="compile") == (1, 8, 64)
+    assert batches(runtime="compile-fixed") == batches(device="cpu") == (1, 8)
 
 
 def test_the_last_level_cache_is_the_largest_level_s_data(tmp_path):

@@ -12,6 +12,7 @@ import os
 import re
 import resource
 import signal
+import subprocess
 import sys
 import time
 from dataclasses import replace
@@ -791,6 +792,76 @@ def test_workers_are_spawned_where_there_is_no_fork_server(monkeypatch, methods,
     monkeypatch.setattr(multiprocessing, "get_all_start_methods", lambda: methods)
     assert start_context().get_start_method() == method
     assert given == preloaded
+
+
+class _Torch:
+    """torch.cuda in a forked worker: never initialised there, and unusable if its server was."""
+
+    def __init__(self, initialized: bool, bad_fork: bool) -> None:
+        self.cuda = SimpleNamespace(
+            is_initialized=lambda: initialized, _is_in_bad_fork=lambda: bad_fork
+        )
+
+
+@pytest.mark.parametrize(("initialized", "bad_fork"), [(False, True), (True, False)])
+def test_a_server_that_only_counted_devices_has_touched_cuda_too(
+    monkeypatch, initialized, bad_fork
+):
+    monkeypatch.setitem(sys.modules, "torch", _Torch(initialized, bad_fork))
+    assert worker_module._cuda_touched()
+    monkeypatch.setitem(sys.modules, "torch", _Torch(False, False))
+    assert not worker_module._cuda_touched()
+
+
+def test_where_the_server_touched_cuda_workers_are_started_without_one(monkeypatch):
+    """The first worker is let go of; all later ones are spawned."""
+    touched, started = iter([True, False, False]), []
+
+    def start(self, context, main):
+        started.append(context.get_start_method())
+        return {"cuda_touched": next(touched)}
+
+    monkeypatch.setattr(manager, "_fork_broke_cuda", [])
+    monkeypatch.setattr(WorkerHandle, "_start", start)
+    monkeypatch.setattr(WorkerHandle, "kill", lambda self: started.append("killed"))
+    monkeypatch.setattr(WorkerHandle, "process", SimpleNamespace(pid=1), raising=False)
+    WorkerHandle(start_context(), nothing)
+    WorkerHandle(start_context(), nothing)
+    assert started == ["forkserver", "killed", "spawn", "spawn"]
+
+
+def test_torch_asks_nvml_whether_there_is_a_gpu(monkeypatch):
+    """Asked of CUDA in the fork server, the question would break CUDA in every worker."""
+    for name in dict(os.environ):
+        monkeypatch.setenv(name, os.environ[name])
+    monkeypatch.delenv("PYTORCH_NVML_BASED_CUDA_CHECK", raising=False)
+    manager.prepare_environment(1)
+    assert os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] == "1"
+
+
+def test_the_preload_of_a_machine_with_a_gpu_asks_for_no_device():
+    """What asks CUDA for a device where there is one, torchao's import for instance, is left to the
+    workers: here torch is made to say that there is one."""
+    script = (
+        "import torch, types\n"
+        "asked = []\n"
+        "def refuse(name):\n"
+        "    def ask(*a, **k): asked.append(name)\n"
+        "    return ask\n"
+        "for name in ('_lazy_init', 'get_device_capability', 'get_device_properties',\n"
+        "             'current_device', 'init'):\n"
+        "    setattr(torch.cuda, name, refuse(name))\n"
+        "torch.cuda.is_available = lambda: asked.append('is_available') or True\n"
+        "torch.cuda.device_count = lambda: 1\n"
+        "import precision_explorer.hardware.nvml as nvml\n"
+        "nvml.load_nvml = lambda: types.SimpleNamespace(nvmlDeviceGetCount=lambda: 1)\n"
+        "import sys, precision_explorer.runner.preload\n"
+        "print('ASKED', asked, 'torchao' in sys.modules, 'sklearn.metrics' in sys.modules)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines()[-1] == "ASKED [] False True"
 
 
 @pytest.mark.parametrize(

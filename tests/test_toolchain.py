@@ -67,3 +67,15 @@ def test_a_gpu_needs_triton_and_a_c_compiler(tools):
     assert "found no gcc or clang or cc" in str(compiler("cuda", {"triton": "3.4.0"})[1])
     tools("gcc")
     assert compiler("cuda", {"triton": "3.4.0"}) == ({"triton": "3.4.0"}, None)
+
+
+def test_triton_s_launchers_need_python_s_headers(tools, tmp_path, monkeypatch):
+    tools("gcc")
+    none = {"include": str(tmp_path / "none")}
+    monkeypatch.setattr(toolchain.sysconfig, "get_paths", lambda *scheme: none)
+    found, reason = compiler("cuda", {"triton": "3.6.0"})
+    assert found == {}
+    assert "Python.h" in str(reason)
+    (tmp_path / "Python.h").write_text("")
+    monkeypatch.setenv("CPATH", str(tmp_path))
+    assert compiler("cuda", {"triton": "3.6.0"})[1] is None

@@ -7,6 +7,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from typing import Any
 
 from precision_explorer.diagnose.executed import as_executed, executed_types
 from precision_explorer.diagnose.roofline import (
@@ -18,6 +19,7 @@ from precision_explorer.diagnose.roofline import (
     observed,
     pass_bytes,
     pass_flops,
+    share_of_roof,
     winning_batches,
 )
 from precision_explorer.diagnose.words import LEVEL, never, reason, sentence
@@ -35,7 +37,8 @@ class CellWhy:
 
     Speed-ups are over the reference: the reference's seconds over the format's. `wins_from` and
     `wins_to` are the batch sizes between which the roofs promise a gain, `never` says why there
-    are none. `utilisation` is NVML's figure and means little without `share_of_roof`.
+    are none. `utilisation` is NVML's figure and means little without `share_of_roof`. The fields
+    `largest_batch...` are of the largest batch that was timed, where that is more than 1.
     """
 
     format: str
@@ -62,6 +65,11 @@ class CellWhy:
     wins_to: int | None = None
     never: str | None = None
     sentence: str = ""
+    largest_batch: int | None = None
+    largest_batch_s: float | None = None
+    largest_batch_share_of_roof: float | None = None
+    largest_batch_flops_per_s: float | None = None
+    largest_batch_bytes_per_s: float | None = None
 
     @property
     def bound(self) -> str | None:
@@ -215,8 +223,24 @@ def _subject(record: CellRecord, name: str, roof: Roof, reference: str) -> _Subj
         utilisation=timing.utilisation if timing else None,
         above_roof=any(c.id == "above-roof" for c in record.cautions),
         is_reference=record.cell.format == reference,
+        **_largest(phase, roof),
     )
     return _Subject(record, phase, why)
+
+
+def _largest(phase: PhaseProfile, roof: Roof) -> dict[str, Any]:
+    """The fields of the largest batch that was timed; none where only one request was."""
+    batch = max((int(b) for b, t in phase.timings.items() if t.seconds), default=1)
+    took = observed(phase.timings.get(str(batch)))
+    if batch == 1 or not took:
+        return {}
+    return {
+        "largest_batch": batch,
+        "largest_batch_s": took,
+        "largest_batch_share_of_roof": share_of_roof(phase, roof, batch),
+        "largest_batch_flops_per_s": pass_flops(phase, batch) / took,
+        "largest_batch_bytes_per_s": pass_bytes(phase, batch) / took,
+    }
 
 
 def _judged(subject: _Subject, all_of_phase: list[_Subject], roof: Roof) -> CellWhy:

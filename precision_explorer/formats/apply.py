@@ -315,6 +315,8 @@ def apply_format(
     with torch.no_grad():
         more = [calibrate] if spec.calibrates else []
         reasons = convert(model, format_id, before, recipe, *more)
+    # Some versions of torchao allow TF32 for the whole process along with Inductor's settings.
+    set_matmul_precision(format_id)
     after = census(model)
     converted: int | None = None
     held: float | None = None

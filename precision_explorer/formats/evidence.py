@@ -5,7 +5,8 @@ A line or name that is not understood is ``unknown``, never a match for any form
 
 Sources: oneDNN Developer Guide, "Verbose Mode" (fields of a line) and "CPU Dispatcher Control"
 (names of instruction sets); oneMKL Developer Guide, "Using oneMKL Verbose Mode"; CUTLASS, "CUTLASS
-Profiler" (procedural names of kernels).
+Profiler" (procedural names of kernels); the names in the libraries' own files (cuBLASLt 13.1.0.3,
+bitsandbytes 0.50.2, torch 2.11).
 """
 
 from __future__ import annotations
@@ -167,7 +168,13 @@ def products_of(text: str) -> list[Product]:
 _IS_PRODUCT = re.compile(r"gemm|gemv|nvjet|xmma|cutlass|wgmma|scaled_mm|matmul", re.IGNORECASE)
 # Attention's own kernels multiply too, but no layer's weights.
 _NO_PRODUCT = re.compile(
-    r"splitk_?reduce|reduce_?splitk|memset|memcpy|quantiz|flash|fmha|attention", re.IGNORECASE
+    r"splitk_?reduce|reduce_?splitk|memset|memcpy|quantiz|flash|fmha|attention|sdpa", re.IGNORECASE
+)
+# Inductor's kernels are named by all operators that went into them. Products are its templates, and
+# reductions into which a product of few rows was rewritten (a multiplication and a sum).
+_INDUCTOR = re.compile(r"triton_(?:poi|red|per|mix|tem|for)_")
+_INDUCTOR_PRODUCT = re.compile(
+    r"triton_tem_fused_\w*mm_|triton_(?:red|per|mix)_fused_(?:\w+_)?(?<!int_)(?<!scaled_)b?mm_"
 )
 # The first that fits names the factors' type; what fits none is unknown. Types of results and sums
 # stand in the names too, so each pattern takes the place where the factors stand.
@@ -179,35 +186,58 @@ _CUDA_TYPES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
         (r"xmma_gemm_f32", "float32"),
         (r"xmma_gemm_bf16", "bfloat16"),
         (r"xmma_gemm_f16", "float16"),
-        (r"xmma_gemm_e4m3", "float8_e4m3fn"),
+        (r"xmma_gemm_e4m3(?!e5m2)", "float8_e4m3fn"),
         (r"xmma_gemm_i8", "int8"),
-        # cuBLAS of Hopper and later; the letters are A, sum and C: t is bfloat16, h float16.
-        (r"nvjet_(?:sm\d+_)?tst_", "bfloat16"),
-        (r"nvjet_(?:sm\d+_)?hsh_", "float16"),
+        # cuBLAS of Hopper and later. Letters of A and B (one where they are alike), sum, C and D:
+        # t is bfloat16, h float16, q e4m3, r e5m2, o e2m1, b int8, s float32, i int32.
+        (r"nvjet_(?:sm\d+_)?t[a-z]{2}_", "bfloat16"),
+        (r"nvjet_(?:sm\d+_)?h[a-z]{2}_", "float16"),
+        (r"nvjet_(?:sm\d+_)?sss_tf32_", "tf32"),
+        (r"nvjet_(?:sm\d+_)?bii_", "int8"),
+        (r"nvjet_(?:sm\d+_)?qq[a-z]{3}_", "float8_e4m3fn"),
+        (r"nvjet_(?:sm\d+_)?oo[a-z]{3}_", "float4_e2m1fn"),
         # CUTLASS 2 and cuBLAS of Ampere: <sum letter><instruction shape>gemm_<factors>.
-        (r"i\d+gemm_(?:s8|u8|int8)", "int8"),
+        (r"i\d+(?:x\d+x\d+)?gemm_(?:s8|u8|int8)|tensorop_gemm_s8", "int8"),
         (r"s\d+tf32gemm|s\d+gemm_tf32", "tf32"),
-        (r"[sh]\d+gemm_(?:\w+_)?bf16", "bfloat16"),
-        (r"[sh]\d+gemm_(?:\w+_)?(?:f16|fp16)", "float16"),
+        (r"[sh]\d+(?:x\d+x\d+)?gemm_(?:relu_)?bf16", "bfloat16"),
+        (r"[sh]\d+(?:x\d+x\d+)?gemm_(?:relu_)?(?:f16|fp16)", "float16"),
+        (r"[sh]\d+(?:x\d+x\d+)?gemm_e4m3_e4m3", "float8_e4m3fn"),
         # cuBLAS gives tensor-core products of float32 without a factor's name: TF32.
         (r"s1688gemm_\d", "tf32"),
         # CUTLASS 3, as torch compiles it: the factors are template parameters.
         (r"cutlass::.*float_e4m3.*float_e4m3", "float8_e4m3fn"),
+        # Small sums of products of cuBLAS; a type with float's sum and result is that of both
+        # factors: gemvNSP_kernel<A, x, y, sum, ...>, internal::gemvx::kernel<int, int, A, ...>.
+        (r"gemv[\w:]*<(?:int, |long, )*__nv_bfloat16", "bfloat16"),
+        (r"gemv[\w:]*<(?:int, |long, )*__half", "float16"),
+        (r"gemv[\w:]*<(?:int, |long, )*float, float", "float32"),
+        (r"gemmk1\w*<(?:int|long), float, ", "float32"),
+        (r"gemmSN_kernel_int", "int8"),
+        (r"gemmSN_[NT]+_kernel_half", "float16"),
+        (r"gemmSN_[NT]+_kernel\w*<float, ", "float32"),
         # Simple kernels without tensor cores.
         (r"(?:^|_)(?:ampere|volta|maxwell|turing|hopper)_sgemm|simt_sgemm", "float32"),
         (r"(?:ampere|volta|maxwell|turing|hopper)_hgemm|simt_hgemm", "float16"),
-        (r"gemv\w*<[^>]*__nv_bfloat16", "bfloat16"),
-        (r"gemv\w*<[^>]*__half", "float16"),
-        (r"gemv\w*<(?:int, )+float, float", "float32"),
-        (r"gemmSN\w*<float|gemmk1\w*<[^>]*float, ", "float32"),
+        # ATen's int4 kernel multiplies by mma.m16n8k16 of bfloat16 (native/cuda/int4mm.cu).
+        (r"at::native::tinygemm_m16n8k16", "bfloat16"),
+        # bitsandbytes widens to its input's type and multiplies in it (csrc/gemm_4bit_*.cu).
+        (r"gemm_4bit_\w+<__nv_bfloat16", "bfloat16"),
+        (r"gemm_4bit_\w+<__half", "float16"),
+        (r"gemm_4bit_\w+<float", "float32"),
+        # Inductor's template for integers.
+        (r"triton_tem_fused_\w*_int_mm_", "int8"),
     )
 )
 
 
 def cuda_product(name: str) -> Product | None:
     """The product that a CUDA kernel makes, by its name; None if it makes none."""
-    if not _IS_PRODUCT.search(name) or _NO_PRODUCT.search(name):
+    if _INDUCTOR.search(name):
+        if not _INDUCTOR_PRODUCT.search(name):
+            return None
+    elif not _IS_PRODUCT.search(name) or _NO_PRODUCT.search(name):
         return None
     kind = next((t for pattern, t in _CUDA_TYPES if pattern.search(name)), UNKNOWN)
-    short = name.split("<", 1)[0].removeprefix("void ")[:80]
+    # A result's type may stand before the name as `std::enable_if<...>::type`.
+    short = name.rpartition(">::type ")[2].split("<", 1)[0].removeprefix("void ")[:80]
     return Product(f"CUDA {short}", kind, UNKNOWN if kind == UNKNOWN else NATIVE)

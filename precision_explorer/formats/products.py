@@ -32,6 +32,8 @@ from precision_explorer.formats.evidence import (
 )
 
 _MARK = "precision-explorer-call"
+# What this tool and Inductor mark: the profiler shows the span of each on the device too.
+_MARKS = ("precision-explorer", "## Call CompiledFxGraph", "Torch-Compiled Region")
 # Lines that cover less than this share of a layer's FLOPs leave the rest unknown.
 COVERED = 0.99
 # Rounding of the shares that several layers have of one product.
@@ -193,13 +195,29 @@ def _watched(run: Callable[[], None], calls: list[Call], cuda: bool) -> Call:
         printed = text()
     whole = Call("", 0.0, "")
     for event in profile.events():
+        if is_of_device(event):
+            if not is_annotation(event):
+                seconds = (event.time_range.end - event.time_range.start) * 1e-6
+                whole.kernels.append((event.name, seconds))
+            continue
         if event.name.startswith(f"{_MARK} "):
             call = calls[int(event.name.rsplit(" ", 1)[1])]
+            call.kernels += _kernels(event)
             _collect(event, call)
         whole.operators.add(event.name)
-        whole.kernels += _kernels(event)
     whole.text = _share_out(printed, calls)
     return whole
+
+
+def is_of_device(event: Any) -> bool:
+    """Whether a profiler's event is the device's own: a kernel, a copy or an annotation's span.
+    Kernels of a replayed CUDA graph, or started outside any operator, are found by no other."""
+    return str(event.device_type) != "DeviceType.CPU"
+
+
+def is_annotation(event: Any) -> bool:
+    """Whether a device's event is but the span of what was marked on the host."""
+    return bool(getattr(event, "is_user_annotation", False)) or event.name.startswith(_MARKS)
 
 
 def _collect(event: Any, call: Call) -> None:
@@ -210,7 +228,12 @@ def _collect(event: Any, call: Call) -> None:
 
 
 def _kernels(event: Any) -> list[tuple[str, float]]:
-    return [(kernel.name, kernel.duration * 1e-6) for kernel in event.kernels]
+    """Those that `event` started itself; the profiler adds the device's span of its mark."""
+    return [
+        (kernel.name, kernel.duration * 1e-6)
+        for kernel in event.kernels
+        if not kernel.name.startswith(_MARKS)
+    ]
 
 
 def _share_out(printed: str, calls: list[Call]) -> str:
@@ -267,32 +290,28 @@ def _silent(call: Call) -> Product:
 
 
 def _of_cuda(call: Call) -> list[tuple[Product, float]]:
-    """Several kernels of one call share its FLOPs by their time: no sizes stand in names."""
-    seen = [(p, t) for n, t in call.kernels if (p := cuda_product(n)) is not None]
-    whole = sum(seconds for _, seconds in seen)
-    if not seen:
-        return [(Product("no matrix kernel seen", UNKNOWN, UNKNOWN), call.flops)]
-    return [(p, call.flops * (t / whole if whole else 1 / len(seen))) for p, t in seen]
+    """(product, FLOPs) that make up the call's FLOPs."""
+    return _by_seconds(call.flops, _products(call.kernels))
 
 
 Part = tuple[Call, Product, float]
 
 
 def _as_compiled(
-    calls: list[Call], whole: Call, cuda: bool, expected: Mapping[str, str]
+    calls: list[Call],
+    whole: Call,
+    cuda: bool,
+    expected: Mapping[str, str],
+    eager: Call | None = None,
 ) -> list[Part]:
     """What `whole`, a pass of the compiled model, shows of `calls`, which an eager pass made.
 
     Compiled code has no layers, but its products have sizes: `_shared` gives those of one size to
-    the layers of that size. On CUDA names have no sizes, so all layers share all kernels by their
-    time. `expected` as for `_shared`.
+    the layers of that size. On CUDA names have no sizes, but kernels have an order: see
+    `_in_order`. `expected` as for `_shared`, `eager` is the whole of the eager pass.
     """
     if cuda:
-        return [
-            (call, product, flops)
-            for call in calls
-            for product, flops in _of_cuda(replace(call, kernels=whole.kernels))
-        ]
+        return _in_order(calls, eager, whole) or _by_time(calls, whole, expected)
     by_size: dict[tuple[int, int] | None, list[Product]] = {}
     for product in products_of(whole.text):
         by_size.setdefault(product.sizes, []).append(product)
@@ -311,6 +330,62 @@ def _as_compiled(
     for sizes, group in groups.items():
         parts += _shared(group, by_size[sizes], expected)
     return parts
+
+
+def _products(kernels: list[tuple[str, float]]) -> list[tuple[Product, float]]:
+    """(product, seconds) of those kernels that make one."""
+    return [(p, t) for name, t in kernels if (p := cuda_product(name)) is not None]
+
+
+def _in_order(calls: list[Call], eager: Call | None, whole: Call) -> list[Part] | None:
+    """Each call with the kernels that stand in its place in `whole`, whose products are as many as
+    the eager pass made, be it those of its layers or, beside them, such as rotary embeddings make;
+    None where they are neither. A compiler keeps the order of what depends on each other.
+    """
+    owners: list[Call | None] = _owners(calls, eager) if eager is not None else []
+    made = _products(whole.kernels)
+    if len(made) != len(owners):
+        owners = [owner for owner in owners if owner is not None]
+    if not made or len(made) != len(owners):
+        return None
+    of_call: dict[int, list[tuple[Product, float]]] = {}
+    for owner, found in zip(owners, made, strict=True):
+        of_call.setdefault(id(owner), []).append(found)
+    return [
+        (call, product, flops)
+        for call in calls
+        for product, flops in _by_seconds(call.flops, of_call.get(id(call), []))
+    ]
+
+
+def _owners(calls: list[Call], eager: Call) -> list[Call | None]:
+    """The call that made each product of the eager pass, in its order; None where none did."""
+    waiting: dict[tuple[str, float], list[Call]] = {}
+    for call in calls:
+        for name, seconds in call.kernels:
+            waiting.setdefault((name, round(seconds, 9)), []).append(call)
+    owners: list[Call | None] = []
+    for name, seconds in eager.kernels:
+        if cuda_product(name) is not None:
+            left = waiting.get((name, round(seconds, 9)))
+            owners.append(left.pop(0) if left else None)
+    return owners
+
+
+def _by_seconds(flops: float, found: list[tuple[Product, float]]) -> list[tuple[Product, float]]:
+    """`flops` shared by the kernels `found` by their seconds: no sizes stand in names."""
+    if not found:
+        return [(Product("no matrix kernel seen", UNKNOWN, UNKNOWN), flops)]
+    whole = sum(seconds for _, seconds in found)
+    return [(p, flops * (t / whole if whole else 1 / len(found))) for p, t in found]
+
+
+def _by_time(calls: list[Call], whole: Call, expected: Mapping[str, str]) -> list[Part]:
+    """All products of `whole`, each with the share of all FLOPs that it has of the time, given to
+    the calls as `_shared` does."""
+    every = sum(call.flops for call in calls)
+    shares = _by_seconds(every, _products(whole.kernels))
+    return _shared(calls, [replace(product, flops=flops) for product, flops in shares], expected)
 
 
 def _own_in(call: Call, whole: Call) -> set[str]:
@@ -393,7 +468,7 @@ def watch(
     calls = hooks.calls
     try:
         with eagerly() if eagerly else contextlib.nullcontext():
-            whole = _watched(run, calls, cuda)
+            eager = whole = _watched(run, calls, cuda)
     finally:
         hooks.remove()
     if eagerly is None:
@@ -403,4 +478,5 @@ def watch(
     whole = _watched(run, [], cuda)
     sizes = {call.sizes for call in calls}
     outside = [product for product in products_of(whole.text) if product.sizes not in sizes]
-    return Seen(evidence, calls, _as_compiled(calls, whole, cuda, expected or {}), outside)
+    parts = _as_compiled(calls, whole, cuda, expected or {}, eager)
+    return Seen(evidence, calls, parts, outside)

@@ -11,6 +11,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 _LONGEST_S = 10.0
+_NO_HEADERS = (
+    "torch.compile needs Python's headers {} and found no Python.h; install them "
+    "(apt-get install python3-dev)"
+)
 
 
 def compiler(kind: str, versions: Mapping[str, str]) -> tuple[dict[str, str], str | None]:
@@ -27,6 +31,8 @@ def compiler(kind: str, versions: Mapping[str, str]) -> tuple[dict[str, str], st
             f"torch.compile needs a C compiler for Triton and found no {' or '.join(names)}; "
             "install one (apt-get install gcc), or name it by CC"
         )
+    if not _has_headers():
+        return {}, _NO_HEADERS.format("for Triton's launchers")
     return {"triton": versions["triton"]}, None
 
 
@@ -39,12 +45,18 @@ def _cpp_compiler() -> tuple[dict[str, str], str | None]:
             "one (apt-get install g++), or name it by CXX"
         )
     # Inductor's kernels are Python modules.
-    if not (Path(sysconfig.get_paths()["include"]) / "Python.h").is_file():
-        return {}, (
-            "torch.compile needs Python's headers on a CPU and found no Python.h; install them "
-            "(apt-get install python3-dev)"
-        )
+    if not _has_headers():
+        return {}, _NO_HEADERS.format("on a CPU")
     return {Path(name).name: _version(name)}, None
+
+
+def _has_headers() -> bool:
+    """Whether Python.h is where the compilers look: beside Python (Debian's own scheme names
+    another folder, which Triton and Inductor correct), or in CPATH."""
+    folders = [sysconfig.get_paths()["include"], *os.environ.get("CPATH", "").split(os.pathsep)]
+    if sysconfig.get_default_scheme() == "posix_local":
+        folders.append(sysconfig.get_paths("posix_prefix")["include"])
+    return any((Path(folder) / "Python.h").is_file() for folder in folders if folder)
 
 
 def _version(name: str) -> str:

@@ -23,7 +23,7 @@ _MATMUL = re.compile(
     r"|_efficient_attention_forward)"
     r"|mkldnn::_linear_pointwise\w*|mkl::_mkl_linear"
     r"|onednn::(qlinear\w*|linear_dynamic_fp16)|quantized::linear\w*"
-    r"|bitsandbytes::(int8_linear_matmul|int8_scaled_mm|int8_mixed_scaled_mm|gemv_4bit)\w*"
+    r"|bitsandbytes::(int8_linear_matmul|int8_scaled_mm|int8_mixed_scaled_mm|gemv_4bit|gemm_4bit)\w*"
     r"|torchao::\w*(mm|linear)\w*"
 )
 # What only changes the number type of its operand, or finds the scale for that.
@@ -37,9 +37,12 @@ _QUANTIZING = re.compile(
 )
 # Kernels on CUDA: parts of names, in any case.
 _MATMUL_KERNEL = re.compile(
-    r"gemm|gemv|cutlass|xmma|nvjet|splitkreduce|flash_fwd|fmha|flash_attn|wgmma", re.IGNORECASE
+    r"gemm|gemv|cutlass|xmma|nvjet|splitkreduce|flash_fwd|fmha|flash_attn|wgmma|sdpa|triton_tem_",
+    re.IGNORECASE,
 )
-_QUANTIZING_KERNEL = re.compile(r"quantize|dequant|int8_vectorwise|mx_scale", re.IGNORECASE)
+_QUANTIZING_KERNEL = re.compile(
+    r"quantize|dequant|int8_vectorwise|kInt8VectorQuant|mx_scale", re.IGNORECASE
+)
 # Composite operators: their work is that of what they call.
 _COMPOSITE = frozenset(
     f"aten::{name}"

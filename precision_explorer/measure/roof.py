@@ -8,6 +8,7 @@ median of its repeats; of shapes and kernels the best one stands.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from functools import partial
@@ -42,8 +43,15 @@ _LONGEST_S = 1.0
 _TIMES_CACHE = 4
 # Where the cache's size is not told: a quarter of it is above any core complex's last cache.
 _UNKNOWN_CACHE_BYTES = 1 << 30
-# On a GPU a pass over four times its cache is so short that starting it would count.
-_LEAST_CUDA_BYTES = 1 << 30
+# On a GPU a pass over four times its cache is so short that starting and waiting for it would
+# count: at 3 TB/s they are some per cent of 1 GiB, and below 1 % of 4.
+_LEAST_CUDA_BYTES = 4 << 30
+# A GPU raises its clocks when it gets work; until then nothing is timed.
+_CUDA_WARM_UP_S = 0.1
+# Calls shorter than this are timed several in a row, for the same reason.
+_CUDA_LEAST_S = 2e-3
+_CUDA_REPEATS = 15
+_MOST_IN_A_ROW = 1000
 # So many that reading the clock twice does not count: a launch takes a few microseconds.
 _LAUNCHES = 2000
 
@@ -55,9 +63,30 @@ def _sync(device: str) -> None:
 
 def _repeats(call: Callable[[], Any], device: str, first_s: float) -> list[float]:
     """Seconds of up to `_REPEATS` calls within the budget; at least one."""
+    if device != "cpu":
+        return _cuda_repeats(call, device)
     taken: list[float] = []
     while len(taken) < _REPEATS and (not taken or sum(taken) + first_s < _BUDGET_S):
         taken.append(_once(call, device))
+    return taken
+
+
+def _cuda_repeats(call: Callable[[], Any], device: str) -> list[float]:
+    """Seconds of a call, up to `_CUDA_REPEATS` times within the budget: warmed up first, and each
+    the mean of so many in a row that waiting for them does not count."""
+    began, calls, last = time.perf_counter(), 0, 0.0
+    while calls == 0 or time.perf_counter() - began < _CUDA_WARM_UP_S:
+        last = _once(call, device)
+        calls += 1
+    row = min(max(math.ceil(_CUDA_LEAST_S / max(last, 1e-9)), 1), _MOST_IN_A_ROW)
+
+    def several() -> None:
+        for _ in range(row):
+            call()
+
+    taken: list[float] = []
+    while len(taken) < _CUDA_REPEATS and (not taken or sum(taken) * row < _BUDGET_S):
+        taken.append(_once(several, device) / row)
     return taken
 
 
@@ -114,13 +143,21 @@ def _onednn(shape: Shape, device: str, paired: bool) -> Callable[[], Any]:
     )
 
 
-def _float8(shape: Shape, device: str) -> Callable[[], Any]:
+def _float8(shape: Shape, device: str, by_row: bool) -> Callable[[], Any]:
     rows, inner, outer = shape
     x = torch.randn(rows, inner, device=device).to(torch.float8_e4m3fn)
     weight = torch.randn(outer, inner, device=device).to(torch.float8_e4m3fn)
-    one = torch.ones((), device=device)
+    # One scale a tensor, or (rows, 1) and (1, outer): one a row, as `fp8-dynamic` has them, with
+    # its sums too (torchao's default).
+    rows_by, outer_by = ((rows, 1), (1, outer)) if by_row else ((), ())
+    scale_a, scale_b = torch.ones(rows_by, device=device), torch.ones(outer_by, device=device)
     return lambda: torch._scaled_mm(
-        x, weight.t(), scale_a=one, scale_b=one, out_dtype=torch.bfloat16
+        x,
+        weight.t(),
+        scale_a=scale_a,
+        scale_b=scale_b,
+        out_dtype=torch.bfloat16,
+        use_fast_accum=True,
     )
 
 
@@ -135,7 +172,8 @@ def _candidates(kind: str) -> list[tuple[str, str, Make]]:
             *found,
             ("tf32", "torch", partial(_plain, dtype=torch.float32)),
             ("int8", "int-mm", _int_mm),
-            ("float8_e4m3fn", "scaled-mm", _float8),
+            ("float8_e4m3fn", "scaled-mm", partial(_float8, by_row=False)),
+            ("float8_e4m3fn", "scaled-mm-per-row", partial(_float8, by_row=True)),
         ]
     packed = [("fbgemm", _fbgemm), ("onednn", _onednn)]
     for name, make in packed:

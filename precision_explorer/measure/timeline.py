@@ -103,10 +103,18 @@ def profiled(call: Callable[[], Any], device: str, elements: dict[str, int]) -> 
 
 def summed(events: Any, wall_s: float, on_cuda: bool, elements: dict[str, int]) -> Timeline:
     """A `Timeline` from the profiler's events. On a CPU an operator's time is its own, without
-    those it calls; on CUDA it is that of the kernels which it started."""
+    those it calls; on CUDA it is that of the kernels which it started. Kernels that no operator
+    started (a replayed CUDA graph's, compiled code's) are classed by their own names."""
     line = Timeline(wall_s)
+    unstarted: dict[str, float] = defaultdict(float)
+    count: dict[str, int] = defaultdict(int)
     for event in events:
-        if str(event.device_type) != "DeviceType.CPU" or event.name.startswith("ProfilerStep"):
+        if str(event.device_type) != "DeviceType.CPU":
+            if on_cuda and _is_work(event):
+                unstarted[event.name] += _seconds(event)
+                count[event.name] += 1
+            continue
+        if event.name.startswith("ProfilerStep"):
             continue
         if on_cuda and event.name.startswith(_STARTS):
             line.operators += 1
@@ -120,6 +128,8 @@ def summed(events: Any, wall_s: float, on_cuda: bool, elements: dict[str, int]) 
                 found = kernel_class(kernel.name) or group
                 line.seconds[found] += kernel.duration / 1e6
                 line.matmuls += found == MATMUL
+                unstarted[kernel.name] -= kernel.duration / 1e6
+                count[kernel.name] -= 1
         else:
             line.seconds[group] += event.self_cpu_time_total / 1e6
             if _is_started(path):
@@ -127,7 +137,29 @@ def summed(events: Any, wall_s: float, on_cuda: bool, elements: dict[str, int]) 
                 line.matmuls += group == MATMUL
         if layer is not None and group == QUANTIZING and _largest(event) >= elements[layer]:
             line.widened.add(layer)
+    _add_unstarted(line, unstarted, count)
     return line
+
+
+def _is_work(event: Any) -> bool:
+    """Whether a device's event is a kernel, a copy or a fill, and no annotation's span."""
+    marks = (_MARK, "## Call CompiledFxGraph", "Torch-Compiled Region", "ProfilerStep")
+    return not (event.is_user_annotation or event.name.startswith(marks))
+
+
+def _seconds(event: Any) -> float:
+    return (event.time_range.end - event.time_range.start) / 1e6
+
+
+def _add_unstarted(line: Timeline, unstarted: dict[str, float], count: dict[str, int]) -> None:
+    """Add the time of kernels that is no operator's to `line`, and the `count` of those among them
+    that make a product; both by name."""
+    for name, seconds in unstarted.items():
+        # Differences of sums are not exactly 0.
+        if seconds > 1e-9:
+            found = kernel_class(name) or OTHER
+            line.seconds[found] += seconds
+            line.matmuls += count[name] if found == MATMUL else 0
 
 
 def _path(event: Any) -> tuple[list[str], str | None]:

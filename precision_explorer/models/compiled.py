@@ -19,6 +19,9 @@ Shape = tuple[Any, ...]
 # The argument that takes the cache: transformers 5.24 renamed it and drops the second in 5.40.
 _CACHES: tuple[str, ...] = ("cache", "past_key_values")
 # Outputs beside the logits that adapters read, one per token of the input.
+# A GPU's int8 products are padded to more rows than this (`formats.kernels`), which is a branch, so
+# that code for more rows is other code.
+_PADDED_ROWS = 16
 _PER_TOKEN = ("start_logits", "end_logits", "last_hidden_state")
 
 
@@ -55,6 +58,7 @@ class CompiledModel:
         self.pad, self.longest, self.new_tokens = pad, longest, new_tokens
         self.eager = model.forward
         self.replays = runtime.cuda_graphs(kind)
+        self._kind = kind
         self._call = compiled(self.eager, runtime, kind)
         self._looking = self._eagerly = False
         self._caches: dict[tuple[int, int], Any] = {}
@@ -216,11 +220,17 @@ class CompiledModel:
 
     def shape_class(self, shape: Shape) -> Shape:
         """What shapes share code: those that are alike, and with dynamic shapes those that differ
-        in sizes above 1 only (torch.compile takes 0 and 1 as special)."""
+        in sizes above 1 only (torch.compile takes 0 and 1 as special), on a GPU on one side of
+        `_PADDED_ROWS`."""
         if not self.runtime.dynamic:
             return shape
+        most = _PADDED_ROWS if self._kind != "cpu" else None
+
+        def kind_of(size: int) -> int:
+            return most + 1 if most is not None and size > most else min(size, 2)
+
         return tuple(
-            (name, tuple(min(size, 2) for size in value) if isinstance(value, tuple) else value)
+            (name, tuple(map(kind_of, value)) if isinstance(value, tuple) else value)
             for name, value in shape
         )
 

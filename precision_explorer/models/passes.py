@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -96,7 +95,8 @@ def prefill_pass(adapter: Any, batch: int) -> Pass:
 
 def decode_pass(adapter: Any, batch: int) -> Pass:
     """One token for each of `batch` requests after their cached prompts. The cache is cut back
-    after each pass; one that can't be cut grows by a token."""
+    after each pass; one that can't be cut grows by a token. One of fixed size is always cut back: a
+    token beyond its end is an error that on CUDA ends the process's use of the device."""
     ids = _ids(adapter, batch, _prompt(adapter))
     with torch.inference_mode():
         cache = getattr(_prefill(adapter, ids), adapter._cache)
@@ -115,7 +115,20 @@ def decode_pass(adapter: Any, batch: int) -> Pass:
         )
 
     def reset() -> None:
-        with contextlib.suppress(AttributeError, NotImplementedError):
+        try:
             cache.crop(-1)
+        except (AttributeError, NotImplementedError):
+            _step_back(cache)
 
     return Pass(call, reset, batch, 1, cached, causal=True)
+
+
+def _step_back(cache: Any) -> None:
+    """Let caches of fixed size forget their last token: before 5.18 transformers can't crop them,
+    but the next token is written where their length says."""
+    for layer in getattr(cache, "layers", ()):
+        length = getattr(layer, "cumulative_length", None)
+        if isinstance(length, torch.Tensor):
+            length.sub_(1)
+        if isinstance(getattr(layer, "cumulative_length_int", None), int):
+            layer.cumulative_length_int -= 1

@@ -86,6 +86,26 @@ _ON_GPU: tuple[tuple[str, Callable[[CellWhy], str], bool], ...] = (
 )
 
 
+def _tera(value: float | None, unit: str) -> str:
+    return rate(None if value is None else value / 1e12, unit)
+
+
+# The same of the largest batch: arithmetic shows in a prefill's, bandwidth in a decode step's.
+_LARGEST: tuple[tuple[str, Callable[[CellWhy], str], bool], ...] = (
+    (
+        "Of its limit, largest batch",
+        lambda c: (
+            f"{share(c.largest_batch_share_of_roof, 0)} at {c.largest_batch}"
+            if c.largest_batch
+            else MISSING
+        ),
+        True,
+    ),
+    ("Achieved there", lambda c: _tera(c.largest_batch_flops_per_s, "Tera-op/s"), True),
+    ("Moved there", lambda c: _tera(c.largest_batch_bytes_per_s, "TB/s"), True),
+)
+
+
 def _yet(cell: CellWhy) -> str:
     """That a format which should never win did so."""
     speed = cell.observed_speedup
@@ -98,7 +118,7 @@ def _view(why: Why, phase: str) -> View | None:
         return None
     columns = [*_COLUMNS]
     if any(c.utilisation is not None for c in cells):
-        columns += _ON_GPU
+        columns += _ON_GPU + _LARGEST
     return View(
         f"Why: {phase}, batch 1",
         tuple(heading for heading, _, _ in columns),

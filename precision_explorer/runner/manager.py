@@ -78,15 +78,21 @@ def prepare_environment(threads: int) -> None:
     os.environ["TRANSFORMERS_VERBOSITY"] = "error"
     os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
     os.environ["TQDM_DISABLE"] = "1"
+    # Whether there is a GPU torch then asks NVML: asking CUDA would break it in forked workers.
+    os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"
     for name in OWN_VARIABLES:
         os.environ[name] = str(threads)
 
 
+# Filled once a forked worker was found whose server had touched CUDA.
+_fork_broke_cuda: list[bool] = []
+
+
 def start_context(preload: bool = True) -> BaseContext:
     """A fork server with torch and transformers preloaded, unless nothing is run here; spawn where
-    there is none."""
+    there is none, or where its workers could not use CUDA."""
     methods = multiprocessing.get_all_start_methods()
-    if "forkserver" not in methods:
+    if "forkserver" not in methods or _fork_broke_cuda:
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([PRELOAD] if preload else [])
@@ -112,23 +118,32 @@ class WorkerHandle:
         self.on_event = on_event
         started = time.monotonic()
         self._oom_kills = _vm_oom_kills()
-        self.connection, theirs = context.Pipe()
-        self.process = context.Process(target=main, args=(theirs,), daemon=True)  # type: ignore[attr-defined]
-        self.process.start()
-        theirs.close()
-        hello = self._hello()
+        hello = self._start(start_context() if _fork_broke_cuda else context, main)
+        if hello["cuda_touched"]:
+            # A library of the server's asks CUDA when it is imported: from now on without a server.
+            self.kill()
+            _fork_broke_cuda.append(True)
+            hello = self._start(start_context(), main)
         self.ready_s = time.monotonic() - started
         if hello["cuda_touched"]:
             self.kill()
             raise WorkerGone(
                 "failed",
                 "CudaTouched",
-                "importing the libraries initialised CUDA before the worker was forked, so CUDA "
-                "can't work in it; report this with the versions of torch and transformers",
+                "CUDA was initialised before the worker began, so it can't work in it; report this "
+                "with the versions of torch and transformers",
             )
         self.busy_s = 0.0
         """Seconds that the worker itself spent on what it answered."""
         on_event(Event("worker", {"pid": self.process.pid, "ready_s": self.ready_s}))
+
+    def _start(self, context: BaseContext, main: Callable[..., None]) -> dict[str, Any]:
+        """Start the process; what it says of itself."""
+        self.connection, theirs = context.Pipe()
+        self.process = context.Process(target=main, args=(theirs,), daemon=True)  # type: ignore[attr-defined]
+        self.process.start()
+        theirs.close()
+        return self._hello()
 
     def _hello(self) -> dict[str, Any]:
         try:

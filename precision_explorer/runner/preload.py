@@ -1,8 +1,10 @@
 """What the fork server imports once, so that a worker starts in milliseconds.
 
-Nothing here may touch CUDA: a context made before the fork is broken in every child. Importing
-torch, transformers and torchao does not (each worker reports whether its server had); bitsandbytes
-asks for the device, so workers import it.
+Nothing here may touch CUDA: a driver that was asked before the fork is broken in every child. Where
+there is a GPU, workers therefore import for themselves what asks for it: bitsandbytes, and torchao
+(seen in 0.18), which asks for the device's compute capability when it is imported, as
+`transformers.modeling_utils` does if torchao is installed. Each worker says whether its server had
+touched CUDA; then it is started without one (`manager.WorkerHandle`).
 """
 
 from __future__ import annotations
@@ -31,17 +33,32 @@ def _silence() -> Iterator[None]:
         os.close(nowhere)
 
 
+def gpu_present() -> bool:
+    """Whether there is an NVIDIA GPU, asked of NVML, which makes no CUDA context."""
+    from precision_explorer.hardware.nvml import load_nvml
+
+    nvml = load_nvml()
+    try:
+        return nvml is not None and nvml.nvmlDeviceGetCount() > 0
+    except nvml.NVMLError:
+        return False
+
+
+# Ask no device when imported.
+PLAIN = ("precision_explorer.runner.session", "sklearn.metrics")
+WHOLE = (
+    *PLAIN,
+    "transformers.generation.utils",
+    "transformers.modeling_utils",
+    "transformers.models.auto.modeling_auto",
+    "transformers.models.auto.tokenization_auto",
+    "transformers.tokenization_utils_tokenizers",
+)
+
+
 with _silence():
     # transformers loads its parts when they are first used: these are what every worker uses. Of
     # scikit-learn most kinds' metrics are: imported by each worker after its first scores, it would
     # count as memory of the model.
-    for _name in (
-        "precision_explorer.runner.session",
-        "sklearn.metrics",
-        "transformers.generation.utils",
-        "transformers.modeling_utils",
-        "transformers.models.auto.modeling_auto",
-        "transformers.models.auto.tokenization_auto",
-        "transformers.tokenization_utils_tokenizers",
-    ):
+    for _name in PLAIN if gpu_present() else WHOLE:
         importlib.import_module(_name)

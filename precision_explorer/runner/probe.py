@@ -105,7 +105,7 @@ def _cache_path(
 ) -> Path:
     stack = {n: versions.get(n) for n in ("torch", "torchao", "bitsandbytes", "transformers")}
     key = canonical_hash(
-        [__version__, facts.model_dump(mode="json"), format_id, stack, threads, "dry run 6"]
+        [__version__, facts.model_dump(mode="json"), format_id, stack, threads, "dry run 7"]
         + (runtime or [])
     )
     return cache_dir() / "probe" / f"{key}.json"

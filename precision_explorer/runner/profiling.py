@@ -15,6 +15,7 @@ from torch import nn
 from precision_explorer.diagnose.roofline import is_above_roof, observed
 from precision_explorer.formats.catalog import FormatSpec
 from precision_explorer.formats.recipe import layers_of, parts_of, spec_in
+from precision_explorer.formats.runtimes import RUNTIMES
 from precision_explorer.measure.repeats import repeated
 from precision_explorer.measure.throughput import is_out_of_memory
 from precision_explorer.measure.timeline import Timeline, marked, profiled
@@ -38,8 +39,11 @@ from precision_explorer.records import PhaseProfile, Profile, Roof, Spent, Timin
 from precision_explorer.tasks import KINDS
 
 BATCHES = (1, 8)
-# Of the workload's least window, per phase and batch size: with 3 s, the four of them and two
-# profiled passes are some 5 s a cell.
+# With 128 tokens each the prompts of 64 requests keep a GPU's units busy, and a decode step still
+# reads all weights once.
+CUDA_BATCHES = (1, 8, 64)
+# Of the workload's least window, per phase and batch size: with 3 s, the four of them (six on a
+# GPU) and two profiled passes are some 5 to 6 s a cell.
 _SHARE_OF_WINDOW = 0.25
 # A larger batch is left out where the smallest one's time says that it would take longer.
 _LONGEST_S = 4.0
@@ -64,6 +68,7 @@ class Subject:
     compiled: bool
     layers: dict[str, LinearLayer]
     budget_s: float
+    batches: tuple[int, ...] = BATCHES
 
     def sync(self) -> None:
         """Wait for the device."""
@@ -89,7 +94,9 @@ def make_subject(
         for name in names
     }
     layers = linear_layers(model, spec, compute, by_layer)
-    compiled = request.get("runtime", "eager") != "eager"
+    runtime = RUNTIMES[request.get("runtime", "eager")]
+    # Fixed shapes would be compiled for a batch that nothing else has.
+    on_gpu = request["device"] != "cpu" and runtime.dynamic
     return Subject(
         model,
         adapter,
@@ -97,9 +104,10 @@ def make_subject(
         compute,
         request["device"],
         pci_bus_id,
-        compiled,
+        runtime.compiles,
         layers,
         budget_s,
+        CUDA_BATCHES if on_gpu else BATCHES,
     )
 
 
@@ -164,7 +172,7 @@ def _timings(subject: Subject, make: Make) -> dict[str, Timing]:
     """Each batch size's repeats; one that would take too long or does not fit says so."""
     timings: dict[str, Timing] = {}
     first: float | None = None
-    for batch in BATCHES:
+    for batch in subject.batches:
         tokens = make is not decode_pass
         if tokens and first is not None and first * batch > _LONGEST_S:
             note = "not timed: it would take longer than the profile's budget"

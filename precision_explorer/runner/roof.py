@@ -18,7 +18,7 @@ from precision_explorer.store.atomic import write_bytes
 _TIME_LIMIT_S = 300.0
 _LIBRARIES = ("torch",)
 # Raised when the way of measuring changes, so that no older figure is taken for one of it.
-_METHOD = "roof 2"
+_METHOD = "roof 3"
 
 
 def roof_key(facts: DeviceFacts, versions: dict[str, str], threads: int) -> str:

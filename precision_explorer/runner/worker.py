@@ -143,6 +143,10 @@ def _job(request: dict[str, Any], progress: Any) -> tuple[dict[str, Any], bytes]
 
 
 def _cuda_touched() -> bool:
-    """Whether this process, just forked, has a CUDA context from its server (it must not)."""
+    """Whether the server that this process was just forked from had asked CUDA for anything (it
+    must not). torch calls CUDA initialised no more after a fork, so that alone does not tell; the
+    mark that it keeps for its own refusal does, which already counting the devices leaves."""
     torch = sys.modules.get("torch")
-    return bool(torch is not None and torch.cuda.is_initialized())
+    if torch is None:
+        return False
+    return bool(torch.cuda.is_initialized() or torch.cuda._is_in_bad_fork())
