@@ -254,6 +254,12 @@ def _detail_columns(group: Group) -> list[_Column]:
         _Column("First minute", _plain("peak_rate_per_s", rate)),
         _Column("After it", _plain("sustained_rate_per_s", rate)),
     ]
+    metered = [
+        _Column("Energy above idle", _plain("energy_net_per_request_j", joules)),
+        _Column("Power against counter", _plain("energy_check", lambda v: signed(v, share(v)))),
+    ]
+    known = [c for c, n in zip(metered, ("energy_net_per_request_j", "energy_check"), strict=True)
+             if any(row[n] is not None for row in group.ok)]  # fmt: skip
     return [
         *(others if scored else []),
         _Column("Converted", _plain("converted_share", lambda v: share(v, 2))),
@@ -276,6 +282,7 @@ def _detail_columns(group: Group) -> list[_Column]:
         _Column("Load", _plain("load_s", seconds)),
         _Column("Compile", _plain("compile_s", seconds)),
         _Column("Power", lambda g, r: _estimate(watts(r["power_w"]), r)),
+        *known,
         _Column("Energy source", _plain("power_source", _word), numeric=False),
         _Column("Method", _plain("method_id", _word), numeric=False),
         _Column("Cautions", _plain("cautions", _cautions), numeric=False),
