@@ -17,6 +17,7 @@ import json
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -207,7 +208,7 @@ def main() -> int:
             constant(step, 1.0)  # Clocks are up, and an average over a second is of this load.
         else:
             time.sleep(SETTLE_S)
-        found[load.__name__] = measured(sensor, lambda load=load: load(step, options.seconds))
+        found[load.__name__] = measured(sensor, partial(load, step, options.seconds))
         print(shown(load.__name__, found[load.__name__]), flush=True)
     found["settling"] = settling(sensor, step)
     found["disturbance"] = disturbance(sensor)

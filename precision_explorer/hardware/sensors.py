@@ -43,9 +43,11 @@ class EnergySensor(Protocol):
 @runtime_checkable
 class PowerMeter(EnergySensor, Protocol):
     """A counter beside which the device tells its power, so that one can be held against the
-    other. `power`: which reading; None where this device has none."""
+    other; None where this device has no such reading."""
 
-    power: PowerReading | None
+    @property
+    def power(self) -> PowerReading | None:
+        """The best to integrate."""
 
 
 class UnavailableSensor:
