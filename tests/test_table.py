@@ -858,6 +858,28 @@ def test_net_energy_and_the_check_have_columns(tmp_path):
     assert rows[3]["energy_check"] is not None
 
 
+def test_carbon_is_measured_energy_times_the_grid_s_factor(tmp_path):
+    """60 J over N requests, at 360 g per kWh: 0.1 g per kJ."""
+    cells = [
+        ok("fp32", classified(REF_WRONG), energy=NVML),
+        ok("bf16", classified(REF_WRONG), energy=NVML | {"source": "estimated:cpu-time"}),
+        ok("fp16", classified(REF_WRONG)),
+    ]
+    run = make_run(tmp_path / "r", cells)
+    table = build([run], {"grid_g_per_kwh": 360.0})
+    assert table.rows[0]["carbon_g_per_1k_requests"] == pytest.approx(60 / N * 0.1)
+    assert table.rows[0]["grid_g_per_kwh"] == 360.0
+    for row in table.rows[1:]:
+        assert row["carbon_g_per_1k_requests"] is row["grid_g_per_kwh"] is None
+    assert any("360 g of CO2" in line for line in table.context.caveats)
+    assert build([run], {"grid_g_per_kwh": 0.0}).rows[0]["carbon_g_per_1k_requests"] == 0
+    bare = build([run])
+    assert bare.rows[0]["carbon_g_per_1k_requests"] is None
+    assert not any("CO2" in line for line in bare.context.caveats)
+    other = make_run(tmp_path / "other", cells[:1], {"grid_g_per_kwh": 36.0})
+    assert [r["grid_g_per_kwh"] for r in build([run, other]).rows] == [None, None, None, 36.0]
+
+
 def test_the_batch_sizes_of_a_row_are_beside_it(tmp_path):
     whole = ok("fp32", classified(REF_WRONG))
     record = whole[0]
@@ -888,6 +910,8 @@ def test_the_reader_s_budget_makes_the_verdict(small_run):
         ({"price_per_hour": -1.0}, "price-per-hour"),
         ({"price_per_hour": math.inf}, "price-per-hour"),
         ({"price_per_hour": math.nan}, "price-per-hour"),
+        ({"grid_g_per_kwh": -1.0}, "grid-g-per-kwh"),
+        ({"grid_g_per_kwh": math.nan}, "grid-g-per-kwh"),
         ({"quality_budget": 0.0}, "quality-budget"),
         ({"quality_budget": 1.5}, "quality-budget"),
         ({"slo": "fast"}, "p99=200ms"),

@@ -223,6 +223,12 @@ def _speed_columns(group: Group) -> list[_Column]:
 
 def _economy_columns(group: Group) -> list[_Column]:
     results = "Useful results per $" if group.is_share else "Requests per $ within budget"
+    carbon = [
+        _Column(
+            "Carbon per 1k requests",
+            _plain("carbon_g_per_1k_requests", lambda v: f"{significant(v)} g"),
+        )
+    ]
     return [
         _Column("Energy per request", lambda g, r: _estimate(joules(r["energy_per_request_j"]), r)),
         _Column(
@@ -230,6 +236,7 @@ def _economy_columns(group: Group) -> list[_Column]:
         ),
         _Column("Cost per 1k requests", _plain("cost_per_1k_requests_usd", usd)),
         _Column(results, _plain("value_per_usd", count)),
+        *(carbon if any(r["carbon_g_per_1k_requests"] is not None for r in group.ok) else []),
     ]
 
 

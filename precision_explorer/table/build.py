@@ -99,11 +99,11 @@ def build(
 ) -> Table:
     """The table of the runs at `paths`.
 
-    `reader`: price_per_hour, slo, quality_budget, reference, metric, objectives (names of
-    `FIGURES`) and limits (a `Limits`) of the one who reads; by default what the first run's sweep
-    was given, each run's own price, each task's metric, and no limits. UsageError for one that
-    can't be, StoreError when a path is no run or holds no record. `roof`: the device's roofs for
-    runs that hold none.
+    `reader`: price_per_hour, grid_g_per_kwh, slo, quality_budget, reference, metric, objectives
+    (names of `FIGURES`) and limits (a `Limits`) of the one who reads; by default what the first
+    run's sweep was given, each run's own price and grid, each task's metric, and no limits.
+    UsageError for one that can't be, StoreError when a path is no run or holds no record. `roof`:
+    the device's roofs for runs that hold none.
     """
     wanted = known_label((reader or {}).get("metric"))
     entries: list[Entry] = []
@@ -111,7 +111,7 @@ def build(
     for path in paths:
         folder, sweep = read_run(path)
         first = runs[0][1]["reader"] if runs else sweep["reader"]
-        own = {"price_per_hour": sweep["reader"]["price_per_hour"]}
+        own = {name: sweep["reader"].get(name) for name in ("price_per_hour", "grid_g_per_kwh")}
         options = first | own | (reader or {})
         _check(options)
         missing: list[str] = []
@@ -154,6 +154,9 @@ def _check(reader: dict[str, Any]) -> None:
     price, budget = reader["price_per_hour"], reader["quality_budget"]
     if price is not None and not 0 < price < float("inf"):
         raise UsageError(f"price-per-hour {price} is no price; give dollars above 0")
+    grid = reader["grid_g_per_kwh"]
+    if grid is not None and not 0 <= grid < float("inf"):
+        raise UsageError(f"grid-g-per-kwh {grid} can't be; give grams of CO2 equivalent per kWh")
     if not 0 < budget < 1:
         raise UsageError("quality-budget must be above 0 and below 100%; write it as 1%")
     if reader["slo"]:

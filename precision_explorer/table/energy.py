@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from precision_explorer.economics import requests_per_joule
+from precision_explorer.economics import carbon_g_per_1k, requests_per_joule
 
 if TYPE_CHECKING:
     from precision_explorer.table.build import Entry
@@ -24,6 +24,10 @@ def energy_columns(entry: Entry) -> None:
     row["energy_per_request_j"] = joules / energy.requests
     row["requests_per_joule"] = requests_per_joule(energy.requests, joules)
     row["energy_check"] = energy.cross_check
+    grid = entry.reader.get("grid_g_per_kwh")
+    if grid is not None and energy.source.startswith("measured:"):
+        row["grid_g_per_kwh"] = grid
+        row["carbon_g_per_1k_requests"] = carbon_g_per_1k(row["energy_per_request_j"], grid)
     if energy.idle_power_w is not None:
         above_idle = joules - energy.idle_power_w * window_s
         row["requests_per_joule_above_idle"] = requests_per_joule(energy.requests, above_idle)
