@@ -23,7 +23,7 @@ from precision_explorer.hardware.fakes import (
 )
 from precision_explorer.hardware.power import INSTANT, USAGE
 from precision_explorer.measure import EnergyWindow, IdleBaseline, IdlePower, offline
-from precision_explorer.measure.energy import IDLE_S, SETTLE_S
+from precision_explorer.measure.energy import IDLE_S, LONGEST_S, SETTLE_S
 from precision_explorer.measure.power import (
     MIN_UPDATES,
     SAMPLE_EVERY_S,
@@ -237,6 +237,13 @@ def test_the_idle_device_tells_how_long_a_window_has_to_be(renewed_s):
         clock.sleep(idle.min_window_s)
         one.end()
         assert one.record().note is None
+
+
+def test_a_slow_counter_takes_no_more_than_its_share_of_the_latency_s_budget():
+    clock = FakeClock(1.0)
+    idle = IdleBaseline(meter(clock, renewed_s=0.4), clock=clock, sleep=clock.sleep)
+    idle.before()
+    assert idle.min_window_s == LONGEST_S
 
 
 def test_a_counter_that_was_reset_within_gives_no_joules_even_where_it_ends_higher():

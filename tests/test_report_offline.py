@@ -69,6 +69,20 @@ def test_one_size_of_each_row_that_no_meter_read_says_what_the_main_table_says()
 
 
 @pytest.mark.parametrize("output", [to_markdown, to_html])
+def test_carbon_net_energy_and_the_check_are_shown_where_they_are_known(output):
+    told = {
+        "carbon_g_per_1k_requests": 0.25,
+        "energy_net_per_request_j": 0.07,
+        "energy_check": -0.08,
+    }
+    text = output(table(row("fp32", **told)))
+    for words in ("Carbon per 1k requests", "0.250 g", "Energy above idle", "70.0 mJ", "-8.0 %"):
+        assert words in text
+    for words in ("Carbon per 1k requests", "Energy above idle", "Power against counter"):
+        assert words not in output(table(row("fp32")))
+
+
+@pytest.mark.parametrize("output", [to_markdown, to_html])
 def test_both_reports_show_it(output):
     text = output(crossing())
     assert "Offline over batch sizes" in text

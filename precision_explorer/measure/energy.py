@@ -34,6 +34,9 @@ SETTLE_S = 0.5
 """How long a device rests after the work before it is read again. Clocks stay up for longer, which
 is why there are two readings; more would cost each block more than it tells. Both are declared
 choices: together they add at most 2.5 s to a block."""
+LONGEST_S = 12.0
+"""A latency window is not made longer than this for a meter: one that is renewed less than every
+240 ms gives no joules, rather than take the budget of the latency. A declared choice."""
 
 
 class EnergyWindow:
@@ -263,11 +266,12 @@ class IdleBaseline:
     @property
     def min_window_s(self) -> float:
         """The least window for this meter: its seconds, and as long as the counter takes for
-        `MIN_UPDATES` renewals and one that the window's begin cuts, by their pace when idle."""
+        `MIN_UPDATES` renewals and one that the window's begin cuts, by their pace when idle; at
+        most `LONGEST_S` for these."""
         pace = self._before.update_s if self._before else None
         if pace is None:
             return self._sensor.min_window_s
-        return max(self._sensor.min_window_s, (MIN_UPDATES + 1) * pace)
+        return max(self._sensor.min_window_s, min((MIN_UPDATES + 1) * pace, LONGEST_S))
 
 
 def idle_reading(
