@@ -321,7 +321,7 @@ def test_every_option_of_the_contract_arrives(spec_of):
         "--trust-remote-code", "--threads", "2", "--memory-limit", "8GB",
         "--calibration", "c.jsonl", "--until-decided", "--batch-tokens", "300", "--duration", "5m",
         "--tails", "p99", "--background", "cpu:1,copy", "--find-rate",
-        "--allow-metric", "f1", "--allow-metric", "user/bleu",
+        "--allow-metric", "f1", "--allow-metric", "user/bleu", "--grid-g-per-kwh", "300",
     )  # fmt: skip
     assert spec.model_dump() == {
         "model": ("demo", "./other"), "task": ("a", "b/task.yaml"), "formats": ("bf16", "fp16"),
@@ -332,7 +332,7 @@ def test_every_option_of_the_contract_arrives(spec_of):
         "price_per_hour": 1.5, "slo": "p99=200ms", "quality_budget": 0.02, "seed": 7,
         "executor": "local", "revision": "main", "trust_remote_code": True, "threads": 2,
         "memory_limit": 8_000_000_000, "calibration": "c.jsonl",
-        "until_decided": True, "allow_metric": ("f1", "user/bleu"),
+        "until_decided": True, "allow_metric": ("f1", "user/bleu"), "grid_g_per_kwh": 300.0,
     }  # fmt: skip
 
 

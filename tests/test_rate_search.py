@@ -239,7 +239,7 @@ def clock(monkeypatch):
 def made_by(clock: VirtualClock, mean_s: float, **changes: Any) -> Any:
     rules = Workload.model_validate(RULES | changes)
     server = SearchingServer(Stub(clock, mean_s), rules, 0, lambda: None, [None] * 6)
-    return server.search([1], UnavailableSensor(), 0, True, None)
+    return server.search([1], UnavailableSensor(), 0, True)
 
 
 def cell_of(fmt: str, made: Any, **changes: Any) -> tuple[Any, dict[str, bytes]]:

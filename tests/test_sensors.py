@@ -17,7 +17,7 @@ from precision_explorer.hardware import (
 )
 from precision_explorer.hardware.fakes import FakeClock, FakeGpu, FakeNvml, ReplaySensor
 from precision_explorer.hardware.sensors import WATTS_PER_CORE
-from precision_explorer.measure import EnergyWindow, idle_power, measure
+from precision_explorer.measure import EnergyWindow, IdlePower, idle_reading, measure
 
 CPU = DeviceFacts(kind="cpu", device="cpu", name="x", cpu_model="x", cores=2, memory_bytes=1)
 
@@ -167,7 +167,7 @@ def test_a_window_over_a_recorded_log_is_within_two_percent():
     answer = window.end()
     assert answer["window_s"] == pytest.approx(6.0)
     assert answer["energy_j"] == pytest.approx(600.0, rel=0.02)
-    record = window.record(requests=12, idle_power_w=40.0)
+    record = window.record(requests=12, idle=IdlePower(40.0))
     assert (record.source, record.requests, record.idle_power_w) == ("measured:nvml", 12, 40.0)
     assert (record.energy_j, record.note) == (answer["energy_j"], None)
 
@@ -231,11 +231,11 @@ def test_idle_power_is_read_at_updates():
     for offset in (0.0, 0.03, 0.07):
         clock = FakeClock(1.0)
         sensor = ReplaySensor(recorded(80.0, 0.1, 10.0, offset), clock)
-        assert idle_power(sensor, 1.05, clock=clock, sleep=clock.sleep) == pytest.approx(
-            80.0, rel=0.02
-        )
+        idle = idle_reading(sensor, 1.05, clock=clock, sleep=clock.sleep)
+        assert idle.power_w == pytest.approx(80.0, rel=0.02)
+        assert idle.update_s == pytest.approx(0.1, rel=0.05)
 
 
 def test_idle_power_is_none_for_the_estimate_and_without_a_meter():
-    assert idle_power(CpuTimeSensor(), 0.01) is None
-    assert idle_power(UnavailableSensor(), 0.01) is None
+    assert idle_reading(CpuTimeSensor(), 0.01) is None
+    assert idle_reading(UnavailableSensor(), 0.01) is None

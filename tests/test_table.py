@@ -12,10 +12,11 @@ import pytest
 
 from precision_explorer.errors import StoreError, UsageError
 from precision_explorer.records import Cell
+from precision_explorer.records.record import BatchRate
 from precision_explorer.report.groups import groups
 from precision_explorer.stats import interval, mcnemar_exact, needed_n, tango, wilson
 from precision_explorer.store import RunFolder
-from precision_explorer.table import COLUMNS, CONTRACT_COLUMNS, Table, build
+from precision_explorer.table import COLUMNS, CONTRACT_COLUMNS, ROW_KEY, Table, build
 from precision_explorer.tasks import sufficient
 from tests.test_records import CELL, make_cell, make_record
 from tests.test_store import arrow
@@ -837,6 +838,64 @@ def test_efficiency_is_given_gross_and_above_idle_with_its_boundary(tmp_path):
     assert row["output_tokens_per_joule"] is None
 
 
+def test_net_energy_and_the_check_have_columns(tmp_path):
+    """60 J over 3 s, of which the idle device takes 2 W; the power adds up to 63 J."""
+    energy = NVML | {"idle_power_w": 2.0, "integrated_j": 63.0}
+    changes = ({}, {"check_note": "a hole"}, {"integrated_j": None}, {"idle_power_w": 30.0})
+    cells = [
+        ok(name, classified(REF_WRONG), energy=energy | change)
+        for name, change in zip(("fp32", "bf16", "fp16", "tf32"), changes, strict=True)
+    ]
+    rows = build([make_run(tmp_path / "r", cells)]).rows
+    assert rows[0]["energy_net_per_request_j"] == pytest.approx((60 - 6) / N)
+    assert rows[0]["energy_net_per_request_j"] == pytest.approx(
+        1 / rows[0]["requests_per_joule_above_idle"]
+    )
+    assert rows[0]["energy_check"] == pytest.approx(0.05)
+    assert rows[1]["energy_check"] is rows[2]["energy_check"] is None
+    # Idle it would have drawn 90 J: there is no net.
+    assert rows[3]["energy_net_per_request_j"] is rows[3]["requests_per_joule_above_idle"] is None
+    assert rows[3]["energy_check"] is not None
+
+
+def test_carbon_is_measured_energy_times_the_grid_s_factor(tmp_path):
+    """60 J over N requests, at 360 g per kWh: 0.1 g per kJ."""
+    cells = [
+        ok("fp32", classified(REF_WRONG), energy=NVML),
+        ok("bf16", classified(REF_WRONG), energy=NVML | {"source": "estimated:cpu-time"}),
+        ok("fp16", classified(REF_WRONG)),
+    ]
+    run = make_run(tmp_path / "r", cells)
+    table = build([run], {"grid_g_per_kwh": 360.0})
+    assert table.rows[0]["carbon_g_per_1k_requests"] == pytest.approx(60 / N * 0.1)
+    assert table.rows[0]["grid_g_per_kwh"] == 360.0
+    for row in table.rows[1:]:
+        assert row["carbon_g_per_1k_requests"] is row["grid_g_per_kwh"] is None
+    assert any("360 g of CO2" in line for line in table.context.caveats)
+    assert build([run], {"grid_g_per_kwh": 0.0}).rows[0]["carbon_g_per_1k_requests"] == 0
+    bare = build([run])
+    assert bare.rows[0]["carbon_g_per_1k_requests"] is None
+    assert not any("CO2" in line for line in bare.context.caveats)
+    other = make_run(tmp_path / "other", cells[:1], {"grid_g_per_kwh": 36.0})
+    assert [r["grid_g_per_kwh"] for r in build([run, other]).rows] == [None, None, None, 36.0]
+
+
+def test_the_batch_sizes_of_a_row_are_beside_it(tmp_path):
+    whole = ok("fp32", classified(REF_WRONG))
+    record = whole[0]
+    sizes = record.measurements.throughput.by_batch_size
+    sizes["8"].energy_j, sizes["8"].window_s, sizes["8"].requests = 32.0, 0.16, 16
+    sizes["1"].energy_note = "too short"
+    sizes["64"] = BatchRate(requests_per_s=None, batches=0, batch_s=[], note="out of memory")
+    table = build([make_run(tmp_path / "r", [whole, failed("bf16")])])
+    (offline,) = table.offline
+    assert offline.row == tuple(table.rows[0][name] for name in ROW_KEY)
+    assert [(s.size, s.requests_per_s, s.energy_per_request_j) for s in offline.sizes] == [
+        (1, 50.0, None), (8, 100.0, 2.0),
+    ]  # fmt: skip
+    assert offline.sizes[0].energy_note == "too short"
+
+
 def test_the_reader_s_budget_makes_the_verdict(small_run):
     table = build([small_run], {"quality_budget": 0.2})
     assert rows_of(table)["int8-dynamic"]["verdict"] == "within"
@@ -851,6 +910,8 @@ def test_the_reader_s_budget_makes_the_verdict(small_run):
         ({"price_per_hour": -1.0}, "price-per-hour"),
         ({"price_per_hour": math.inf}, "price-per-hour"),
         ({"price_per_hour": math.nan}, "price-per-hour"),
+        ({"grid_g_per_kwh": -1.0}, "grid-g-per-kwh"),
+        ({"grid_g_per_kwh": math.nan}, "grid-g-per-kwh"),
         ({"quality_budget": 0.0}, "quality-budget"),
         ({"quality_budget": 1.5}, "quality-budget"),
         ({"slo": "fast"}, "p99=200ms"),

@@ -84,6 +84,10 @@ _OPTIONS: list[Callable[..., Any]] = [
         help="After this long a cell is ended and recorded as timeout (3600).",
     ),
     click.option("--price-per-hour", type=float, metavar="USD", help="Your price for the device."),
+    click.option(
+        "--grid-g-per-kwh", type=float, metavar="GRAMS",
+        help="Grams of CO2 equivalent per kWh of your grid, for carbon from measured energy.",
+    ),
     click.option("--slo", metavar="p99=200ms", help="Latency limit within which requests count."),
     click.option(
         "--quality-budget", metavar="1%",

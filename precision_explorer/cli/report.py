@@ -14,6 +14,10 @@ from precision_explorer.cli.limits import limit_options, objectives_option, read
 @click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="RUN...")
 @click.option("--out", type=click.Path(path_type=Path), metavar="DIR", help="Where to write.")
 @click.option("--price-per-hour", type=float, metavar="USD", help="Your price for the device.")
+@click.option(
+    "--grid-g-per-kwh", type=float, metavar="GRAMS",
+    help="Grams of CO2 equivalent per kWh of your grid, for carbon from measured energy.",
+)  # fmt: skip
 @click.option("--slo", metavar="p99=200ms", help="Latency limit within which requests count.")
 @click.option("--quality-budget", metavar="1%", help="The loss of quality that you accept.")
 @click.option(
@@ -27,6 +31,7 @@ def command(
     runs: tuple[Path, ...],
     out: Path | None,
     price_per_hour: float | None,
+    grid_g_per_kwh: float | None,
     slo: str | None,
     quality_budget: str | None,
     metric: str | None,
@@ -50,7 +55,12 @@ def command(
         raise UsageError(f"quality-budget: {error}") from error
     if budget is not None and limits["max_quality_loss"] is not None:
         raise UsageError("--max-quality-loss is a quality budget too; give one of the two")
-    reader = {"price_per_hour": price_per_hour, "quality_budget": budget, "metric": metric}
+    reader = {
+        "price_per_hour": price_per_hour,
+        "grid_g_per_kwh": grid_g_per_kwh,
+        "quality_budget": budget,
+        "metric": metric,
+    }
     given = {k: v for k, v in reader.items() if v is not None} | reader_from(slo, **limits)
     paths = list({path.resolve(): path for path in runs}.values())
     table = build(paths, given)

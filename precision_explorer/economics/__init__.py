@@ -11,6 +11,7 @@ from precision_explorer.economics.capacity import (
     plan_capacity,
 )
 from precision_explorer.economics.formulas import (
+    carbon_g_per_1k,
     cost_per_1k,
     ownership_per_hour,
     rate_within_slo,
@@ -29,6 +30,7 @@ __all__ = [
     "PriceSheet",
     "Slo",
     "Spread",
+    "carbon_g_per_1k",
     "cost_per_1k",
     "declared_arrivals",
     "load_sheet",

@@ -14,6 +14,7 @@ from precision_explorer.economics.slo import Slo
 from precision_explorer.errors import UsageError
 
 _HOURS_PER_YEAR = 8760
+_JOULES_PER_KWH = 3.6e6
 
 
 def _quotient(dividend: float, divisor: float) -> float | None:
@@ -32,6 +33,14 @@ def requests_per_joule(requests: float | None, energy_j: float | None) -> float 
     if requests is None or energy_j is None:
         return None
     return _quotient(requests, energy_j)
+
+
+def carbon_g_per_1k(energy_per_request_j: float | None, g_per_kwh: float | None) -> float | None:
+    """Grams of CO2 equivalent per 1,000 requests, of the energy in use alone: 1000 x energy in kWh
+    x the grid's factor (GHG Protocol, Scope 2 Guidance: activity data x emission factor)."""
+    if energy_per_request_j is None or g_per_kwh is None:
+        return None
+    return 1000 * energy_per_request_j / _JOULES_PER_KWH * g_per_kwh
 
 
 def rate_within_slo(

@@ -17,6 +17,7 @@ from precision_explorer.hardware.device_profiles import (
 )
 from precision_explorer.hardware.libraries import library_versions, relevant_variables
 from precision_explorer.hardware.nvml import free_device_bytes, temperature_c
+from precision_explorer.hardware.power import PowerReading
 from precision_explorer.hardware.profile import DeviceFacts, device_facts, resolve_device
 from precision_explorer.hardware.readings import (
     CpuReadings,
@@ -29,6 +30,7 @@ from precision_explorer.hardware.sensors import (
     CpuTimeSensor,
     EnergySensor,
     NvmlSensor,
+    PowerMeter,
     RaplSensor,
     UnavailableSensor,
     nvml_process_bytes,
@@ -48,6 +50,8 @@ __all__ = [
     "EnergySensor",
     "NvmlReadings",
     "NvmlSensor",
+    "PowerMeter",
+    "PowerReading",
     "RaplSensor",
     "Reading",
     "Readings",

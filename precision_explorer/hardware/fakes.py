@@ -10,17 +10,37 @@ from typing import Any
 
 
 class FakeClock:
-    """A clock that moves only when told. `sleep` has `time.sleep`'s signature."""
+    """A clock that moves only when told. `sleep` has `time.sleep`'s signature, `ticker` that of
+    `measure.power.in_a_thread`: what is due while the clock moves on is called at its time."""
 
     def __init__(self, now: float = 0.0) -> None:
         self.now = now
+        self._due: dict[int, tuple[float, float, Callable[[], None]]] = {}
+        self._made = 0
 
     def __call__(self) -> float:
         return self.now
 
     def sleep(self, seconds: float) -> None:
         """Move on by `seconds`."""
-        self.now += seconds
+        end = self.now + seconds
+        while self._due:
+            key, (at, every_s, action) = min(self._due.items(), key=lambda item: item[1][0])
+            if at > end:
+                break
+            self.now, self._due[key] = at, (at + every_s, every_s, action)
+            action()
+        self.now = end
+
+    def ticker(self, action: Callable[[], None], every_s: float) -> Callable[[], None]:
+        """Call `action` every `every_s` from now on; returns what ends that."""
+        key = self._made = self._made + 1
+        self._due[key] = (self.now + every_s, every_s, action)
+
+        def stop() -> None:
+            self._due.pop(key, None)
+
+        return stop
 
 
 class ReplaySensor:
@@ -80,6 +100,8 @@ class FakeGpu:
     celsius: int | None = 45
     sm_mhz: int = 1_500
     power_mw: int = 300_000
+    instant_mw: int | None = None
+    """None: the driver has no such field."""
     event_reasons: int = 0
     """NVML's bits."""
     sm_percent: dict[int, int] = field(default_factory=dict)
@@ -96,12 +118,17 @@ class _Fields:
     timeStamp: int = 0
     smUtil: int = 0
     usedGpuMemory: int | None = None
+    nvmlReturn: int = 0
+    value: Any = None
+    uiVal: int = 0
 
 
 class FakeNvml:
     """The part of `pynvml` that this package calls, over `gpus`; a handle is a FakeGpu."""
 
     NVML_TEMPERATURE_GPU = 0
+    NVML_SUCCESS = 0
+    NVML_FI_DEV_POWER_INSTANT = 186
 
     class NVMLError(Exception):
         """As in pynvml."""
@@ -129,6 +156,7 @@ class FakeNvml:
             "nvmlDeviceGetTemperature": lambda g, kind: self._there(g.celsius),
             "nvmlDeviceGetClockInfo": lambda g, kind: g.sm_mhz,
             "nvmlDeviceGetPowerUsage": lambda g: g.power_mw,
+            "nvmlDeviceGetFieldValues": self._fields,
             "nvmlDeviceGetCurrentClocksEventReasons": lambda g: g.event_reasons,
             "nvmlDeviceGetProcessUtilization": lambda g, since_us: [
                 _Fields(pid=p, timeStamp=since_us + 1, smUtil=u) for p, u in g.sm_percent.items()
@@ -149,7 +177,43 @@ class FakeNvml:
             raise self.NVMLError("not supported")
         return value
 
+    def _fields(self, gpu: FakeGpu, ids: Sequence[int]) -> list[_Fields]:
+        # As NVML does: the call succeeds, each field says for itself whether it is known.
+        told = [gpu.instant_mw if i == self.NVML_FI_DEV_POWER_INSTANT else None for i in ids]
+        return [
+            _Fields(nvmlReturn=3 if mw is None else 0, value=_Fields(uiVal=mw or 0)) for mw in told
+        ]
+
     def _energy(self, gpu: FakeGpu) -> int:
         if gpu.energy_mj is None:
             raise self.NVMLError("not supported")
         return gpu.energy_mj
+
+
+@dataclass(frozen=True)
+class GpuMoment:
+    """What a GPU's sensors told at one time, as recorded: millijoules, milliwatts; None where a
+    reading failed."""
+
+    at_s: float
+    energy_mj: int | None
+    instant_mw: int | None = None
+    usage_mw: int | None = None
+
+
+class ReplayNvml(FakeNvml):
+    """One GPU whose sensors give back a recorded log: the last moment at or before the clock's
+    time, as sensors hold a value until they renew it."""
+
+    def __init__(self, log: Sequence[GpuMoment], clock: Callable[[], float], gpu: FakeGpu) -> None:
+        super().__init__([gpu])
+        self._log, self._clock = list(log), clock
+        self._times = [moment.at_s for moment in log]
+
+    def __getattr__(self, name: str) -> Any:
+        gpu = self.gpus[0]
+        moment = self._log[max(bisect_right(self._times, self._clock()) - 1, 0)]
+        gpu.energy_mj, gpu.instant_mw = moment.energy_mj, moment.instant_mw
+        if name == "nvmlDeviceGetPowerUsage":
+            return lambda g: self._there(moment.usage_mw)
+        return super().__getattr__(name)

@@ -9,9 +9,10 @@ import contextlib
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from precision_explorer.hardware.nvml import load_nvml
+from precision_explorer.hardware.power import PowerReading, power_readings
 from precision_explorer.hardware.profile import DeviceFacts
 
 RAPL_ROOT = Path("/sys/class/powercap")
@@ -39,6 +40,16 @@ class EnergySensor(Protocol):
         """Joules since an arbitrary start; never falls."""
 
 
+@runtime_checkable
+class PowerMeter(EnergySensor, Protocol):
+    """A counter beside which the device tells its power, so that one can be held against the
+    other; None where this device has no such reading."""
+
+    @property
+    def power(self) -> PowerReading | None:
+        """The best to integrate."""
+
+
 class UnavailableSensor:
     """No meter; `boundary` holds the reason."""
 
@@ -59,7 +70,8 @@ class UnavailableSensor:
 
 class NvmlSensor:
     """`nvmlDeviceGetTotalEnergyConsumption` (millijoules since the driver was loaded; Volta and
-    newer) of the GPU at a PCI bus id: NVML's indices are not CUDA's."""
+    newer) of the GPU at a PCI bus id: NVML's indices are not CUDA's. `power` is the best of its
+    readings of power."""
 
     source = "measured:nvml"
     boundary = "GPU: the whole board, other processes' work on it included"
@@ -71,6 +83,12 @@ class NvmlSensor:
         if self._nvml is not None and pci_bus_id is not None:
             with contextlib.suppress(self._nvml.NVMLError):
                 self._handle = self._nvml.nvmlDeviceGetHandleByPciBusId(pci_bus_id)
+        self.powers = [] if self._handle is None else power_readings(self._nvml, self._handle)
+
+    @property
+    def power(self) -> PowerReading | None:
+        """The reading that is integrated beside the counter."""
+        return self.powers[0] if self.powers else None
 
     def supported(self) -> bool:
         """Whether the GPU has the counter (a MIG slice and those before Volta have none)."""

@@ -1,7 +1,13 @@
 """Windows and meters. They measure callables and know no model; torch is imported only inside
 functions that ask a CUDA device."""
 
-from precision_explorer.measure.energy import EnergyWindow, idle_power, measure
+from precision_explorer.measure.energy import (
+    EnergyWindow,
+    IdleBaseline,
+    IdlePower,
+    idle_reading,
+    measure,
+)
 from precision_explorer.measure.latency import LatencySeries, single_stream
 from precision_explorer.measure.memory import CudaPeakMemory, PeakMemory
 from precision_explorer.measure.others import OtherWork
@@ -13,13 +19,15 @@ from precision_explorer.measure.throughput import offline
 __all__ = [
     "CudaPeakMemory",
     "EnergyWindow",
+    "IdleBaseline",
+    "IdlePower",
     "LatencySeries",
     "NullPhases",
     "OtherWork",
     "PeakMemory",
     "Phases",
     "SoakMonitor",
-    "idle_power",
+    "idle_reading",
     "measure",
     "offline",
     "set_aside_imports",

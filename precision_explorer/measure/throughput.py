@@ -9,6 +9,8 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from precision_explorer.hardware import EnergySensor, UnavailableSensor
+from precision_explorer.measure.energy import EnergyWindow
 from precision_explorer.measure.quiet import quiet_gc
 from precision_explorer.records.record import BatchRate, Throughput
 from precision_explorer.workload import Workload
@@ -58,9 +60,10 @@ def _one_size(
     sync: Callable[[], None] | None,
     warm_up: bool,
     skipped: int,
+    energy: EnergyWindow | None,
 ) -> BatchRate:
     """One warm-up batch where asked for, then batches until the rules are met or `share_s` seconds
-    are spent; the first `skipped` are passed over."""
+    are spent, those within the window of `energy`; the first `skipped` are passed over."""
 
     def timed(first: int) -> tuple[float, int | None]:
         indices = [(first + k) % count for k in range(size)]
@@ -76,6 +79,8 @@ def _one_size(
     times: list[float] = []
     tokens: list[int | None] = []
     note = None
+    if energy is not None:
+        energy.begin()
     while len(times) < rules.offline_min_batches or sum(times) < rules.offline_seconds:
         if times and clock() - begun >= share_s:
             note = "stopped by the offline budget"
@@ -83,6 +88,8 @@ def _one_size(
         spent, made = timed((skipped + len(times)) * size)
         times.append(spent)
         tokens.append(made)
+    if energy is not None:
+        energy.end()
     total = sum(times)
     made_all = [t for t in tokens if t is not None]
     whole = len(made_all) == len(tokens)
@@ -92,7 +99,28 @@ def _one_size(
         batches=len(times),
         batch_s=times,
         note=note,
+        **_energy(energy, len(times) * size),
     )
+
+
+def _energy(window: EnergyWindow | None, requests: int) -> dict[str, Any]:
+    """What a meter told of a batch size's measured batches; nothing without one."""
+    if window is None:
+        return {}
+    found = window.record(requests)
+    return {
+        "energy_j": found.energy_j,
+        "window_s": found.window_s,
+        "requests": requests,
+        "energy_note": found.note,
+    }
+
+
+def _window(sensor: EnergySensor, clock: Callable[[], float]) -> EnergyWindow | None:
+    """None without a meter, or with an estimate, which says what the rate says."""
+    measured = sensor.source.startswith("measured:") and sensor.supported()
+    longer = "offline_seconds and offline_budget_seconds, which the rounds share"
+    return EnergyWindow(sensor, clock=clock, longer=longer) if measured else None
 
 
 def _not_measured(note: str) -> BatchRate:
@@ -109,6 +137,7 @@ def offline(
     sync: Callable[[], None] | None = None,
     warm_up: bool = True,
     skipped: int = 0,
+    sensor: EnergySensor | None = None,
 ) -> Throughput:
     """Requests per second at each batch size, the smallest first.
 
@@ -118,13 +147,15 @@ def offline(
     A size that does not fit has the rate None, and larger ones are not tried. Each size gets an
     equal share of what is left of ``offline_budget_seconds``, and one measured batch at least.
     `warm_up` False: the process has served these sizes before. `skipped`: how many batches earlier
-    rounds have served at least; the measured ones begin after them. Errors other than of memory are
-    raised; ValueError without examples or sizes.
+    rounds have served at least; the measured ones begin after them. `sensor`: a meter that is read
+    around each size's measured batches, which are not made more for it. Errors other than of memory
+    are raised; ValueError without examples or sizes.
     """
     sizes = sorted(set(batch_sizes))
     if count < 1 or not sizes or sizes[0] < 1:
         raise ValueError("offline needs an example and batch sizes of at least 1")
     rates: dict[str, BatchRate] = {}
+    window = _window(sensor or UnavailableSensor(), clock)
     begun = clock()
     full = False
     for place, size in enumerate(sizes):
@@ -136,7 +167,7 @@ def offline(
             with quiet_gc():
                 share = left / (len(sizes) - place)
                 rates[str(size)] = _one_size(
-                    batch, count, size, rules, share, clock, sync, warm_up, skipped
+                    batch, count, size, rules, share, clock, sync, warm_up, skipped, window
                 )
         except Exception as error:
             if not is_out_of_memory(error):

@@ -28,7 +28,9 @@ from precision_explorer.workload.background import as_list
 
 EXECUTORS = ("local",)
 # Options that a reader decides later: they change tables, not what is measured.
-READER_FIELDS = frozenset({"price_per_hour", "slo", "quality_budget", "reference"})
+READER_FIELDS = frozenset(
+    {"price_per_hour", "grid_g_per_kwh", "slo", "quality_budget", "reference"}
+)
 _TRUTH_VALUES = ("trust_remote_code", "until_decided", "find_rate")
 # A longer wait than some 24 days is more milliseconds than poll() takes.
 _LONGEST_S = 1_000_000
@@ -71,6 +73,7 @@ class SweepSpec(BaseModel):
     out: str | None = None
     cell_timeout: float = Field(default=3600.0, gt=0, le=_LONGEST_S)
     price_per_hour: float | None = None
+    grid_g_per_kwh: float | None = Field(default=None, ge=0)
     slo: str | None = None
     quality_budget: float = Field(default=0.01, gt=0, lt=1)
     seed: int = Field(default=0, ge=0, lt=2**63)

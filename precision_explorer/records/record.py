@@ -217,17 +217,23 @@ class Throughput(_Data):
 
 
 class RateRound(_Data):
-    """One round at one batch size."""
+    """One round at one batch size; `energy_j` of its measured batches, where a meter told."""
 
     round: int
     requests_per_s: float
     batches: int
+    energy_j: float | None = None
 
 
 class BatchRate(_Data):
     """`batch_s`: raw seconds of every measured batch. None rate: the batch size did not fit.
     `rounds`: the batches of each round in `batch_s`, in order, and its rate; `requests_per_s` and
-    `output_tokens_per_s` are then medians of the rounds'."""
+    `output_tokens_per_s` are then medians of the rounds'.
+
+    `energy_j` is a meter's, over the `window_s` of the measured batches with their `requests`, the
+    sums of the rounds; None, with `energy_note`, where the meter needs longer windows, and all of
+    them None where there is no meter: an estimate from processor time would say what the rate says.
+    """
 
     requests_per_s: float | None
     output_tokens_per_s: float | None = None
@@ -235,6 +241,10 @@ class BatchRate(_Data):
     batch_s: list[float]
     note: str | None = None
     rounds: list[RateRound] | None = None
+    energy_j: float | None = None
+    window_s: float | None = None
+    requests: int | None = None
+    energy_note: str | None = None
 
 
 class Disturbed(_Data):
@@ -270,16 +280,25 @@ class Memory(_Data):
 
 
 class EnergyRound(_Data):
-    """Joules and requests of one round's window."""
+    """Joules and requests of one round's window; `integrated_j` as of `Energy`."""
 
     round: int
     energy_j: float
     requests: int
+    integrated_j: float | None = None
 
 
 class Energy(_Data):
     """Energy over the single-stream latency window (or a longer window of the same requests); sums
-    over the rounds, `idle_power_w` their mean, weighted by the windows."""
+    over the rounds, watts of the idle device their means, weighted by the windows.
+
+    `idle_power_w` is the mean of those before and after the window; in records made before there
+    were both it is that before. Where the device tells its power beside its counter, both were read
+    every `power_every_s` within the window: `power_reading` names the call or field,
+    `power_averaged_s` the time over which the device averages it (0: instantaneous), `integrated_j`
+    is the power's integral by the trapezoid rule, and `counter_updates` how often the counter was
+    seen to change. `check_note`: why the two figures can't be held against each other.
+    """
 
     source: str
     """``measured:nvml``, ``measured:rapl``, ``estimated:cpu-time`` or ``unavailable``."""
@@ -290,6 +309,31 @@ class Energy(_Data):
     idle_power_w: float | None = None
     note: str | None = None
     rounds: list[EnergyRound] | None = None
+    idle_power_before_w: float | None = None
+    idle_power_after_w: float | None = None
+    integrated_j: float | None = None
+    power_reading: str | None = None
+    power_averaged_s: float | None = None
+    power_every_s: float | None = None
+    power_samples: int | None = None
+    power_longest_gap_s: float | None = None
+    counter_updates: int | None = None
+    check_note: str | None = None
+
+    @property
+    def cross_check(self) -> float | None:
+        """(integrated power - counter) / counter; None where either is missing, or `check_note`
+        says why they do not compare."""
+        if not self.energy_j or self.integrated_j is None or self.check_note is not None:
+            return None
+        return self.integrated_j / self.energy_j - 1
+
+    @property
+    def idle_change(self) -> float | None:
+        """(after - before) / before of the idle device's power; None where one is missing."""
+        if not self.idle_power_before_w or self.idle_power_after_w is None:
+            return None
+        return self.idle_power_after_w / self.idle_power_before_w - 1
 
 
 class Compilation(_Data):

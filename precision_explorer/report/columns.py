@@ -223,6 +223,12 @@ def _speed_columns(group: Group) -> list[_Column]:
 
 def _economy_columns(group: Group) -> list[_Column]:
     results = "Useful results per $" if group.is_share else "Requests per $ within budget"
+    carbon = [
+        _Column(
+            "Carbon per 1k requests",
+            _plain("carbon_g_per_1k_requests", lambda v: f"{significant(v)} g"),
+        )
+    ]
     return [
         _Column("Energy per request", lambda g, r: _estimate(joules(r["energy_per_request_j"]), r)),
         _Column(
@@ -230,6 +236,7 @@ def _economy_columns(group: Group) -> list[_Column]:
         ),
         _Column("Cost per 1k requests", _plain("cost_per_1k_requests_usd", usd)),
         _Column(results, _plain("value_per_usd", count)),
+        *(carbon if any(r["carbon_g_per_1k_requests"] is not None for r in group.ok) else []),
     ]
 
 
@@ -254,6 +261,12 @@ def _detail_columns(group: Group) -> list[_Column]:
         _Column("First minute", _plain("peak_rate_per_s", rate)),
         _Column("After it", _plain("sustained_rate_per_s", rate)),
     ]
+    metered = [
+        _Column("Energy above idle", _plain("energy_net_per_request_j", joules)),
+        _Column("Power against counter", _plain("energy_check", lambda v: signed(v, share(v)))),
+    ]
+    known = [c for c, n in zip(metered, ("energy_net_per_request_j", "energy_check"), strict=True)
+             if any(row[n] is not None for row in group.ok)]  # fmt: skip
     return [
         *(others if scored else []),
         _Column("Converted", _plain("converted_share", lambda v: share(v, 2))),
@@ -276,6 +289,7 @@ def _detail_columns(group: Group) -> list[_Column]:
         _Column("Load", _plain("load_s", seconds)),
         _Column("Compile", _plain("compile_s", seconds)),
         _Column("Power", lambda g, r: _estimate(watts(r["power_w"]), r)),
+        *known,
         _Column("Energy source", _plain("power_source", _word), numeric=False),
         _Column("Method", _plain("method_id", _word), numeric=False),
         _Column("Cautions", _plain("cautions", _cautions), numeric=False),

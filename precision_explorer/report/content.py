@@ -14,6 +14,7 @@ from precision_explorer.report.disturbed import DisturbedSection, disturbed_sect
 from precision_explorer.report.findings import Finding, findings
 from precision_explorer.report.groups import Group, direction_words, groups
 from precision_explorer.report.loads import Loads, load_sections
+from precision_explorer.report.offline import lacks_energy, offline_view
 from precision_explorer.report.questions import Question, questions
 from precision_explorer.report.safety import Safety, safeties
 from precision_explorer.report.soak import SoakSection, soak_sections
@@ -45,6 +46,10 @@ class Section:
     questions: list[Question]
     views: list[View]
     detail: View | None
+    offline: View | None
+    """Rates and joules at each batch size."""
+    short_windows: bool
+    """Whether a batch size has no joules since a meter's window was too short."""
     differences: View | None
     """How formats differ from the reference, beyond the verdict."""
     over_time: list[SoakSection]
@@ -139,6 +144,8 @@ def _section(group: Group, table: Table) -> Section:
         questions=questions(group, found),
         views=main_views(group),
         detail=detail_view(group),
+        offline=offline_view(group, table),
+        short_windows=lacks_energy(group, table),
         differences=differences_view(group, table),
         over_time=soak_sections(group, table),
         disturbed=disturbed_section(group, table),
@@ -195,6 +202,16 @@ def _resampled(sections: list[Section]) -> str:
     )
 
 
+_OFFLINE = (
+    "Offline over batch sizes: all requests at hand, batch after batch; ratios are to the "
+    "reference at the same size. Energy is the meter's over the measured batches of that size."
+)
+_SHORT = (
+    " A dash there: its batches took less time than the meter needs; raise offline_seconds and "
+    "offline_budget_seconds of the workload, which the rounds share."
+)
+
+
 def _notes(sections: list[Section], context: Context) -> tuple[str, ...]:
     generates = any(s.group.generates for s in sections)
     estimated = any("est." in c.text for s in sections for v in s.views for r in v.rows for c in r)
@@ -221,6 +238,8 @@ def _notes(sections: list[Section], context: Context) -> tuple[str, ...]:
             "none; KL is in nats, over next tokens. The noise floor is the reference against "
             "itself in other batches: a format is called different only beyond it."
         )
+    if any(s.offline for s in sections):
+        notes.append(_OFFLINE + (_SHORT if any(s.short_windows for s in sections) else ""))
     if any(s.disturbed for s in sections):
         notes.append(
             "Alone and disturbed: ratios are disturbed over alone; their intervals are paired over "

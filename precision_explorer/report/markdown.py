@@ -93,7 +93,8 @@ def _section(section: Section) -> list[str]:
     points += [] if section.answers else [(q.topic, q.answer) for q in section.questions]
     found = [f"**{escape(topic)}:** {escape(text)}" for topic, text in points]
     rates = [section.rates.view, *section.rates.points] if section.rates else []
-    views = [*section.views, *rates, *(v for v in (section.detail, section.differences) if v)]
+    more = (section.offline, section.detail, section.differences)
+    views = [*section.views, *rates, *(view for view in more if view)]
     return [
         f"## {escape(section.title)}",
         escape(section.line),

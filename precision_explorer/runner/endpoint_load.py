@@ -74,7 +74,7 @@ class EndpointLoad:
             "serving": serving.model_dump(),
             "soak": None,
             "throughput": throughput.model_dump(),
-            "energy": energy.record(requests=len(rows), idle_power_w=None).model_dump(),
+            "energy": energy.record(requests=len(rows)).model_dump(),
         }
         return answer, [*warm, *rows]
 

@@ -18,6 +18,7 @@ from precision_explorer.records import (
     Profile,
     Roof,
 )
+from precision_explorer.runner.checked_energy import energy_cautions
 from precision_explorer.runner.disturbed import disturbed_cautions, disturbed_part
 from precision_explorer.runner.rounds import blocks_in, joined_block
 from precision_explorer.runner.served_cautions import ended_cautions, served_cautions
@@ -104,6 +105,7 @@ def _cautions(
     if energy.get("source", "").startswith("estimated"):
         text = f"energy is an estimate, not a measurement: {energy['boundary']}"
         found.append(Caution(id="energy-estimated", message=text))
+    found += energy_cautions(parts.get("energy"))
     latency = parts.get("latency") or {}
     if latency.get("stopped_by") == "budget":
         text = (

@@ -116,17 +116,18 @@ def _throughput(blocks: list[Json]) -> Json:
 
 
 def _rate(by_round: dict[int, Json]) -> Json:
-    notes = (rate.get("note") for rate in by_round.values())
-    note = next((text for text in notes if text), None)
+    note = _first(list(by_round.values()), "note")
     rates = [rate["requests_per_s"] for rate in by_round.values()]
     batch_s = [second for rate in by_round.values() for second in rate["batch_s"]]
     joined = {"batches": len(batch_s), "batch_s": batch_s, "note": note}
+    joined |= _sums(list(by_round.values()), ("energy_j", "window_s", "requests"))
+    joined["energy_note"] = _first(list(by_round.values()), "energy_note")
     if None in rates:
         return joined | {"requests_per_s": None}
     tokens = [rate.get("output_tokens_per_s") for rate in by_round.values()]
+    names = ("requests_per_s", "batches", "energy_j")
     rounds = [
-        {"round": k, "requests_per_s": rate["requests_per_s"], "batches": rate["batches"]}
-        for k, rate in by_round.items()
+        {"round": k} | {name: rate.get(name) for name in names} for k, rate in by_round.items()
     ]
     return joined | {
         "requests_per_s": median(rates),
@@ -142,25 +143,42 @@ def _energy(blocks: list[Json]) -> Json:
     if found["energy_j"] is not None and found["requests"]:
         told = zip(blocks, each, strict=True)
         found["rounds"] = [
-            {"round": b["place"]["round"]} | {n: e[n] for n in ("energy_j", "requests")}
+            {"round": b["place"]["round"]}
+            | {n: e[n] for n in ("energy_j", "requests", "integrated_j") if n in e}
             for b, e in told
         ]
     return found
 
 
 def joined_energy(each: list[Json]) -> Json:
-    """Joules over windows; None where one of them has none, with its note."""
-    notes = (energy.get("note") for energy in each)
+    """Joules over windows; None where one of them has none, with its note. Of the power beside the
+    counter the integrals and numbers are summed and the longest gap is that of all windows, which
+    compare only if each of them does; watts of the idle device are means weighted by windows."""
     found = {
         "source": each[0]["source"],
         "boundary": each[0].get("boundary"),
-        "note": next((text for text in notes if text), None),
+        "note": _first(each, "note"),
+        "check_note": _first(each, "check_note"),
     }
-    for name in ("energy_j", "window_s", "requests"):
-        values = [energy.get(name) for energy in each]
-        found[name] = None if None in values else sum(values)
-    idle = [energy.get("idle_power_w") for energy in each]
-    if None not in idle and found["window_s"]:
-        spent = sum(w * energy["window_s"] for w, energy in zip(idle, each, strict=True))
-        found["idle_power_w"] = spent / found["window_s"]
+    found |= {n: each[0].get(n) for n in ("power_reading", "power_averaged_s", "power_every_s")}
+    counts = ("power_samples", "counter_updates")
+    found |= _sums(each, ("energy_j", "window_s", "requests", "integrated_j", *counts))
+    gaps = [energy.get("power_longest_gap_s") for energy in each]
+    found["power_longest_gap_s"] = max((gap for gap in gaps if gap is not None), default=None)
+    for name in ("idle_power_w", "idle_power_before_w", "idle_power_after_w"):
+        watts = [energy.get(name) for energy in each]
+        if None not in watts and found["window_s"]:
+            spent = sum(w * energy["window_s"] for w, energy in zip(watts, each, strict=True))
+            found[name] = spent / found["window_s"]
     return found
+
+
+def _sums(each: list[Json], names: tuple[str, ...]) -> Json:
+    """{name: sum}; None where one of them has none."""
+    values = {name: [one.get(name) for one in each] for name in names}
+    return {name: None if None in held else sum(held) for name, held in values.items()}
+
+
+def _first(each: list[Json], name: str) -> str | None:
+    """The first text under a name."""
+    return next((text for one in each if (text := one.get(name))), None)

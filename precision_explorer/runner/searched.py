@@ -38,12 +38,11 @@ class SearchingServer(Server):
         sensor: EnergySensor,
         round: int,
         first: bool,
-        idle_w: float | None,
         on_window: Callable[[float], None] = lambda left_s: None,
     ) -> Searched:
         """Capacity first, then windows until the workload's search is over. `on_window`: told what
         is left of the budget. DoesNotFit as `Server.measure`."""
-        throughput = self._throughput(batch_sizes, round, first)
+        throughput = self._throughput(batch_sizes, round, first, sensor)
 
         def serve_at(rate: float, seconds: float, draw: tuple[int, ...]) -> ServedWindow:
             return self._window(self._plan(rate, round, seconds, draw), EnergyWindow(sensor))
@@ -63,10 +62,7 @@ class SearchingServer(Server):
             tried=tried,
             throughput=throughput,
             energy=[
-                best.windows[k].energy.record(
-                    requests=best.windows[k].series.served, idle_power_w=idle_w
-                )
-                for k in kept
+                best.windows[k].energy.record(requests=best.windows[k].series.served) for k in kept
             ],
             rows=[
                 row

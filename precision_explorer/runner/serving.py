@@ -101,7 +101,7 @@ class Server:
         from its first round. `first`: whether this process has not served before.
 
         DoesNotFit where memory does not hold the largest batch that a window may have."""
-        throughput = self._throughput(batch_sizes, round, first)
+        throughput = self._throughput(batch_sizes, round, first, sensor)
         load = self._load(throughput, reference)
         windows = self._windows(load.get("capacity_per_s"), round, sensor)
         # A longer one that came late takes nothing from the one before it.
@@ -141,7 +141,9 @@ class Server:
 
     # -- how fast ------------------------------------------------------------------------------
 
-    def _throughput(self, batch_sizes: Sequence[int], round: int, first: bool) -> Throughput:
+    def _throughput(
+        self, batch_sizes: Sequence[int], round: int, first: bool, sensor: EnergySensor
+    ) -> Throughput:
         """At these sizes and the window's largest; DoesNotFit where memory does not hold that."""
         _ = self._batching  # What can't be served so is said before anything is measured.
         throughput = offline(
@@ -152,6 +154,7 @@ class Server:
             sync=self.sync,
             warm_up=first,
             skipped=round * self.workload.offline_min_batches,
+            sensor=sensor,
         )
         self._check_fits(throughput)
         return throughput

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from precision_explorer.hardware import DeviceFacts, EnergySensor
-from precision_explorer.measure import EnergyWindow, LatencySeries, idle_power, offline
+from precision_explorer.measure import EnergyWindow, IdleBaseline, LatencySeries, offline
 from precision_explorer.records import Soak
 from precision_explorer.records.record import Throughput
 from precision_explorer.runner.closed_loop import closed_loop
@@ -60,15 +60,14 @@ class Subject:
 
 def timed_part(subject: Subject, sensor: EnergySensor) -> tuple[Json, list[Json]]:
     """(latency or serving, throughput and energy, as answered to the manager; the request rows)."""
-    idle_w = idle_power(sensor, 1.0)
+    idle = IdleBaseline(sensor)
+    idle.before()
     timed = _served if subject.rules.scenario == "server" else _in_turn
-    answer, rows = (_searched if subject.rules.search else timed)(subject, sensor, idle_w)
+    answer, rows = (_searched if subject.rules.search else timed)(subject, sensor, idle)
     return answer, [_request_row(row, subject) for row in rows]
 
 
-def _in_turn(
-    subject: Subject, sensor: EnergySensor, idle_w: float | None
-) -> tuple[Json, list[Json]]:
+def _in_turn(subject: Subject, sensor: EnergySensor, idle: IdleBaseline) -> tuple[Json, list[Json]]:
     """Requests that wait for one another, then offline throughput."""
     adapter, window, rules = subject.adapter, EnergyWindow(sensor), subject.rules
     watch = Watch(subject.facts, rules, rules.min_seconds)
@@ -80,18 +79,23 @@ def _in_turn(
         sync=subject.sync,
         on_begin=window.begin,
         on_end=window.end,
-        min_seconds=sensor.min_window_s,
+        min_seconds=idle.min_window_s,
         cold=subject.first,
         first=subject.round * rules.min_requests,
         watch=watch.at,
         owed=watch.owed,
     )
+    if series is not None:
+        idle.after()
     subject.progress("latency", 1, 1)
-    throughput = _offline(subject, None if series else window)
+    throughput = _offline(subject, sensor, None if series else window)
+    if series is None:
+        idle.after()
     # A query of several may tell of no tokens though each request alone does.
     tells = series is not None and "ttft_s" in series.rows[-1]
     latency = series.record(generates=adapter.generates and tells) if series else None
-    energy = window.record(requests=_requests(series, throughput), idle_power_w=idle_w)
+    requests = _requests(series, throughput, subject.first)
+    energy = window.record(requests=requests, idle=idle.power)
     answer = {
         "latency": latency.model_dump() if latency else None,
         "soak": _soak(watch.soak(series.ends_s() if series else [])),
@@ -101,8 +105,9 @@ def _in_turn(
     return answer, series.rows if series else []
 
 
-def _offline(subject: Subject, window: EnergyWindow | None) -> Throughput:
-    """Offline throughput, the energy `window` around it where there is no other."""
+def _offline(subject: Subject, sensor: EnergySensor, window: EnergyWindow | None) -> Throughput:
+    """Offline throughput with the energy of each batch size, and the energy `window` around it all
+    where there is no other."""
     adapter, rules = subject.adapter, subject.rules
     subject.progress("offline", 0, 1)
     if window is not None:
@@ -115,6 +120,7 @@ def _offline(subject: Subject, window: EnergyWindow | None) -> Throughput:
         sync=subject.sync,
         warm_up=subject.first,
         skipped=subject.round * rules.offline_min_batches,
+        sensor=sensor,
     )
     if window is not None:
         window.end()
@@ -122,9 +128,7 @@ def _offline(subject: Subject, window: EnergyWindow | None) -> Throughput:
     return throughput
 
 
-def _served(
-    subject: Subject, sensor: EnergySensor, idle_w: float | None
-) -> tuple[Json, list[Json]]:
+def _served(subject: Subject, sensor: EnergySensor, idle: IdleBaseline) -> tuple[Json, list[Json]]:
     """Offline throughput, then requests that come by their own clock."""
     groups, owners = told_of(subject.examples)
     own = subject.adapter, subject.rules, subject.seed, subject.sync, groups
@@ -132,8 +136,9 @@ def _served(
     request = subject.request
     subject.progress("serve", 0, 1)
     made = server.measure(request["batch_sizes"], request, sensor, subject.round, subject.first)
+    idle.after()
     subject.progress("serve", 1, 1)
-    energy = made.window.record(requests=made.served, idle_power_w=idle_w)
+    energy = made.window.record(requests=made.served, idle=idle.power)
     answer = {
         "latency": None,
         "serving": made.serving.model_dump(),
@@ -145,7 +150,7 @@ def _served(
 
 
 def _searched(
-    subject: Subject, sensor: EnergySensor, idle_w: float | None
+    subject: Subject, sensor: EnergySensor, idle: IdleBaseline
 ) -> tuple[Json, list[Json]]:
     """Offline throughput, then a search of the largest rate that holds an objective."""
     groups, owners = told_of(subject.examples)
@@ -158,14 +163,16 @@ def _searched(
 
     on_window(budget)
     sizes = subject.request["batch_sizes"]
-    made = server.search(sizes, sensor, subject.round, subject.first, idle_w, on_window)
+    made = server.search(sizes, sensor, subject.round, subject.first, on_window)
+    idle.after()
+    energy = [e.model_copy(update=idle.power.fields()).model_dump() for e in made.energy]
     answer = {
         "latency": None,
         "serving": [window.model_dump() for window in made.serving],
         "tried": [rate.model_dump() for rate in made.tried],
         "soak": None,
         "throughput": made.throughput.model_dump(),
-        "energy": joined_energy([energy.model_dump() for energy in made.energy]),
+        "energy": joined_energy(energy),
     }
     return answer, made.rows
 
@@ -174,13 +181,13 @@ def _soak(soak: Soak | None) -> Json | None:
     return None if soak is None else soak.model_dump()
 
 
-def _requests(series: LatencySeries | None, throughput: Throughput) -> int:
+def _requests(series: LatencySeries | None, throughput: Throughput, warm_up: bool) -> int:
     """How many requests the energy window held: samples of queries; of offline batches also the
-    one that warms each size up."""
+    one that warms each size up, if there was one."""
     if series is not None:
         return sum(row.get("samples", 1) for row in series.measured())
     tried = throughput.by_batch_size.items()
-    return sum(int(size) * (rate.batches + 1) for size, rate in tried if rate.requests_per_s)
+    return sum(int(size) * (rate.batches + warm_up) for size, rate in tried if rate.requests_per_s)
 
 
 def _request_row(row: Json, subject: Subject) -> Json:

@@ -10,12 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from precision_explorer.economics import (
-    Price,
-    Slo,
-    parse_slo,
-    requests_per_joule,
-)
+from precision_explorer.economics import Price, Slo, parse_slo
 from precision_explorer.errors import StoreError, UsageError
 from precision_explorer.records import Caution, CellRecord, Roof
 from precision_explorer.stats import Divergence, Ratio, round_spread
@@ -33,6 +28,7 @@ from precision_explorer.table.context import Run, make_context
 from precision_explorer.table.curve import curve_columns
 from precision_explorer.table.data import COLUMNS, ROW_KEY, Curve, DisturbedTable, SoakTable, Table
 from precision_explorer.table.disturbed import background_names, disturbed_columns
+from precision_explorer.table.energy import energy_columns
 from precision_explorer.table.figures import in_words
 from precision_explorer.table.front import Front, check_energy, front_of, mark_all_tasks
 from precision_explorer.table.headline import (
@@ -44,6 +40,7 @@ from precision_explorer.table.headline import (
 )
 from precision_explorer.table.latency import latency_columns
 from precision_explorer.table.money import economics_columns
+from precision_explorer.table.offline import over_sizes
 from precision_explorer.table.quality import Quality, own_columns
 from precision_explorer.table.rounds import mark_drift
 from precision_explorer.table.samples import Samples, sample
@@ -102,11 +99,11 @@ def build(
 ) -> Table:
     """The table of the runs at `paths`.
 
-    `reader`: price_per_hour, slo, quality_budget, reference, metric, objectives (names of
-    `FIGURES`) and limits (a `Limits`) of the one who reads; by default what the first run's sweep
-    was given, each run's own price, each task's metric, and no limits. UsageError for one that
-    can't be, StoreError when a path is no run or holds no record. `roof`: the device's roofs for
-    runs that hold none.
+    `reader`: price_per_hour, grid_g_per_kwh, slo, quality_budget, reference, metric, objectives
+    (names of `FIGURES`) and limits (a `Limits`) of the one who reads; by default what the first
+    run's sweep was given, each run's own price and grid, each task's metric, and no limits.
+    UsageError for one that can't be, StoreError when a path is no run or holds no record. `roof`:
+    the device's roofs for runs that hold none.
     """
     wanted = known_label((reader or {}).get("metric"))
     entries: list[Entry] = []
@@ -114,7 +111,7 @@ def build(
     for path in paths:
         folder, sweep = read_run(path)
         first = runs[0][1]["reader"] if runs else sweep["reader"]
-        own = {"price_per_hour": sweep["reader"]["price_per_hour"]}
+        own = {name: sweep["reader"].get(name) for name in ("price_per_hour", "grid_g_per_kwh")}
         options = first | own | (reader or {})
         _check(options)
         missing: list[str] = []
@@ -147,6 +144,7 @@ def build(
             )
         ),
         disturbed=tuple(e.disturbed for e in entries if e.disturbed is not None),
+        offline=tuple(made for e in entries if (made := over_sizes(e)) is not None),
         curves=tuple(e.curve for e in entries if e.curve is not None),
         samples={tuple(e.row[name] for name in ROW_KEY): e.samples for e in entries if e.samples},
     )
@@ -156,6 +154,9 @@ def _check(reader: dict[str, Any]) -> None:
     price, budget = reader["price_per_hour"], reader["quality_budget"]
     if price is not None and not 0 < price < float("inf"):
         raise UsageError(f"price-per-hour {price} is no price; give dollars above 0")
+    grid = reader["grid_g_per_kwh"]
+    if grid is not None and not 0 <= grid < float("inf"):
+        raise UsageError(f"grid-g-per-kwh {grid} can't be; give grams of CO2 equivalent per kWh")
     if not 0 < budget < 1:
         raise UsageError("quality-budget must be above 0 and below 100%; write it as 1%")
     if reader["slo"]:
@@ -211,7 +212,7 @@ def _own_row(entry: Entry) -> None:
             curve_columns(entry, measured.tried)
         _throughput(entry)
         disturbed_columns(entry)
-        _energy(entry)
+        energy_columns(entry)
         _quality(entry)
 
 
@@ -226,25 +227,6 @@ def _throughput(entry: Entry) -> None:
         output_tokens_per_s=best.output_tokens_per_s,
         throughput_round_spread=round_spread([r.requests_per_s for r in best.rounds or []]),
     )
-
-
-def _energy(entry: Entry) -> None:
-    energy = entry.record.measurements.energy
-    if energy is None:
-        return
-    row, joules, window_s = entry.row, energy.energy_j, energy.window_s
-    row.update(power_source=energy.source, energy_boundary=energy.boundary)
-    if joules is None or not window_s or not energy.requests:
-        return
-    row["power_w"] = joules / window_s
-    row["energy_per_request_j"] = joules / energy.requests
-    row["requests_per_joule"] = requests_per_joule(energy.requests, joules)
-    if energy.idle_power_w is not None:
-        above_idle = joules - energy.idle_power_w * window_s
-        row["requests_per_joule_above_idle"] = requests_per_joule(energy.requests, above_idle)
-    tokens = [t for t in entry.output_tokens if t is not None]
-    if tokens and len(tokens) == len(entry.output_tokens):
-        row["output_tokens_per_joule"] = requests_per_joule(sum(tokens), joules)
 
 
 def _quality(entry: Entry) -> None:

@@ -100,6 +100,14 @@ def _of_rows(entries: list[Entry]) -> list[str]:
             "not their quality, which is that of these examples. Verdicts, intervals and p values "
             "of these rows hold at whatever example the scoring stopped."
         )
+    grids = {g for e in entries if (g := e.row["grid_g_per_kwh"]) is not None}
+    if grids:
+        factors = ", ".join(f"{grid:g}" for grid in sorted(grids))
+        lines.append(
+            f"Carbon is measured energy times the grid's {factors} g of CO2 equivalent per kWh, as "
+            "given by the reader: within the meter's boundary, without the rest of the machine, "
+            "cooling, losses on the way, and the making of the device."
+        )
     if any(e.row["power_source"] == "estimated:cpu-time" for e in entries):
         lines.append("Energy is an estimate from CPU time, not a measurement; it ranks nothing.")
     return lines

@@ -51,6 +51,7 @@ EXTRA_COLUMNS: tuple[str, ...] = (
     "disturbed_throughput_per_s",
     "pareto_ties", "pareto_note", "pareto_all_tasks", "pareto_all_tasks_probability",
     "search_slo", "held_rate_per_s", "missed_rate_per_s", "search_note",
+    "energy_net_per_request_j", "energy_check", "grid_g_per_kwh", "carbon_g_per_1k_requests",
 )  # fmt: skip
 COLUMNS = CONTRACT_COLUMNS + EXTRA_COLUMNS
 # What tells a row from all others of a table.
@@ -162,6 +163,27 @@ class SoakTable:
 
 
 @dataclass(frozen=True)
+class OfflineSize:
+    """One batch size that was measured with all requests at hand. `energy_per_request_j`: a
+    meter's, None with `energy_note` where its windows were too short, or without a meter."""
+
+    size: int
+    requests_per_s: float
+    output_tokens_per_s: float | None
+    energy_per_request_j: float | None
+    energy_note: str | None
+
+
+@dataclass(frozen=True)
+class OfflineTable:
+    """A row over the batch sizes that it was measured at, the smallest first. `row`: its values of
+    `ROW_KEY`."""
+
+    row: tuple[Any, ...]
+    sizes: tuple[OfflineSize, ...]
+
+
+@dataclass(frozen=True)
 class Figure:
     """One figure alone and disturbed, None where it is not known; `alone_rounds`,
     `disturbed_rounds`: the same of each round. `ratio`: disturbed over alone, with the interval
@@ -270,6 +292,8 @@ class Table:
         default_factory=dict, compare=False, repr=False
     )
     """By the values of `ROW_KEY`: what the figures of a row that is ok rest on."""
+    offline: tuple[OfflineTable, ...] = ()
+    """Of rows that were measured at some batch size."""
     curves: tuple[Curve, ...] = ()
     """Of rows whose rate was searched."""
 
