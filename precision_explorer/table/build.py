@@ -17,7 +17,7 @@ from precision_explorer.economics import (
     requests_per_joule,
 )
 from precision_explorer.errors import StoreError, UsageError
-from precision_explorer.records import Caution, CellRecord, Roof
+from precision_explorer.records import NOT_SCORED, Caution, CellRecord, Roof
 from precision_explorer.stats import Divergence, Ratio, round_spread
 from precision_explorer.stats.rate_search import Seen
 from precision_explorer.store import RunFolder, read_run
@@ -250,6 +250,8 @@ def _energy(entry: Entry) -> None:
 def _quality(entry: Entry) -> None:
     measured = entry.record.measurements.quality
     if measured is None:
+        if entry.record.cell.model.is_synthetic:
+            entry.row["verdict_note"] = NOT_SCORED
         return
     row, cell = entry.row, entry.record.cell
     columns = entry.folder.read_samples(entry.record.cell_id, "example")
