@@ -52,7 +52,7 @@ def shape_folder(name: str) -> tuple[str, Path]:
     path = expand_user(asked)
     if not asked or not path.is_dir():
         known = unknown_name("synthetic shape", asked, SHAPES)
-        raise ModelError(f"{known}; or give synthetic: and a folder with a config.json")
+        raise ModelError(f"{known} (or give synthetic: and a folder with a config.json)")
     if not (path / "config.json").is_file():
         raise ModelError(
             f"{name}: the folder holds no config.json, which is a shape; put one there"

@@ -168,7 +168,8 @@ def expand(
         for task in tasks:
             check_head(ref, task.card.kind)
             if spec.until_decided:
-                _check_looks(ref, task)
+                _check_scored(ref)
+                _check_looks(task)
             labels = label_ids(task.card, task.examples, ref.id2label)
             key = budget_key(ref, task, facts, versions, threads)
             batch = batch_plan(facts.kind, spec.batch_tokens or (budgets or {}).get(key))
@@ -188,15 +189,19 @@ def expand(
     return Plan(tuple(cells.values()))
 
 
-def _check_looks(ref: ModelRef, task: PreparedTask) -> None:
-    """UsageError where examples can't be scored a few at a time: they share a passage, so that a
-    new one of an old group is no new draw; or documents, which each look would encode anew; or
-    their metric is known of all together only."""
+def _check_scored(ref: ModelRef) -> None:
+    """UsageError where the model's examples are not scored at all."""
     if ref.synthetic is not None:
         raise UsageError(
             f"--until-decided scores examples, and {ref.name} has random weights, whose quality is "
             "not measured; leave it out"
         )
+
+
+def _check_looks(task: PreparedTask) -> None:
+    """UsageError where examples can't be scored a few at a time: they share a passage, so that a
+    new one of an old group is no new draw; or documents, which each look would encode anew; or
+    their metric is known of all together only."""
     why = None
     if any(example.get("group") is not None for example in task.examples):
         why = "its examples come in groups, and what holds at every look holds for independent ones"
