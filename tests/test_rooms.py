@@ -55,7 +55,7 @@ MEASURING = {
     "formats.apply", "formats.certificate", "formats.compiling", "formats.dryrun", "formats.held",
     "formats.kernels", "formats.products", "formats.ranges", "formats.static", "formats.verify",
     "formats.watch",
-    "models.causal_forward", "models.scoring", "models.states",
+    "models.causal_forward", "models.scoring", "models.states", "models.synthetic",
     "models.compiled", "runner.compiling",
     "models.generation", "models.greedy", "models.seq2seq",
     "models.continuous",

@@ -12,7 +12,7 @@ from precision_explorer.decision.data import Question
 from precision_explorer.table import ROW_KEY, Table
 from precision_explorer.table.figures import FIGURES, unfit_energy
 from precision_explorer.table.groups import Group, Row, at_own_rates
-from precision_explorer.table.limits import Check, checks, is_disturbed, state_of
+from precision_explorer.table.limits import Check, checks, is_disturbed, limits_of, state_of
 from precision_explorer.table.samples import Samples
 
 # What may be chosen: rows whose label was seen to be true.
@@ -88,6 +88,15 @@ def unfit(group: Group, objective: str) -> str | None:
     if FIGURES[objective].quantile is not None and at_own_rates(group.ok):
         return "formats were served at rates of their own, so their latencies rank nothing"
     return None
+
+
+def asked_of(table: Table, group: Group, question: Question) -> Question:
+    """`question` for one group: of a model with random weights without the table's own quality
+    budget, which no format would ever be known to hold."""
+    if not group.is_synthetic:
+        return question
+    most = limits_of(table.context, scored=False).max_quality_loss
+    return replace(question, limits=replace(question.limits, max_quality_loss=most))
 
 
 def of_group(table: Table, group: Group, question: Question) -> list[Candidate]:

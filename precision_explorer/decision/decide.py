@@ -13,6 +13,7 @@ import numpy as np
 from precision_explorer.decision.candidates import (
     OVER_TASKS,
     Candidate,
+    asked_of,
     of_group,
     over_tasks,
     repeated,
@@ -21,6 +22,7 @@ from precision_explorer.decision.candidates import (
 from precision_explorer.decision.data import Decision, Option, Question, Status
 from precision_explorer.decision.words import changes, contenders, missing_value, uncovered
 from precision_explorer.errors import UsageError, unknown_name
+from precision_explorer.records import NOT_SCORED
 from precision_explorer.table import Table
 from precision_explorer.table.curve import is_below
 from precision_explorer.table.figures import FIGURES, figure_words
@@ -28,6 +30,8 @@ from precision_explorer.table.groups import Group, groups, solves_nothing
 
 # Central share of the paired draws of a difference: what holds 0 is no difference.
 _TAIL = 0.025
+Member = tuple[Group, list[Candidate], Question]
+"""A group, what competes in it, and what is asked of it."""
 
 
 def decisions(table: Table, question: Question, task: str | None = None) -> list[Decision]:
@@ -43,8 +47,11 @@ def decisions(table: Table, question: Question, task: str | None = None) -> list
     problems = [unfit(group, question.objective) for group in found]
     if question.objective == "energy" and problems and all(problems):
         raise UsageError(f"{problems[0]}; choose another --objective")
-    members = [(group, of_group(table, group, question)) for group in found]
-    each = [decide(group, question, candidates) for group, candidates in members]
+    members: list[Member] = []
+    for group in found:
+        own = asked_of(table, group, question)
+        members.append((group, of_group(table, group, own), own))
+    each = [decide(group, own, candidates) for group, candidates, own in members]
     overall, notes = _over_all(members, question)
     return [*(replace(one, uncovered=(*one.uncovered, *notes)) for one in each), *overall]
 
@@ -54,20 +61,19 @@ def decide(group: Group, question: Question, candidates: Sequence[Candidate]) ->
     return _decision(group.title, [group], question, candidates)
 
 
-def _over_all(
-    members: list[tuple[Group, list[Candidate]]], question: Question
-) -> tuple[list[Decision], list[str]]:
+def _over_all(members: list[Member], question: Question) -> tuple[list[Decision], list[str]]:
     """One decision for each model and device with several tasks, each of one method; none in
     quality and searched rates, which do not add up over tasks. And what is left out, in
     sentences."""
     if question.objective not in OVER_TASKS:
         return [], []
-    models: dict[tuple[Any, ...], list[tuple[Group, list[Candidate]]]] = defaultdict(list)
-    for group, candidates in members:
-        row = group.rows[0]
-        models[row["model"], row["model_revision"], row["device"]].append((group, candidates))
+    models: dict[tuple[Any, ...], list[Member]] = defaultdict(list)
+    for member in members:
+        row = member[0].rows[0]
+        models[row["model"], row["model_revision"], row["device"]].append(member)
     found, notes = [], []
-    for (model, _, _), of_model in models.items():
+    for (model, _, _), with_questions in models.items():
+        of_model = [(group, candidates) for group, candidates, _ in with_questions]
         tasks = [group.rows[0]["task"] for group, _ in of_model]
         if len(tasks) < 2 or len(set(tasks)) < len(tasks):
             continue
@@ -81,7 +87,9 @@ def _over_all(
         merged = over_tasks(of_model, question.objective)
         if merged:
             of_groups = [group for group, _ in of_model]
-            found.append(_decision(f"{model} on all tasks", of_groups, question, merged))
+            # All tasks of a model are asked alike.
+            own = with_questions[0][2]
+            found.append(_decision(f"{model} on all tasks", of_groups, own, merged))
     return found, notes
 
 
@@ -131,6 +139,8 @@ def _reason(
     """Why no format can be the answer, whatever its figures are."""
     if candidates and all(c.barred for c in candidates):
         return "what ran was not verified (a server's format is declared, not proved)"
+    if question.objective in ("quality", "value") and any(g.is_synthetic for g in of_groups):
+        return NOT_SCORED
     for group in of_groups:
         unsolved = solves_nothing(group)
         if unsolved is not None:

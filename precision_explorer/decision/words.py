@@ -158,7 +158,9 @@ def _runner_up(
 def uncovered(of_groups: Sequence[Group], candidate: Candidate | None) -> list[str]:
     """Load, hardware, tasks, and what the rows' own cautions take away."""
     rows = [row for group in of_groups for row in group.ok]
-    lines = [_load(rows), _hardware(rows), _tasks(of_groups)]
+    synthetic = any(group.is_synthetic for group in of_groups)
+    tasks = _UNSCORED if synthetic else _tasks(of_groups)
+    lines = [_load(rows), _hardware(rows), tasks]
     ids = {i for row in rows for i in (row["cautions"] or "").split(";")}
     if "machine-drifted" in ids:
         lines.append(
@@ -225,6 +227,12 @@ def _disturbed(of_groups: Sequence[Group]) -> list[str]:
             "figures alone."
         )
     return lines
+
+
+_UNSCORED = (
+    "Quality: the weights are synthetic (random), so no format's loss is known: what is fastest or "
+    "cheapest here may be useless for the model; measure the loss on its real weights."
+)
 
 
 def _load(rows: Sequence[Row]) -> str:

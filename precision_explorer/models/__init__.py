@@ -8,5 +8,14 @@ from precision_explorer.models.reference import (
     has_head,
     resolve,
 )
+from precision_explorer.models.shapes import refuse_synthetic
 
-__all__ = ["FETCHABLE", "ModelRef", "check_head", "check_inputs", "has_head", "resolve"]
+__all__ = [
+    "FETCHABLE",
+    "ModelRef",
+    "check_head",
+    "check_inputs",
+    "has_head",
+    "refuse_synthetic",
+    "resolve",
+]

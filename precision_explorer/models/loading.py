@@ -23,16 +23,20 @@ def auto_class(kind: str) -> Any:
     return getattr(transformers, HEADS[KINDS[kind].head].auto)
 
 
-def prepare(path: Path, kind: str, trust_remote_code: bool) -> Any:
+def prepare(path: Path, kind: str, trust_remote_code: bool, tokenizer: Path | None = None) -> Any:
     """The tokenizer (of models that see, the image processor), and the imports of the model's own
     code, so that these are not counted as memory of the weights: a model without weights is built
-    for that."""
+    for that. `tokenizer`: of a model with random weights, the folder of its tokenizer."""
     import transformers
 
     common = {"local_files_only": True, "trust_remote_code": trust_remote_code}
     config = transformers.AutoConfig.from_pretrained(path, **common)
     with torch.device("meta"):
         auto_class(kind).from_config(config, trust_remote_code=trust_remote_code)
+    if tokenizer is not None:
+        from precision_explorer.models.synthetic import tokenizer_for
+
+        return tokenizer_for(tokenizer, path, config, trust_remote_code)
     head = HEADS[KINDS[kind].head]
     if head.sees:
         # Pillow's, which is the same on every machine, whether torchvision is there or not.

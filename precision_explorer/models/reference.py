@@ -19,9 +19,17 @@ from typing import Any
 
 from precision_explorer.errors import ModelError, unknown_name
 from precision_explorer.models.heads import HEADS, Head
+from precision_explorer.models.shapes import (
+    CAUTION,
+    KINDS_TIMED,
+    Synthetic,
+    check_vocabulary,
+    is_synthetic,
+    shape_folder,
+)
 from precision_explorer.models.shipped import Scheme, scheme_of
 from precision_explorer.paths import cache_dir, data_dir, expand_user
-from precision_explorer.records import Caution, ModelIdentity, canonical_hash
+from precision_explorer.records import SYNTHETIC, Caution, ModelIdentity, canonical_hash
 from precision_explorer.tasks.kinds import KINDS
 
 DEMO = Path(__file__).parent / "demo"
@@ -60,6 +68,9 @@ class ModelRef:
     packed_elements: int = 0
     scheme: Scheme | None = None
     """How the checkpoint comes quantized; None for one that does not."""
+    synthetic: Synthetic | None = None
+    """What its weights are made with, where it is a shape alone. `elements` is then 0 until a
+    worker has counted them."""
 
     def load_bytes(self, compute_bytes: int, widened: bool) -> int:
         """Memory that loading takes, with `compute_bytes` for each value that is not packed.
@@ -115,12 +126,19 @@ def _elements(path: Path) -> tuple[int, int, int]:
         raise ModelError(f"{path.name} is no whole safetensors file; get it again") from error
 
 
-def resolve(name: str, revision: str | None = None, trust_remote_code: bool = False) -> ModelRef:
-    """The model called `name`: a bundled one, a fetched model, a folder, or a hub id.
+def resolve(
+    name: str, revision: str | None = None, trust_remote_code: bool = False, seed: int = 0
+) -> ModelRef:
+    """The model called `name`: a bundled one, a fetched model, a folder, or a hub id; of
+    ``synthetic:`` and a shape one with random weights by `seed`.
 
     Raises ModelError in one line when there is no such model, when it holds no safetensors, or
     when the hub can't be reached.
     """
+    if is_synthetic(name):
+        if revision is not None:
+            raise ModelError(f"--revision is for hub models, and {name} has none; leave it out")
+        return _synthetic(name, seed, trust_remote_code)
     folder = _local_folder(name)
     if folder is not None:
         if revision is not None:
@@ -134,6 +152,32 @@ def resolve(name: str, revision: str | None = None, trust_remote_code: bool = Fa
     if name.startswith((".", "/", "~")) or name.count("/") > 1 or not _HUB_ID.match(name):
         raise ModelError(f"model folder {name} does not exist; check the path")
     return _from_hub(name, revision, trust_remote_code)
+
+
+def _synthetic(name: str, seed: int, trust_remote_code: bool) -> ModelRef:
+    """A shape to be filled with random weights; its folder's own weights are not looked at."""
+    shown, path = shape_folder(name)
+    config = _read_config(shown, path)
+    if scheme_of(shown, config) is not None:
+        raise ModelError(
+            f"{shown} has a quantization_config, and random weights are made unquantized; take it "
+            "out of the config.json"
+        )
+    own = any((path / file).is_file() for file in _TOKENIZER_FILES)
+    if not own:
+        check_vocabulary(shown, config)
+    made = Synthetic(seed, path if own else DEMO)
+    files, known = [f for f in _TOKENIZER_FILES if (made.tokenizer / f).is_file()], _known_hashes()
+    code = sorted(f.name for f in path.glob("*.py")) if trust_remote_code else []
+    pinned = {
+        "config": config,
+        "seed": seed,
+        "tokenizer": {f: _file_hash(made.tokenizer / f, known) for f in files},
+        "code": {f: _file_hash(path / f, known) for f in code},
+    }
+    revision = f"{SYNTHETIC}{canonical_hash(pinned)}"
+    identity = ModelIdentity(name=shown, revision=revision, cautions=(CAUTION.id,))
+    return ModelRef(shown, path, identity, config, (CAUTION,), 0, synthetic=made)
 
 
 def _local_folder(name: str) -> Path | None:
@@ -207,6 +251,10 @@ def _config(name: str, path: Path) -> dict[str, Any]:
             f"{name} holds no *.safetensors; save the model with "
             "model.save_pretrained(folder) (pickled weights are not loaded)"
         )
+    return _read_config(name, path)
+
+
+def _read_config(name: str, path: Path) -> dict[str, Any]:
     try:
         config = json.loads((path / "config.json").read_text(encoding="utf8"))
     except OSError as error:
@@ -313,6 +361,11 @@ def check_head(ref: ModelRef, kind: str) -> None:
             f"model {ref.name} has no head for {kind} (its architecture: {has}; "
             f"wanted: *{' or *'.join(_head(kind).suffixes)}); choose another model or task"
         )
+    if ref.synthetic is not None and kind not in KINDS_TIMED:
+        raise ModelError(
+            f"{ref.name} has random weights, with which {kind} is not measured; use a task of the "
+            f"kind {', '.join(KINDS_TIMED[:-1])} or {KINDS_TIMED[-1]}"
+        )
 
 
 def sees(ref: ModelRef) -> bool:
@@ -325,6 +378,8 @@ def check_inputs(ref: ModelRef) -> None:
     """ModelError unless the model's folder holds what makes its inputs, a tokenizer or, for images,
     an image processor: transformers would otherwise make one up in silence, and every score would
     be wrong."""
+    if ref.synthetic is not None:
+        return
     if sees(ref):
         if not (ref.path / _PROCESSOR_FILE).is_file():
             raise ModelError(

@@ -17,7 +17,7 @@ from precision_explorer.models.shipped import not_shipped, shipped_support
 from precision_explorer.plan.batches import batch_plan, budget_key
 from precision_explorer.plan.served import Served
 from precision_explorer.plan.spec import SweepSpec
-from precision_explorer.records import Caution, Cell
+from precision_explorer.records import NOT_SCORED, Caution, Cell
 from precision_explorer.stats.sequential import ALPHA_END, ALPHA_LOOKS, FIRST_LOOK
 from precision_explorer.tasks import (
     KINDS,
@@ -82,6 +82,11 @@ class PlannedCell:
     cautions: tuple[Caution, ...]
     served: Served | None = None
     """The server that is asked, where the model is not run here."""
+
+    @property
+    def has_quality(self) -> bool:
+        """Whether its examples are scored at all: random weights have no right answers."""
+        return self.ref.synthetic is None
 
     @property
     def in_looks(self) -> bool:
@@ -163,6 +168,7 @@ def expand(
         for task in tasks:
             check_head(ref, task.card.kind)
             if spec.until_decided:
+                _check_scored(ref)
                 _check_looks(task)
             labels = label_ids(task.card, task.examples, ref.id2label)
             key = budget_key(ref, task, facts, versions, threads)
@@ -181,6 +187,15 @@ def expand(
                     planned = PlannedCell(cell, ref, task, support, labels, skip, ref.cautions)
                     cells.setdefault(planned.cell_id, planned)
     return Plan(tuple(cells.values()))
+
+
+def _check_scored(ref: ModelRef) -> None:
+    """UsageError where the model's examples are not scored at all."""
+    if ref.synthetic is not None:
+        raise UsageError(
+            f"--until-decided scores examples, and {ref.name} has random weights, whose quality is "
+            "not measured; leave it out"
+        )
 
 
 def _check_looks(task: PreparedTask) -> None:
@@ -289,6 +304,7 @@ def _cell(
     tools: dict[str, str],
     batch: dict[str, Any],
 ) -> Cell:
+    not_scored = {"quality": NOT_SCORED} if ref.synthetic is not None else {}
     stop = {"quality_budget": spec.quality_budget, "reference": reference_of(spec, ref)}
     return Cell(
         model=ref.identity,
@@ -303,7 +319,7 @@ def _cell(
         workload=workload.rules(),
         batch_plan=batch,
         batch_sizes=spec.batch_size,
-        rules=measuring_rules(spec, workload, task.card.kind),
+        rules=measuring_rules(spec, workload, task.card.kind) | not_scored,
         seed=spec.seed,
         trust_remote_code=spec.trust_remote_code,
         libraries=relevant_libraries(support.format, support.recipe, versions)

@@ -3,7 +3,14 @@
 Missing is ``None``, never 0 or NaN; units stand in the field names (SI).
 """
 
-from precision_explorer.records.cell import Cell, ModelIdentity, TaskIdentity, canonical_hash
+from precision_explorer.records.cell import (
+    NOT_SCORED,
+    SYNTHETIC,
+    Cell,
+    ModelIdentity,
+    TaskIdentity,
+    canonical_hash,
+)
 from precision_explorer.records.metrics import METRICS, MetricInfo, metric_info
 from precision_explorer.records.profile import PhaseProfile, Profile, Spent, Timing, Work
 from precision_explorer.records.record import (
@@ -29,8 +36,10 @@ from precision_explorer.records.upgrade import NewerSchema
 
 __all__ = [
     "METRICS",
+    "NOT_SCORED",
     "SCHEMA_VERSION",
     "STATUSES",
+    "SYNTHETIC",
     "AddedScore",
     "AddedScores",
     "AppliedFormat",

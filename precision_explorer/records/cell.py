@@ -8,6 +8,11 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+SYNTHETIC = "synthetic:"
+"""What the name and the revision of a model with random weights begin with."""
+NOT_SCORED = "synthetic weights: quality not measured"
+"""What is said of such a model's quality."""
+
 
 def canonical_hash(document: Any, length: int = 16) -> str:
     """First `length` hex digits of the SHA-256 of `document` as canonical JSON (sorted keys)."""
@@ -23,12 +28,18 @@ class ModelIdentity(_Frozen):
     """Which weights: the name as the user gave it, and what pins it.
 
     `revision` is the hub's commit, or ``files:<hash>`` of the names and SHA-256 of a local folder's
-    files.
+    files, or ``synthetic:<hash>`` of the config, tokenizer and seed that random weights were made
+    with.
     """
 
     name: str
     revision: str
     cautions: tuple[str, ...] = ()
+
+    @property
+    def is_synthetic(self) -> bool:
+        """Whether the weights are random, so that quality is not measured."""
+        return self.revision.startswith(SYNTHETIC)
 
 
 class TaskIdentity(_Frozen):

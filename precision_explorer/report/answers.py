@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from precision_explorer.decision import Decision, Question, decide
-from precision_explorer.decision.candidates import of_group
+from precision_explorer.decision.candidates import asked_of, of_group
 from precision_explorer.report.groups import Group
 from precision_explorer.report.headline import headline
 from precision_explorer.report.ranking import (
@@ -19,7 +19,7 @@ from precision_explorer.report.ranking import (
 )
 from precision_explorer.report.text import cleaned
 from precision_explorer.table import Table
-from precision_explorer.table.groups import at_own_rates
+from precision_explorer.table.groups import at_own_rates, is_synthetic
 from precision_explorer.table.limits import Limits, limits_of
 
 
@@ -48,6 +48,9 @@ def answers(table: Table, group: Group) -> list[Answer]:
         return []
     limits = limits_of(table.context)
     asked = [*_ASKED]
+    if group.is_synthetic:
+        # A result of random weights is worth nothing.
+        asked = [one for one in asked if one[0] != "value"]
     if at_own_rates(group.ok):
         # Latencies at different rates rank nothing.
         asked = [one for one in asked if one[0] != "latency"]
@@ -61,12 +64,17 @@ def answers(table: Table, group: Group) -> list[Answer]:
 
 def limits_line(table: Table) -> str:
     """What the formats that are named hold."""
-    words = "; ".join(limits_of(table.context).words)
-    return f"Of the formats known to hold: {words}."
+    synthetic = {is_synthetic(row) for row in table.rows}
+    words = "; ".join(limits_of(table.context, scored=(False in synthetic)).words)
+    line = f"Of the formats known to hold: {words}." if words else "Of all formats."
+    if True not in synthetic:
+        return line
+    whose = "models with synthetic weights" if False in synthetic else "synthetic weights"
+    return f"{line} Of {whose} quality is not measured, so it limits nothing."
 
 
 def _text(table: Table, group: Group, objective: str, measure: Measure, limits: Limits) -> str:
-    question = Question(objective, limits)
+    question = asked_of(table, group, Question(objective, limits))
     # Notes in the samples are as they were stored.
     decision = cleaned(decide(group, question, of_group(table, group, question)))
     return headline(decision, short=True) + _beside(decision, group, measure)

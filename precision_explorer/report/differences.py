@@ -25,6 +25,8 @@ class _Column:
 def differences_view(group: Group, table: Table) -> View | None:
     """One row per format with results; a column that says nothing of any of them is left out. None
     where nothing was compared."""
+    if group.is_synthetic:
+        return None
     found = {comparison.row: comparison for comparison in table.comparisons}
     rows = [(r, found.get(tuple(r[name] for name in ROW_KEY), _NOTHING)) for r in group.ok]
     shown = [(column, [column.show(*row) for row in rows]) for column in _columns(group)]

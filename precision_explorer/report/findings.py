@@ -134,6 +134,11 @@ def all_tasks(group: Group) -> str:
 
 def _quality(group: Group) -> str:
     """Whose verdict is what."""
+    if group.is_synthetic:
+        return (
+            "Not measured, as the weights are synthetic (random): nothing here says which format "
+            "loses too much, and the front holds no quality. Measure that on the real weights."
+        )
     if not any(group.is_reference(r) for r in group.ok):
         return f"No verdict: the reference, {group.reference}, has no result to compare with."
     others = [r for r in group.ok if not group.is_reference(r)]

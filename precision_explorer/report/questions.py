@@ -101,7 +101,9 @@ def _value(group: Group) -> Question:
         rows = [r for r in group.ok if group.is_reference(r) or r["verdict"] == "within"]
         unit = "requests in time per dollar, where the loss is within the budget; more is better"
     answer = _answer(group, rows, measure)
-    if not any(r[measure.column] is not None for r in rows):
+    if group.is_synthetic:
+        answer = "Not measured: a result of synthetic weights is worth nothing."
+    elif not any(r[measure.column] is not None for r in rows):
         answer = "Not measured: value needs a price per hour, a throughput and a quality."
     elif len(rows) < len(group.ok):
         left = listed([group.named(r) for r in group.ok if r not in rows])

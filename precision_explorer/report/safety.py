@@ -66,6 +66,8 @@ def safeties(groups: list[Group]) -> list[Safety]:
     A task without a result of any format is a column all the same: nothing is safe for it."""
     found: dict[tuple[str, ...], list[Group]] = {}
     for group in groups:
+        if group.is_synthetic:
+            continue  # Nothing is known to be safe of random weights.
         row = group.rows[0]
         key = (row["model"], str(row["model_revision"]), row["device"])
         found.setdefault(key, []).append(group)

@@ -14,7 +14,13 @@ from typing import Any
 
 from precision_explorer.errors import UsageError
 from precision_explorer.hardware import DeviceFacts
-from precision_explorer.models import ModelRef, check_inputs, has_head, resolve
+from precision_explorer.models import (
+    ModelRef,
+    check_inputs,
+    has_head,
+    refuse_synthetic,
+    resolve,
+)
 from precision_explorer.plan import SweepSpec
 from precision_explorer.runner.holder import LOST
 from precision_explorer.runner.manager import OnEvent, WorkerHandle
@@ -66,6 +72,7 @@ def prepare_background(
         if one.kind == "model":
             if one.path is None:
                 raise UsageError("background: model names none; write it as model:path/to/model")
+            refuse_synthetic([one.path], "a neighbour's work is that of a model in use")
             ref = resolve(one.path, trust_remote_code=spec.trust_remote_code)
             own = {"model": ref.name, "revision": ref.identity.revision}
             found = one.model_copy(update=own)

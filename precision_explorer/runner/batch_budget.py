@@ -74,9 +74,10 @@ def choose(tried: list[dict[str, Any]], ended: str, usual: int) -> int | None:
 def _asked(
     plan: Plan, facts: DeviceFacts, versions: dict[str, str], threads: int
 ) -> dict[str, PlannedCell]:
-    """{key: the first cell that runs}, which is the reference's unless that one is skipped."""
+    """{key: the first cell that runs}, which is the reference's unless that one is skipped; of
+    models that are scored alone, since others have no quality pass."""
     cells: dict[str, PlannedCell] = {}
-    for planned in plan.to_run:
+    for planned in filter(lambda cell: cell.has_quality, plan.to_run):
         cells.setdefault(budget_key(planned.ref, planned.task, facts, versions, threads), planned)
     return cells
 

@@ -123,8 +123,10 @@ class CellRun:
             self.streams[name] = stream
 
     def samples(self) -> dict[str, bytes]:
-        """The rows by kind, once all is answered; none of requests where all are at hand."""
-        found = {"example": self.streams["quality"]}
+        """The rows by kind, once all is answered; none of requests where all are at hand, none of
+        examples where these are not scored."""
+        scored = self.streams.get("quality")
+        found = {"example": scored} if scored else {}
         for kind, disturbed in (("request", False), ("disturbed", True)):
             names = block_names(self.planned, disturbed)
             requests = [stream for name in names if (stream := self.streams.get(name))]

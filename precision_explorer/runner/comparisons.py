@@ -54,6 +54,8 @@ class Comparisons:
         whose parts were removed. Under a runtime of fixed shapes nothing in other batches, as these
         would have to be compiled too: no noise floor."""
         reference, cell_id = self.reference(planned), planned.cell_id
+        if not planned.has_quality:
+            return []
         if reference is None or not self.folder.has_part(cell_id, "quality"):
             return []
         any_batch = RUNTIMES[planned.cell.runtime].dynamic
@@ -86,7 +88,7 @@ class Comparisons:
         """Put what is there of the comparisons into the cell's record and samples, unless it stands
         there already."""
         record, reference = self.folder.read_record(planned.cell_id), self.reference(planned)
-        if record is None or reference is None:
+        if record is None or reference is None or not planned.has_quality:
             return
         names = {"noise": "noise", "kept": "kept", _positions(reference): "positions"}
         found = {

@@ -45,6 +45,8 @@ from precision_explorer.store import RunFolder
 from precision_explorer.tasks import PreparedTask
 
 Json = dict[str, Any]
+NO_QUALITY: Json = {"quality": None, "peak_bytes": None, "recompiles": None}
+"""In place of a quality pass's answer, where there is none to be made."""
 
 
 @dataclass
@@ -235,6 +237,8 @@ class Executor:
             shapes = {"looks": steps.ends} if steps is not None else {}
             run.keep("compile", *run.ask(shapes | {"op": "compile"}))
             holder.compiled.add(planned.cell_id)
+        if "quality" not in run.answers and not planned.has_quality:
+            run.keep("quality", NO_QUALITY | {"session": run.session})
         if "quality" not in run.answers:
             session: int | None = run.session
             if steps is None:
@@ -324,7 +328,9 @@ class Executor:
             self._lost(run, error, schedule)
             return
         run.keep("certificate", certificate)
-        self.folder.write_samples(planned.cell_id, run.samples())
+        samples = run.samples()
+        if samples:
+            self.folder.write_samples(planned.cell_id, samples)
         # Already now: an interrupt in the profile takes nothing with it that was measured.
         self._ledger.measured(run)
         with run.counted():

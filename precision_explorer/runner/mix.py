@@ -24,7 +24,13 @@ from precision_explorer.hardware import (
     open_sensor,
     resolve_device,
 )
-from precision_explorer.models import ModelRef, check_head, check_inputs, resolve
+from precision_explorer.models import (
+    ModelRef,
+    check_head,
+    check_inputs,
+    refuse_synthetic,
+    resolve,
+)
 from precision_explorer.models.heads import HEADS
 from precision_explorer.paths import expand_user
 from precision_explorer.runner.budget import Budget, costs, parse_budget, reference_of
@@ -187,6 +193,7 @@ def _resolve(options: MixOptions, on_event: OnEvent) -> _Setting:
     formats = _known_formats(options.formats)
     budget = parse_budget(*options.budget)
     card = load_card(options.task) if options.task else None
+    refuse_synthetic([options.model], "mix looks for what a model loses least by")
     ref = resolve(options.model, options.revision, options.trust_remote_code)
     check_inputs(ref)
     card = card or load_card(default_task([ref]))

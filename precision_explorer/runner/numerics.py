@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from precision_explorer.errors import UsageError
+from precision_explorer.models import refuse_synthetic
 from precision_explorer.paths import expand_user
 from precision_explorer.plan import PlannedCell, SweepSpec
 from precision_explorer.plan.spec import make_spec
@@ -48,6 +49,7 @@ def prepare_inspection(spec: SweepSpec, on_event: OnEvent) -> Prepared:
 
     Raises UsageError where the reference can't run here.
     """
+    refuse_synthetic(spec.model, "errors of a trained model's layers are other ones")
     prepared = prepare_sweep(spec, on_event, batches=False)
     shipped = prepared.refs[0].scheme
     if shipped is not None:

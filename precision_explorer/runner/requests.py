@@ -6,6 +6,7 @@ from typing import Any
 
 from precision_explorer.formats.catalog import spec_of
 from precision_explorer.hardware import DeviceFacts
+from precision_explorer.models.shapes import Synthetic
 from precision_explorer.plan import PlannedCell, SweepSpec
 from precision_explorer.plan.served import Served
 
@@ -43,9 +44,15 @@ def load_request(
         "seed": cell.seed,
         "trust_remote_code": cell.trust_remote_code,
         "load_bytes": load_bytes(planned),
+        "synthetic": _synthetic(planned.ref.synthetic),
         "memory_limit": spec.memory_limit if facts.kind == "cpu" else None,
         "log": log,
     }
+
+
+def _synthetic(made: Synthetic | None) -> dict[str, Any] | None:
+    """What random weights are made with; None for weights of the model's own."""
+    return None if made is None else {"seed": made.seed, "tokenizer": str(made.tokenizer)}
 
 
 def _endpoint_request(planned: PlannedCell, served: Served, log: str) -> dict[str, Any]:

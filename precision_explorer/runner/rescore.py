@@ -10,7 +10,7 @@ from typing import Any
 
 from precision_explorer import __version__
 from precision_explorer.errors import PrecisionExplorerError, StoreError, UsageError, unknown_name
-from precision_explorer.records import AddedScore, CellRecord, metric_info
+from precision_explorer.records import NOT_SCORED, AddedScore, CellRecord, metric_info
 from precision_explorer.runner.answers import has_pairs
 from precision_explorer.runner.manager import OnEvent
 from precision_explorer.runner.scoring import CellToScore, add_scores, score_cells
@@ -89,8 +89,14 @@ def rescore(
 
 
 def _finished(folder: RunFolder, sweep: dict[str, Any]) -> list[CellRecord]:
-    records = (folder.read_record(cell["cell_id"]) for cell in sweep["plan"]["cells"])
-    found = [r for r in records if r is not None and r.measurements.quality and r.status == "ok"]
+    known = [folder.read_record(cell["cell_id"]) for cell in sweep["plan"]["cells"]]
+    records = [r for r in known if r is not None and r.status == "ok"]
+    found = [r for r in records if r.measurements.quality]
+    if records and all(r.cell.model.is_synthetic for r in records):
+        raise UsageError(
+            f"{folder.path} holds models with random weights alone ({NOT_SCORED}): there is "
+            "nothing to compute scores from"
+        )
     if not found:
         raise StoreError(f"{folder.path} holds no scored cell; run the sweep again")
     return found

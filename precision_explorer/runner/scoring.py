@@ -36,7 +36,7 @@ def cells_to_score(folder: RunFolder, plan: Plan) -> list[CellToScore]:
     found = []
     for planned in plan.to_run:
         record = folder.read_record(planned.cell_id) if planned.task.external else None
-        if record is None or record.status != "ok":
+        if record is None or record.status != "ok" or not planned.has_quality:
             continue
         card, seed = planned.task.card, planned.cell.seed
         scores = folder.read_scores(planned.cell_id)

@@ -39,6 +39,7 @@ from precision_explorer.models.adapter import Adapter, Item, plan_batches
 from precision_explorer.models.adapters import make_adapter
 from precision_explorer.models.compiled import CompiledModel
 from precision_explorer.models.loading import load, prepare
+from precision_explorer.models.synthetic import make
 from precision_explorer.records import Roof, canonical_hash
 from precision_explorer.records.record import Load, Quality
 from precision_explorer.runner.comparing import (
@@ -79,8 +80,13 @@ class Session:
         if self.runtime.compiles:
             configure(request["compile_cache"], self.facts.kind)
             load_compiler()
+        self.synthetic: dict[str, Any] | None = request.get("synthetic")
+        """What random weights are made with; nothing is then scored."""
         self.tokenizer = prepare(
-            Path(request["path"]), request["kind"], request["trust_remote_code"]
+            Path(request["path"]),
+            request["kind"],
+            request["trust_remote_code"],
+            Path(self.synthetic["tokenizer"]) if self.synthetic else None,
         )
         import_s = time.perf_counter() - start
         # After the imports, which are not the model's.
@@ -125,14 +131,8 @@ class Session:
         self.progress("load", 0, 1)
         start = time.perf_counter()
         set_matmul_precision(request["format"])
-        self.model = load(
-            Path(request["path"]),
-            request["kind"],
-            compute_dtype(request["recipe"]),
-            self.device,
-            request["trust_remote_code"],
-            shipped=request["format"] == AS_SHIPPED,
-        )
+        self.model = self._model()
+        self._sync()
         loaded = time.perf_counter()
         self.outcome = outcome = apply_format(
             self.model,
@@ -160,6 +160,15 @@ class Session:
             },
             "threads": torch.get_num_threads(),
         }
+
+    def _model(self) -> torch.nn.Module:
+        request = self.request
+        path, kind, trusted = Path(request["path"]), request["kind"], request["trust_remote_code"]
+        dtype = compute_dtype(request["recipe"])
+        if self.synthetic:
+            return make(path, kind, dtype, self.device, trusted, self.synthetic["seed"])
+        shipped = request["format"] == AS_SHIPPED
+        return load(path, kind, dtype, self.device, trusted, shipped=shipped)
 
     def _calibrate(self) -> None:
         """Run the model on the calibration texts as the task would, one at a time: what stands in
@@ -192,6 +201,8 @@ class Session:
         )
         items = adapter.items()
         batches = self._batches(request, items)
+        if self.synthetic:
+            batches = batches[-1:]  # All that is run of them, for the certificate.
         with torch.inference_mode():
             sizes = batch_sizes(request["batch_sizes"], request["workload"])
             found = calls(adapter, items, batches, count, sizes)
@@ -341,7 +352,8 @@ class Session:
             score(batch)
             self._release()
 
-        work = "one request, and the last batch of the quality pass"
+        of_pass = "batch plan" if self.synthetic else "quality pass"
+        work = f"one request, and the last batch of the {of_pass}"
         certificate = certify(
             self.model,
             layout,

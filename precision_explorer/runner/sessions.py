@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from precision_explorer.formats.catalog import spec_of
 from precision_explorer.formats.runtimes import RUNTIMES
 from precision_explorer.plan import PlannedCell
-from precision_explorer.records import canonical_hash
+from precision_explorer.records import SYNTHETIC, canonical_hash
 from precision_explorer.tasks import KINDS, PreparedTask
 
 Session = list[PlannedCell]
@@ -49,4 +49,6 @@ def tasks_of(group: Sequence[Session]) -> Iterator[PreparedTask]:
 
 def _model(planned: PlannedCell) -> tuple[str, ...]:
     kind = KINDS[planned.task.card.kind]
-    return (str(planned.ref.path), *kind.imports, kind.head)
+    # A shape's folder may hold weights, which are another model.
+    made = SYNTHETIC if planned.ref.synthetic is not None else ""
+    return (f"{made}{planned.ref.path}", *kind.imports, kind.head)

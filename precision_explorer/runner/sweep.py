@@ -20,7 +20,13 @@ from precision_explorer.hardware import (
     relevant_variables,
     resolve_device,
 )
-from precision_explorer.models import ModelRef, check_inputs, has_head, resolve
+from precision_explorer.models import (
+    ModelRef,
+    check_inputs,
+    has_head,
+    refuse_synthetic,
+    resolve,
+)
 from precision_explorer.models.shipped import check_library
 from precision_explorer.paths import expand_user
 from precision_explorer.plan import Plan, SweepSpec, expand
@@ -45,6 +51,7 @@ from precision_explorer.runner.probe import probe, probe_compiled
 from precision_explorer.runner.roof import device_roof, roof_key
 from precision_explorer.runner.scoring import cells_to_score, score_cells
 from precision_explorer.runner.servers import ask_servers, client_environment
+from precision_explorer.runner.shapes import counted
 from precision_explorer.store import RunFolder
 from precision_explorer.tasks import (
     HarnessCard,
@@ -114,8 +121,10 @@ def prepare_sweep(
     # Cards that are named are read before models, which may have to be fetched.
     tasks = [task for name in spec.task for task in _prepare_tasks(spec, name, on_event)]
     check_allowed((m for task in tasks for m in task.external), spec.allow_metric)
+    if spec.endpoints:
+        refuse_synthetic(spec.model, "an endpoint's server has its own")
     local = spec.model if spec.local_runtimes else ()
-    refs = [resolve(m, spec.revision, spec.trust_remote_code) for m in local]
+    refs = [resolve(m, spec.revision, spec.trust_remote_code, spec.seed) for m in local]
     facts = device_facts(device)
     for ref in refs:
         check_inputs(ref)
@@ -136,6 +145,7 @@ def prepare_sweep(
     expand(spec, refs, tasks, workload, facts, blank, versions, threads)
     prepare_environment(threads)
     _note_shipped(refs, on_event)
+    refs = counted(refs, tasks[0].card.kind, facts, threads, spec.trust_remote_code, on_event)
     supports: dict[str, Support] = {}
     compiled: dict[str, dict[str, Support]] = {}
     plain = [ref for ref in refs if ref.scheme is None]

@@ -12,7 +12,7 @@ import numpy as np
 
 from precision_explorer.economics import Price, Slo, parse_slo
 from precision_explorer.errors import StoreError, UsageError
-from precision_explorer.records import Caution, CellRecord, Roof
+from precision_explorer.records import NOT_SCORED, Caution, CellRecord, Roof
 from precision_explorer.stats import Divergence, Ratio, round_spread
 from precision_explorer.stats.rate_search import Seen
 from precision_explorer.store import RunFolder, read_run
@@ -232,6 +232,8 @@ def _throughput(entry: Entry) -> None:
 def _quality(entry: Entry) -> None:
     measured = entry.record.measurements.quality
     if measured is None:
+        if entry.record.cell.model.is_synthetic:
+            entry.row["verdict_note"] = NOT_SCORED
         return
     row, cell = entry.row, entry.record.cell
     columns = entry.folder.read_samples(entry.record.cell_id, "example")

@@ -25,30 +25,37 @@ _DISTURBED = (
     "Disturbed figures are those beside this background on this machine; other neighbours take "
     "other parts of it."
 )
-_ALWAYS = [
-    "Cost and value assume that the device is busy all the time at the offline rate.",
-    "A verdict holds for this task and these examples; another task may lose more or less.",
-]
+_BUSY = "Cost and value assume that the device is busy all the time at the offline rate."
+_OF_VERDICTS = (
+    "A verdict holds for this task and these examples; another task may lose more or less."
+)
 
 
 def caveats(runs: list[Run], entries: list[Entry]) -> tuple[str, ...]:
-    """Those that hold for every table, then those of its runs, its rows and its methods."""
+    """Those that hold for every table, then those of its runs, its rows and its methods. Nothing of
+    verdicts where no model is one that is scored."""
+    scored = any(not e.record.cell.model.is_synthetic for e in entries)
     served = [e.record.measurements.serving is not None for e in entries]
     lines = [_unfinished(sweep, missing) for _, sweep, _, missing in runs if missing]
     beside = any(e.row["background"] for e in entries)
     work = f"{_NO_WORK} but in the disturbed figures" if beside else _NO_WORK
     lines += [_BY_THEIR_CLOCK.format(work)] if any(served) else []
     lines += [] if all(served) else [_IN_TURN.format(work)]
-    lines += [*([_DISTURBED] if beside else []), *_ALWAYS]
+    lines += [*([_DISTURBED] if beside else []), _BUSY]
+    lines += [_OF_VERDICTS] if scored else []
     for _, sweep, options, _ in runs:
         lines += _of_run(sweep, options)
     lines += _of_rows(entries)
+    lines += [_budget(entries)] if scored else []
+    return (*lines, *_of_methods(entries))
+
+
+def _budget(entries: list[Entry]) -> str:
     budgets = {e.row["quality_budget"] for e in entries}
-    lines.append(
+    return (
         f"Verdicts: the quality budget is {share(min(budgets))} (points for shares, relative to "
         "the reference otherwise), one-sided 95 %."
     )
-    return (*lines, *_of_methods(entries))
 
 
 def _unfinished(sweep: dict[str, Any], missing: list[str]) -> str:

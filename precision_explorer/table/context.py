@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from precision_explorer.endpoint import ENDPOINT
-from precision_explorer.records import metric_info
+from precision_explorer.records import NOT_SCORED, metric_info
 from precision_explorer.store import RunFolder
 from precision_explorer.table.caveats import caveats
 from precision_explorer.table.data import Context, ModelContext, TaskContext
@@ -117,17 +117,24 @@ def _how(method: dict[str, Any]) -> list[str]:
     if "at_once" in batch:
         told = latency_words(work, "endpoint")
         return [_asked(which, batch["at_once"], paired), told, _OF_SERVERS, *order]
-    shared = ", prefixes that rows share computed once" if "call_tokens" in batch else ""
+    scored = method["rules"].get("quality") != NOT_SCORED
     return [
-        f"Quality: {which}, batches of at most {batch['max_items']} rows and "
-        f"{batch['max_tokens']:,} padded tokens{shared}, the same for every format; 95 % intervals "
-        f"(Wilson for 0/1 scores, else bootstrap), paired differences to the reference ({paired}).",
+        _scored(which, batch, paired) if scored else f"Quality: none ({NOT_SCORED}).",
         latency_words(work, "any" if "batching" in method["rules"] else ""),
         "Throughput: offline (all requests at hand), the best of the batch sizes tried. "
         "Peak memory: while serving, above the process's own memory before the load.",
         *order,
         *_beside(background_names(work)),
     ]
+
+
+def _scored(which: str, batch: dict[str, Any], paired: str) -> str:
+    shared = ", prefixes that rows share computed once" if "call_tokens" in batch else ""
+    return (
+        f"Quality: {which}, batches of at most {batch['max_items']} rows and "
+        f"{batch['max_tokens']:,} padded tokens{shared}, the same for every format; 95 % intervals "
+        f"(Wilson for 0/1 scores, else bootstrap), paired differences to the reference ({paired})."
+    )
 
 
 def _beside(background: str | None) -> list[str]:

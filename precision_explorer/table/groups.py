@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from precision_explorer.records import SYNTHETIC
 from precision_explorer.table.data import Context, Table, TaskContext
 
 Row = dict[str, Any]
@@ -34,6 +35,11 @@ class Group:
     def unmeasured(self) -> list[Row]:
         """Skipped and failed rows."""
         return [r for r in self.rows if r["status"] != "ok"]
+
+    @property
+    def is_synthetic(self) -> bool:
+        """Whether the model's weights are random, so that quality was not measured."""
+        return is_synthetic(self.rows[0])
 
     @property
     def generates(self) -> bool:
@@ -85,6 +91,11 @@ class Group:
         """The label, which says so when slow software computes the format."""
         emulated = " (emulated)" if row["execution"] == "emulated" else ""
         return self.label(row) + emulated
+
+
+def is_synthetic(row: Row) -> bool:
+    """Whether a row's model has random weights."""
+    return str(row["model_revision"]).startswith(SYNTHETIC)
 
 
 def at_own_rates(rows: Sequence[Row]) -> bool:

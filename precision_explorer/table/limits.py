@@ -112,6 +112,9 @@ def is_disturbed(row: dict[str, Any]) -> bool:
 
 def _quality(samples: Samples, budget: float) -> Check:
     row, limit = samples.row, "quality"
+    if samples.record.cell.model.is_synthetic:
+        needs = "the model with its real weights"
+        return Check(limit, "cannot-tell", "quality was not measured (synthetic weights)", needs)
     unsolved = _unsolved(samples.reference)
     if unsolved is not None:
         return Check(limit, "cannot-tell", unsolved)
@@ -266,10 +269,11 @@ def _cost(samples: Samples, most: float) -> Check:
     return Check("cost", "cannot-tell", found, needs, *rest)
 
 
-def limits_of(context: Context) -> Limits:
-    """The reader's limits; the table's quality budget and latency objective where none is given."""
+def limits_of(context: Context, scored: bool = True) -> Limits:
+    """The reader's limits; the table's quality budget and latency objective where none is given.
+    The budget is none of those of models that are not `scored`: nothing would ever hold it."""
     limits = context.limits or Limits()
-    if limits.max_quality_loss is None:
+    if limits.max_quality_loss is None and scored:
         limits = replace(limits, max_quality_loss=context.quality_budget)
     if limits.slo is None and context.slo:
         limits = replace(limits, slo=parse_slo(context.slo))
