@@ -199,6 +199,8 @@ def test_a_kernel_is_named_without_its_templates():
     name = "std::enable_if<!(false), void>::type internal::gemvx::kernel<int, int, __half, X>(X)"
     assert cuda_product(name).kernel == "CUDA internal::gemvx::kernel"
     assert cuda_product("void gemmk1_kernel<int, float, 256>(X)").kernel == "CUDA gemmk1_kernel"
+    name = "cutlass_80_tensorop_bf16_s16816gemm_relu_bf16_64x64_32x6_tn_align8"
+    assert cuda_product(f"void cutlass::Kernel2<{name}>(X::Params)").kernel == f"CUDA {name}"
 
 
 def test_kernels_that_make_no_product():

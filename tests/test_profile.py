@@ -19,6 +19,7 @@ from precision_explorer.measure.repeats import repeated
 from precision_explorer.measure.timeline import Timeline, summed
 from precision_explorer.measure.utilisation import Utilisation
 from precision_explorer.models import passes
+from precision_explorer.models.greedy import cache_arguments
 from precision_explorer.models.passes import decode_pass, encode_pass, prefill_pass
 from precision_explorer.models.work import counted_rows, linear_layers, pass_work
 from precision_explorer.records import Bandwidth, Launch, MatmulRate, Roof
@@ -42,7 +43,12 @@ def llama():
     )  # fmt: skip
     model = LlamaForCausalLM(config).eval()
     return SimpleNamespace(
-        model=model, pad=0, device="cpu", max_length=20, _keeps=True, _cache="cache"
+        model=model,
+        pad=0,
+        device="cpu",
+        max_length=20,
+        _keeps=True,
+        _cache=cache_arguments(model)[1],
     )
 
 

@@ -854,14 +854,17 @@ def test_the_preload_of_a_machine_with_a_gpu_asks_for_no_device():
         "torch.cuda.is_available = lambda: asked.append('is_available') or True\n"
         "torch.cuda.device_count = lambda: 1\n"
         "import precision_explorer.hardware.nvml as nvml\n"
-        "nvml.load_nvml = lambda: types.SimpleNamespace(nvmlDeviceGetCount=lambda: 1)\n"
+        "shut = []\n"
+        "nvml.load_nvml = lambda: types.SimpleNamespace(\n"
+        "    nvmlDeviceGetCount=lambda: 1, NVMLError=OSError,\n"
+        "    nvmlShutdown=lambda: shut.append(1))\n"
         "import sys, precision_explorer.runner.preload\n"
-        "print('ASKED', asked, 'torchao' in sys.modules, 'sklearn.metrics' in sys.modules)\n"
+        "print('ASKED', asked, 'torchao' in sys.modules, 'sklearn.metrics' in sys.modules, shut)\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=True
     )
-    assert done.stdout.splitlines()[-1] == "ASKED [] False True"
+    assert done.stdout.splitlines()[-1] == "ASKED [] False True [1]"
 
 
 @pytest.mark.parametrize(

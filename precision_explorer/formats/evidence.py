@@ -238,6 +238,8 @@ def cuda_product(name: str) -> Product | None:
     elif not _IS_PRODUCT.search(name) or _NO_PRODUCT.search(name):
         return None
     kind = next((t for pattern, t in _CUDA_TYPES if pattern.search(name)), UNKNOWN)
-    # A result's type may stand before the name as `std::enable_if<...>::type`.
-    short = name.rpartition(">::type ")[2].split("<", 1)[0].removeprefix("void ")[:80]
+    # A result's type may stand before the name as `std::enable_if<...>::type`, and CUTLASS 2 wraps
+    # every kernel in one of a common name.
+    short = re.sub(r"^void cutlass::Kernel2?<", "", name.rpartition(">::type ")[2])
+    short = re.split("[<>(]", short.removeprefix("void "), maxsplit=1)[0][:80]
     return Product(f"CUDA {short}", kind, UNKNOWN if kind == UNKNOWN else NATIVE)

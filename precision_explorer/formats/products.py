@@ -385,7 +385,8 @@ def _by_time(calls: list[Call], whole: Call, expected: Mapping[str, str]) -> lis
     the calls as `_shared` does."""
     every = sum(call.flops for call in calls)
     shares = _by_seconds(every, _products(whole.kernels))
-    return _shared(calls, [replace(product, flops=flops) for product, flops in shares], expected)
+    made = [replace(product, flops=round(flops)) for product, flops in shares]
+    return _shared(calls, made, expected)
 
 
 def _own_in(call: Call, whole: Call) -> set[str]:

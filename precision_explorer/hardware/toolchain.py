@@ -52,8 +52,9 @@ def _cpp_compiler() -> tuple[dict[str, str], str | None]:
 
 def _has_headers() -> bool:
     """Whether Python.h is where the compilers look: beside Python (Debian's own scheme names
-    another folder, which Triton and Inductor correct), or in CPATH."""
-    folders = [sysconfig.get_paths()["include"], *os.environ.get("CPATH", "").split(os.pathsep)]
+    another folder, which Triton and Inductor correct), or in the compiler's variables."""
+    more = [os.environ.get(name, "").split(os.pathsep) for name in ("CPATH", "C_INCLUDE_PATH")]
+    folders = [sysconfig.get_paths()["include"], *more[0], *more[1]]
     if sysconfig.get_default_scheme() == "posix_local":
         folders.append(sysconfig.get_paths("posix_prefix")["include"])
     return any((Path(folder) / "Python.h").is_file() for folder in folders if folder)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
+from dataclasses import fields
 from typing import Any
 
 from torch import nn
@@ -120,19 +121,23 @@ def _config(max_batch: int, longest: int) -> Any:
 
     # One more for layers of unlike kinds, which take pages in larger pieces.
     pages = -(-longest // _PAGE_TOKENS) + 1
-    return ContinuousBatchingConfig(
-        page_size=_PAGE_TOKENS,
-        num_blocks=max_batch * pages,
-        max_batch_tokens=max(max_batch, min(max_batch * longest, STEP_TOKENS)),
-        max_requests_per_batch=max_batch,
-        max_blocks_per_request=0,
-        allow_block_sharing=False,
-        use_async_batching=False,
-        use_cuda_graph=False,
-        auto_switch_to_flash=False,
-        safety_margin=0.0,
-        seed=0,
-    )
+    values = {
+        "page_size": _PAGE_TOKENS,
+        "num_blocks": max_batch * pages,
+        "max_batch_tokens": max(max_batch, min(max_batch * longest, STEP_TOKENS)),
+        "max_requests_per_batch": max_batch,
+        "max_blocks_per_request": 0,
+        "allow_block_sharing": False,
+        "use_async_batching": False,
+        "use_cuda_graph": False,
+        "auto_switch_to_flash": False,
+        "safety_margin": 0.0,
+        "seed": 0,
+    }
+    known = {field.name for field in fields(ContinuousBatchingConfig)}
+    if "page_size" not in known:  # Its name before; other settings came later, too (seen in 5.17).
+        values["block_size"] = values["page_size"]
+    return ContinuousBatchingConfig(**{n: v for n, v in values.items() if n in known})
 
 
 # -- whether a model can -----------------------------------------------------------------------

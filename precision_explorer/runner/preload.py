@@ -34,14 +34,20 @@ def _silence() -> Iterator[None]:
 
 
 def gpu_present() -> bool:
-    """Whether there is an NVIDIA GPU, asked of NVML, which makes no CUDA context."""
+    """Whether there is an NVIDIA GPU, asked of NVML, which makes no CUDA context; it is closed
+    again, so that workers open it for themselves."""
     from precision_explorer.hardware.nvml import load_nvml
 
     nvml = load_nvml()
+    if nvml is None:
+        return False
     try:
-        return nvml is not None and nvml.nvmlDeviceGetCount() > 0
+        return bool(nvml.nvmlDeviceGetCount() > 0)
     except nvml.NVMLError:
         return False
+    finally:
+        with contextlib.suppress(nvml.NVMLError):
+            nvml.nvmlShutdown()
 
 
 # Ask no device when imported.
