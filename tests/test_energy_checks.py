@@ -1,8 +1,11 @@
 """Energy held against itself: recorded counters and power readings of a GPU, replayed; the idle
 device before and after; joules per batch size."""
 
+import importlib.util
 import threading
 import time
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -40,6 +43,18 @@ from precision_explorer.runner.timed import Subject, timed_part
 from precision_explorer.workload import Workload
 
 BUS = "00000000:01:00.0"
+
+
+def script(name):
+    """A script of the repository as a module."""
+    path = Path(__file__).parents[1] / "scripts" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(name, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+check_energy = script("check_energy")
 
 
 def moments(
@@ -557,3 +572,41 @@ def test_a_block_holds_idle_power_both_figures_and_the_latency(monkeypatch):
     assert stored.throughput.by_batch_size["1"].energy_j > 0
     assert samplers() == []
     assert timed_module.IdleBaseline is IdleBaseline
+
+
+# -- the check on a device -------------------------------------------------------------------------
+
+
+def test_the_check_s_figures_on_a_recording(monkeypatch):
+    begun = time.perf_counter()
+    sensor = meter(lambda: time.perf_counter() - begun, renewed_s=0.01, counted=0.8)
+    found = check_energy.measured(sensor, lambda: time.sleep(0.5))
+    assert found["counter_j"] == pytest.approx(0.8 * 300 * found["window_s"], rel=0.1)
+    assert [r["reading"] for r in found["readings"]] == [INSTANT, USAGE]
+    for reading in found["readings"]:
+        assert reading["ratio"] == pytest.approx(1.25, rel=0.1)
+        assert reading["counter_updates"] >= 4
+    text = check_energy.shown("constant", found)
+    assert f"{INSTANT} (instantaneous)" in text
+    assert f"{USAGE} (average over 1 s)" in text
+
+
+def test_the_check_ends_in_one_line_without_cuda(monkeypatch, capsys):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("sys.argv", ["check_energy.py"])
+    assert check_energy.main() == 1
+    assert capsys.readouterr().out == "no CUDA device: this check needs one\n"
+
+
+def test_bursts_are_half_of_the_time(monkeypatch):
+    clock, steps = FakeClock(), []
+    told = SimpleNamespace(perf_counter=clock, sleep=clock.sleep)
+    monkeypatch.setattr(check_energy, "time", told)
+
+    def step():
+        steps.append(clock())
+        clock.sleep(0.02)
+
+    check_energy.bursty(step, 0.8)
+    assert 0.02 * len(steps) == pytest.approx(0.4, abs=0.05)
+    assert clock() == pytest.approx(0.8, abs=0.05)

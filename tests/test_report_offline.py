@@ -59,6 +59,8 @@ def test_without_joules_the_rates_stand_alone_and_the_note_says_what_to_do():
     assert set(first) == {"Format", "Batch size", "Requests"}
     assert second["Requests"] == "100 /s"
     assert "raise offline_seconds" in to_markdown(shown)
+    assert "Energy is the meter's" not in to_markdown(shown)
+    assert "Energy is the meter's" in to_markdown(crossing())
 
 
 def test_one_size_of_each_row_that_no_meter_read_says_what_the_main_table_says():

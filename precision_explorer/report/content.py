@@ -204,11 +204,12 @@ def _resampled(sections: list[Section]) -> str:
 
 _OFFLINE = (
     "Offline over batch sizes: all requests at hand, batch after batch; ratios are to the "
-    "reference at the same size. Energy is the meter's over the measured batches of that size."
+    "reference at the same size."
 )
+_METERED = " Energy is the meter's over the measured batches of that size."
 _SHORT = (
-    " A dash there: its batches took less time than the meter needs; raise offline_seconds and "
-    "offline_budget_seconds of the workload, which the rounds share."
+    " A size without energy: its batches took less time than the meter needs; raise "
+    "offline_seconds and offline_budget_seconds of the workload, which the rounds share."
 )
 
 
@@ -238,8 +239,10 @@ def _notes(sections: list[Section], context: Context) -> tuple[str, ...]:
             "none; KL is in nats, over next tokens. The noise floor is the reference against "
             "itself in other batches: a format is called different only beyond it."
         )
-    if any(s.offline for s in sections):
-        notes.append(_OFFLINE + (_SHORT if any(s.short_windows for s in sections) else ""))
+    if shown := [s.offline for s in sections if s.offline]:
+        known = any("Energy per request" in view.headings for view in shown)
+        short = any(s.short_windows for s in sections)
+        notes.append(_OFFLINE + (_METERED if known else "") + (_SHORT if short else ""))
     if any(s.disturbed for s in sections):
         notes.append(
             "Alone and disturbed: ratios are disturbed over alone; their intervals are paired over "
