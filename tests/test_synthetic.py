@@ -355,6 +355,15 @@ def test_decide_answers_what_can_be_told(swept):
     assert "quality was not measured (synthetic weights)" in " ".join(done.stdout.split())
 
 
+def test_capacity_names_the_cheapest_fleet_of_all_formats(swept):
+    _, folder, _ = swept
+    done = run("capacity", folder, "--rate", "0.01/s", "--slo", "p50=100s")
+    assert done.returncode == 0, done.stderr
+    text = " ".join(done.stdout.split())
+    assert f"Cheapest fleet, of all formats ({NOTE}):" in text
+    assert "quality budget" not in text
+
+
 def test_there_is_nothing_to_score_again(swept):
     _, folder, _ = swept
     with pytest.raises(UsageError, match="random weights alone"):
@@ -376,6 +385,7 @@ def test_the_plan_knows_how_much_memory_it_takes_and_probes_no_batches(llama):
     assert ref.load_bytes(2, False) == 2 * ref.elements
     assert ref.synthetic.seed == 7
     assert not any(planned.has_quality for planned in prepared.plan.cells)
+    assert {p.cell.batch_plan["max_tokens"] for p in prepared.plan.cells} == {256}
     assert _asked(prepared.plan, device_facts("cpu"), library_versions(), 1) == {}
 
 
