@@ -32,7 +32,9 @@ def make(
         # so, since it asks for their type by name.
         with torch.device(device):
             model = auto_class(kind).from_config(config, dtype=dtype, **common)
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except Exception as error:
+        if isinstance(error, (RuntimeError, MemoryError)):
+            raise  # The device's, which may be short of memory; not the config's.
         raise ModelError(_no_model(error)) from error
     return model.eval()
 
@@ -54,5 +56,5 @@ def tokenizer_for(folder: Path, path: Path, config: Any, trust_remote_code: bool
 
 
 def _no_model(error: Exception) -> str:
-    lines = str(error).strip().splitlines() or ["no message"]
-    return f"the config.json makes no model ({type(error).__name__}: {lines[0][:200]}); correct it"
+    text = " ".join(str(error).split()) or "no message"
+    return f"the config.json makes no model ({type(error).__name__}: {text[:200]}); correct it"

@@ -14,7 +14,7 @@ from precision_explorer.hardware import DeviceFacts, compiler, relevant_variable
 from precision_explorer.models import ModelRef, check_head
 from precision_explorer.models.heads import HEADS
 from precision_explorer.models.shipped import not_shipped, shipped_support
-from precision_explorer.plan.batches import batch_plan, budget_key
+from precision_explorer.plan.batches import batch_plan, budget_key, ladder
 from precision_explorer.plan.served import Served
 from precision_explorer.plan.spec import SweepSpec
 from precision_explorer.records import NOT_SCORED, Caution, Cell
@@ -172,7 +172,11 @@ def expand(
                 _check_looks(task)
             labels = label_ids(task.card, task.examples, ref.id2label)
             key = budget_key(ref, task, facts, versions, threads)
-            batch = batch_plan(facts.kind, spec.batch_tokens or (budgets or {}).get(key))
+            tokens = spec.batch_tokens or (budgets or {}).get(key)
+            if tokens is None and ref.synthetic is not None:
+                # Nothing is scored in them: one is run to see what multiplies, beside other models.
+                tokens = ladder(facts.kind)[0]
+            batch = batch_plan(facts.kind, tokens)
             for runtime in spec.local_runtimes:
                 tools, missing = _tools(runtime, facts, versions)
                 tools = tools | metric_libraries(task.card.metrics, versions)

@@ -7,6 +7,7 @@ from rich.padding import Padding
 from rich.text import Text
 
 from precision_explorer.economics import Demand, Spread
+from precision_explorer.records import NOT_SCORED, SYNTHETIC
 from precision_explorer.report.columns import Cell, View
 from precision_explorer.report.terminal import grid
 from precision_explorer.report.text import cleaned, listed
@@ -96,20 +97,24 @@ def _cells(row: CapacityRow, rates: int) -> tuple[Cell, ...]:
 
 def _finding(rows: list[CapacityRow]) -> str:
     """Which format within the quality budget needs the cheapest fleet, or the fewest machines where
-    there are no prices."""
-    fit = [r for r in rows if r.capacity.machines and r.verdict in ("within", "reference")]
+    there are no prices. Where quality was not measured, which of all formats."""
+    synthetic = any(row.model.startswith(SYNTHETIC) for row in rows)
+    kept = ("within", "reference")
+    fit = [r for r in rows if r.capacity.machines and (synthetic or r.verdict in kept)]
+    if not fit and synthetic:
+        return f"No format meets the objective ({NOT_SCORED})."
     if not fit:
         return "No format both meets the objective and is shown to keep the quality budget."
+    whose = f", of all formats ({NOT_SCORED})" if synthetic else " that keeps the quality budget"
     costs = {id(row): row.per_hour_usd for row in fit}
     priced = all(cost is not None for cost in costs.values())
     keys = {id(row): (costs[id(row)] if priced else row.capacity.machines) for row in fit}
     best = min(max(key) for key in keys.values() if key)
     names = [_named(row) for row in fit if max(keys[id(row)] or (0,)) == best]
     if priced:
-        return (
-            f"Cheapest fleet that keeps the quality budget: {listed(names)}, {usd(best)} per hour."
-        )
-    return f"Fewest machines that keep the quality budget: {listed(names)}, {significant(best)}."
+        return f"Cheapest fleet{whose}: {listed(names)}, {usd(best)} per hour."
+    whose = whose.replace("keeps", "keep")
+    return f"Fewest machines{whose}: {listed(names)}, {significant(best)}."
 
 
 def _price_line(row: CapacityRow) -> str:
