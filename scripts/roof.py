@@ -50,8 +50,12 @@ def main() -> int:
         print(f"{rate.type:14} {rate.kernel:24} {tera:8.4g} T/s {share:>5} of peak  {shape}")
     for name, found in (("read", roof.read), ("cache", roof.cache), ("copy", roof.copied)):
         if found is not None:
-            print(f"{name:14} {found.bytes_per_s / 1e9:8.0f} GB/s over {found.working_set_bytes:,} B")
-    waiting = "" if roof.launch.sync_s is None else f", waited for {roof.launch.sync_s * 1e6:.1f} us"
+            print(
+                f"{name:14} {found.bytes_per_s / 1e9:8.0f} GB/s over {found.working_set_bytes:,} B"
+            )
+    waiting = (
+        "" if roof.launch.sync_s is None else f", waited for {roof.launch.sync_s * 1e6:.1f} us"
+    )
     print(f"launch         {roof.launch.operator_s * 1e6:.1f} us{waiting}")
     if asked.json:
         asked.json.write_text(roof.model_dump_json(indent=1) + "\n", encoding="utf8")

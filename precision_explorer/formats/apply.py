@@ -20,6 +20,13 @@ from precision_explorer.formats import microscaling
 from precision_explorer.formats.autocast import autocast_forward
 from precision_explorer.formats.catalog import AS_SHIPPED, MIXED, is_mixed, spec_of
 from precision_explorer.formats.four_bit import group_size, int4_config, int4_fits, nf4_linear
+from precision_explorer.formats.fp8 import (
+    SCALED_MM,
+    WIDENED,
+    float8_linear,
+    widened_float8,
+    widened_int8,
+)
 from precision_explorer.formats.kernels import int8_linear
 from precision_explorer.formats.recipe import layers_of
 from precision_explorer.formats.static import Calibrate, observe, static_linear
@@ -86,24 +93,33 @@ def _too_odd(model: nn.Module, plan: Layout, why_not: Callable[[nn.Linear], str 
 
 
 @handler("int8-weight-only")
-def _int8_weight_only(model: nn.Module, plan: Layout, recipe: dict[str, Any]) -> None:
+def _int8_weight_only(model: nn.Module, plan: Layout, recipe: dict[str, Any]) -> Reasons | None:
+    if recipe["kernel"] == WIDENED:
+        return _replace(model, plan, widened_int8)
     from torchao.quantization import Int8WeightOnlyConfig
 
     _torchao(model, plan, Int8WeightOnlyConfig())
+    return None
 
 
 @handler("fp8-weight-only")
-def _fp8_weight_only(model: nn.Module, plan: Layout, recipe: dict[str, Any]) -> None:
+def _fp8_weight_only(model: nn.Module, plan: Layout, recipe: dict[str, Any]) -> Reasons | None:
+    if recipe["kernel"] == WIDENED:
+        return _replace(model, plan, widened_float8)
     from torchao.quantization import Float8WeightOnlyConfig
 
     _torchao(model, plan, Float8WeightOnlyConfig())
+    return None
 
 
 @handler("fp8-dynamic")
-def _fp8_dynamic(model: nn.Module, plan: Layout, recipe: dict[str, Any]) -> None:
+def _fp8_dynamic(model: nn.Module, plan: Layout, recipe: dict[str, Any]) -> Reasons | None:
+    if recipe["kernel"] == SCALED_MM:
+        return _replace(model, plan, partial(float8_linear, by_row=True))
     from torchao.quantization import Float8DynamicActivationFloat8WeightConfig, PerRow
 
     _torchao(model, plan, Float8DynamicActivationFloat8WeightConfig(granularity=PerRow()))
+    return None
 
 
 @handler("int8-dynamic")
@@ -166,10 +182,15 @@ def _int8_llm(model: nn.Module, plan: Layout, recipe: dict[str, Any]) -> None:
 
 
 @handler("fp8-dynamic-per-tensor")
-def _fp8_dynamic_per_tensor(model: nn.Module, plan: Layout, recipe: dict[str, Any]) -> None:
+def _fp8_dynamic_per_tensor(
+    model: nn.Module, plan: Layout, recipe: dict[str, Any]
+) -> Reasons | None:
+    if recipe["kernel"] == SCALED_MM:
+        return _replace(model, plan, partial(float8_linear, by_row=False))
     from torchao.quantization import Float8DynamicActivationFloat8WeightConfig, PerTensor
 
     _torchao(model, plan, Float8DynamicActivationFloat8WeightConfig(granularity=PerTensor()))
+    return None
 
 
 @handler("mxfp8")

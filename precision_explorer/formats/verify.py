@@ -261,7 +261,7 @@ def census(model: nn.Module) -> Census:
             result.held_in[full] = _name(stack.dtype)
         weight = module._parameters.get("weight")
         if weight is None:
-            weight = module._buffers.get("weight_int8")
+            weight = module._buffers.get("weight_int8", module._buffers.get("weight_8bit"))
         if weight is None and _width(module):
             # Packed under a name of its library's: the weight is the largest of what is there.
             own = _own_tensors(module)

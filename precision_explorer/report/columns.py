@@ -159,6 +159,10 @@ def _plain(column: str, show: Callable[..., str]) -> Callable[[Group, Row], str]
     return lambda group, row: show(row[column])
 
 
+def _signed_share(value: float | None) -> str:
+    return MISSING if value is None else signed(value, share(value))
+
+
 def _word(value: object) -> str:
     return MISSING if value is None or value == "" else str(value)
 
@@ -263,7 +267,7 @@ def _detail_columns(group: Group) -> list[_Column]:
     ]
     metered = [
         _Column("Energy above idle", _plain("energy_net_per_request_j", joules)),
-        _Column("Power against counter", _plain("energy_check", lambda v: signed(v, share(v)))),
+        _Column("Power against counter", _plain("energy_check", _signed_share)),
     ]
     known = [c for c, n in zip(metered, ("energy_net_per_request_j", "energy_check"), strict=True)
              if any(row[n] is not None for row in group.ok)]  # fmt: skip

@@ -171,10 +171,11 @@ def _phase(subject: Subject, make: Make) -> PhaseProfile:
 def _timings(subject: Subject, make: Make) -> dict[str, Timing]:
     """Each batch size's repeats; one that would take too long or does not fit says so."""
     timings: dict[str, Timing] = {}
-    first: float | None = None
+    # Seconds per row of the last batch: of a GPU's single row most is not arithmetic.
+    per_row: float | None = None
     for batch in subject.batches:
         tokens = make is not decode_pass
-        if tokens and first is not None and first * batch > _LONGEST_S:
+        if tokens and per_row is not None and per_row * batch > _LONGEST_S:
             note = "not timed: it would take longer than the profile's budget"
             timings[str(batch)] = Timing(seconds=[], note=note)
             continue
@@ -187,7 +188,8 @@ def _timings(subject: Subject, make: Make) -> dict[str, Timing]:
             if batch == BATCHES[0] or not is_out_of_memory(error):
                 raise
             timings[str(batch)] = Timing(seconds=[], note="not timed: out of memory")
-        first = first or observed(timings[str(batch)])
+        took = observed(timings[str(batch)])
+        per_row = took / batch if took is not None else per_row
     return timings
 
 
