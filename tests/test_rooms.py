@@ -57,7 +57,7 @@ MEASURING = {
     "formats.watch",
     "models.causal_forward", "models.scoring", "models.states", "models.synthetic",
     "models.compiled", "runner.compiling",
-    "models.generation", "models.greedy", "models.seq2seq",
+    "formats.fp8", "models.generation", "models.greedy", "models.seq2seq",
     "models.continuous",
     "runner.batch_job", "runner.neighbour", "runner.numerics_job", "runner.preload",
     "runner.session",

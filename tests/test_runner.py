@@ -813,9 +813,12 @@ def test_a_server_that_only_counted_devices_has_touched_cuda_too(
     assert not worker_module._cuda_touched()
 
 
-def test_where_the_server_touched_cuda_workers_are_started_without_one(monkeypatch):
-    """The first worker is let go of; all later ones are spawned."""
+@pytest.mark.parametrize("gpu", [True, False])
+def test_where_the_server_touched_cuda_workers_are_started_without_one(monkeypatch, gpu):
+    """The first worker is let go of; all later ones are spawned. A torch for CUDA on a machine
+    without a GPU loses nothing by it and keeps its server."""
     touched, started = iter([True, False, False]), []
+    monkeypatch.setattr(manager, "gpu_present", lambda: gpu)
 
     def start(self, context, main):
         started.append(context.get_start_method())
@@ -827,7 +830,8 @@ def test_where_the_server_touched_cuda_workers_are_started_without_one(monkeypat
     monkeypatch.setattr(WorkerHandle, "process", SimpleNamespace(pid=1), raising=False)
     WorkerHandle(start_context(), nothing)
     WorkerHandle(start_context(), nothing)
-    assert started == ["forkserver", "killed", "spawn", "spawn"]
+    expected = ["forkserver", "killed", "spawn", "spawn"] if gpu else ["forkserver", "forkserver"]
+    assert started == expected
 
 
 def test_torch_asks_nvml_whether_there_is_a_gpu(monkeypatch):

@@ -3,6 +3,7 @@ what is one's free memory and temperature."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -22,6 +23,21 @@ def load_nvml() -> Any | None:
     except pynvml.NVMLError:
         return None
     return pynvml
+
+
+def gpu_present() -> bool:
+    """Whether there is an NVIDIA GPU, asked of NVML, which makes no CUDA context; it is closed
+    again (openings are counted), so that workers open it for themselves."""
+    nvml = load_nvml()
+    if nvml is None:
+        return False
+    try:
+        return bool(nvml.nvmlDeviceGetCount() > 0)
+    except nvml.NVMLError:
+        return False
+    finally:
+        with contextlib.suppress(nvml.NVMLError):
+            nvml.nvmlShutdown()
 
 
 def visible_handles(nvml: Any, variables: Mapping[str, str] | None = None) -> list[Any]:

@@ -16,6 +16,7 @@ from multiprocessing.context import BaseContext
 from pathlib import Path
 from typing import Any
 
+from precision_explorer.hardware.nvml import gpu_present
 from precision_explorer.plan.expand import OWN_VARIABLES
 from precision_explorer.runner.guard import signal_name
 from precision_explorer.runner.protocol import receive
@@ -119,13 +120,14 @@ class WorkerHandle:
         started = time.monotonic()
         self._oom_kills = _vm_oom_kills()
         hello = self._start(start_context() if _fork_broke_cuda else context, main)
-        if hello["cuda_touched"]:
+        # Without a GPU nothing is lost by having asked for one.
+        if hello["cuda_touched"] and gpu_present():
             # A library of the server's asks CUDA when it is imported: from now on without a server.
             self.kill()
             _fork_broke_cuda.append(True)
             hello = self._start(start_context(), main)
         self.ready_s = time.monotonic() - started
-        if hello["cuda_touched"]:
+        if hello["cuda_touched"] and gpu_present():
             self.kill()
             raise WorkerGone(
                 "failed",

@@ -15,6 +15,8 @@ import os
 import sys
 from collections.abc import Iterator
 
+from precision_explorer.hardware.nvml import gpu_present
+
 
 @contextlib.contextmanager
 def _silence() -> Iterator[None]:
@@ -31,23 +33,6 @@ def _silence() -> Iterator[None]:
         os.dup2(kept, 2)
         os.close(kept)
         os.close(nowhere)
-
-
-def gpu_present() -> bool:
-    """Whether there is an NVIDIA GPU, asked of NVML, which makes no CUDA context; it is closed
-    again, so that workers open it for themselves."""
-    from precision_explorer.hardware.nvml import load_nvml
-
-    nvml = load_nvml()
-    if nvml is None:
-        return False
-    try:
-        return bool(nvml.nvmlDeviceGetCount() > 0)
-    except nvml.NVMLError:
-        return False
-    finally:
-        with contextlib.suppress(nvml.NVMLError):
-            nvml.nvmlShutdown()
 
 
 # Ask no device when imported.
