@@ -284,3 +284,18 @@ def test_nvml_tells_temperature_and_free_memory_by_the_bus_id():
     assert free_device_bytes("00:1", nvml) == 123
     assert temperature_c("00:0", nvml) is free_device_bytes("00:0", nvml) is None
     assert temperature_c("00:7", nvml) is temperature_c(None, nvml) is None
+
+
+@pytest.mark.parametrize(("second", "apart"), [(1.01, False), (1.05, True)])
+def test_rows_whose_median_another_run_did_not_find_again_say_so(tmp_path, second, apart):
+    """Only the row that two runs measured; the other format stands in one of them."""
+    runs = [
+        make_run(tmp_path / "a", [in_rounds("fp32", (1.0,) * 3), in_rounds("bf16", (1.0,) * 3)]),
+        make_run(tmp_path / "b", [in_rounds("fp32", (second,) * 3)]),
+    ]
+    found = build(runs)
+    marked = [r["format"] for r in found.rows if "not-repeated" in r["cautions"]]
+    assert marked == (["fp32", "fp32"] if apart else [])
+    if apart:
+        assert "4.9 % apart" in found.context.cautions["not-repeated"]
+    assert "not-repeated" not in build(runs[:1]).rows[0]["cautions"]

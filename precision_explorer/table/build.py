@@ -42,7 +42,7 @@ from precision_explorer.table.latency import latency_columns
 from precision_explorer.table.money import economics_columns
 from precision_explorer.table.offline import over_sizes
 from precision_explorer.table.quality import Quality, own_columns
-from precision_explorer.table.rounds import mark_drift
+from precision_explorer.table.rounds import mark_drift, mark_repeats
 from precision_explorer.table.samples import Samples, sample
 from precision_explorer.table.serving import served_columns
 from precision_explorer.table.why import diagnoses
@@ -276,6 +276,7 @@ def _across_rows(entries: list[Entry]) -> dict[str, str]:
             economics_columns(entry)
         sample(ok, group[0].record.cell.seed)
         mark_drift(ok)
+        mark_repeats(ok)
         for entry in ok:
             entry.row["cautions"] = _caution_ids(entry)
         found = front_of(ok)

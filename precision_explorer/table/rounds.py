@@ -20,6 +20,10 @@ DRIFT = 0.1
 """From a tenth on the first and last round are called two machines: twice what `stats.steady` lets
 pass within a series, since minutes lie between them."""
 
+REPEATED = 0.02
+"""Medians of the same measurement, made again, that lie further apart are no repetition: a declared
+aim for an idle machine."""
+
 
 def by_round(values: np.ndarray, labels: Sequence[int]) -> list[np.ndarray]:
     """`values` (n,) split by the rounds' numbers, in their order."""
@@ -59,6 +63,30 @@ def mark_drift(entries: Sequence[Entry]) -> None:
         for entry in rows:
             if found is not None and len(entry.latencies) > 1:
                 entry.cautions.append(found)
+
+
+def mark_repeats(entries: Sequence[Entry]) -> None:
+    """Give rows of a (model, task, device, method) that several runs measured alike a caution where
+    their median latencies lie further apart than `REPEATED`."""
+    alike: dict[tuple[str, str], list[Entry]] = {}
+    for entry in entries:
+        if entry.row["latency_p50_s"] is not None:
+            alike.setdefault((entry.row["format"], entry.row["runtime"]), []).append(entry)
+    for rows in alike.values():
+        if len({entry.folder.path for entry in rows}) < 2:
+            continue
+        medians = [entry.row["latency_p50_s"] for entry in rows]
+        low, high = min(medians), max(medians)
+        if high / low - 1 <= REPEATED:
+            continue
+        text = (
+            f"{len(rows)} runs measured this the same way and found medians from {seconds(low)} to "
+            f"{seconds(high)} ({share(high / low - 1)} apart), above {share(REPEATED, 0)}: the "
+            "machine does not repeat itself, so don't rely on differences between formats that are "
+            "smaller"
+        )
+        for entry in rows:
+            entry.cautions.append(Caution(id="not-repeated", message=text))
 
 
 def _machine_drifted(references: Sequence[Entry]) -> Caution | None:
