@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import sys
 import types
 from dataclasses import replace
@@ -225,6 +226,15 @@ def test_the_context_is_in_every_format(runs, name):
     for _, content in to_pngs(shown):
         picture = Image.open(io.BytesIO(content))
         assert json.loads(picture.text["precision_explorer"])["context"] == context
+
+
+def test_formats_and_keys_of_the_context_are_documented(runs):
+    page = (RESULTS.parent / "docs" / "export.md").read_text()
+    assert set(re.findall(r"^\| `([a-z-]+)` \|", page, re.M)) >= set(SUFFIXES)
+    part = page.split("Keys of `context`", 1)[1].split("\n## ", 1)[0]
+    cells = [line.split("|")[1] for line in part.splitlines() if line.startswith("| `")]
+    named = {name for cell in cells for name in re.findall("`([a-z_]+)`", cell)}
+    assert named == set(context_document(runs["demo"]))
 
 
 def test_the_reader_s_price_and_limits_travel(tmp_path):

@@ -187,9 +187,9 @@ def test_the_reading_wing_loads_no_torch_and_no_data_library():
     )
     names = [f"{NAME}.{module}".removesuffix(".__init__") for module in READING]
     for wanted in ("records", "stats", "store", "table", "economics", "pareto", "report", "plan",
-                   "export",
+                   "export", "cli.export",
                    "decision", "hardware", "tasks", "workload", "runner.sweep", "runner.manager",
-                   "runner.local", "cli.sweep", "cli.report", "cli.export", "models.reference"):  # fmt: skip
+                   "runner.local", "cli.sweep", "cli.report", "models.reference"):  # fmt: skip
         assert f"{NAME}.{wanted}" in names
     loaded = set(run_fresh(code, *names).stdout.split())
     assert "numpy" in loaded

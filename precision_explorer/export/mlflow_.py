@@ -117,12 +117,13 @@ def _client(uri: str | None) -> tuple[Any, type[Exception]]:
     """MLflow's client, and the error by which it refuses."""
     # Sending usage figures elsewhere is nothing that an export was asked for.
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    for name in ("mlflow", "alembic"):
-        logging.getLogger(name).setLevel(logging.WARNING)
     try:
         from mlflow.exceptions import MlflowException
         from mlflow.tracking import MlflowClient
 
+        # After the import, which sets levels of its own.
+        for name in ("mlflow", "alembic"):
+            logging.getLogger(name).setLevel(logging.WARNING)
         return MlflowClient(tracking_uri=uri), MlflowException
     except ImportError as error:
         raise UsageError(
