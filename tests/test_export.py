@@ -539,6 +539,9 @@ def test_mlflow_itself_reads_what_was_logged(runs, tmp_path):
                 assert float(value) == pytest.approx(float(text), rel=1e-12), name
             else:
                 assert (value or "") == text, name
+    (tmp_path / "no.db").write_text("no database" * 100)
+    with pytest.raises(UsageError, match="MLflow refused at"):
+        log_rows(shown, str(tmp_path / "no.db"))
     info = by_format["fp32"].info
     names = {f.path for f in client.list_artifacts(info.run_id)}
     assert names == {"tradeoffs.md", "context.json"}

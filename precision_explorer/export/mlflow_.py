@@ -86,23 +86,44 @@ def log_rows(table: Table, place: str | None) -> list[str]:
     """Log `table` to the SQLite file or tracking URI `place`, None for the one that
     ``MLFLOW_TRACKING_URI`` names, and say so in a line. Rows that are there already stay as they
     are. UsageError where MLflow is not installed or refuses."""
-    client, failure = _client(None if place is None else _uri(place))
     named = place or str(os.environ.get("MLFLOW_TRACKING_URI"))
-    context = json.dumps(context_document(table), indent=1, ensure_ascii=False)
-    artifacts = {"tradeoffs.md": to_markdown(table), "context.json": context}
     try:
-        experiment = _experiment(client, clean(table.context.run), place)
-        there = 0
-        for logged in logged_rows(table):
-            if client.search_runs([experiment], f"tags.`{ROW_ID}` = '{logged.tags[ROW_ID]}'"):
-                there += 1
-            else:
-                _log(client, experiment, logged, artifacts)
-    except failure as error:
-        raise UsageError(f"MLflow refused at {named}: {error}; check --out") from error
-    new = len(table.rows) - there
+        new, there = _log_all(table, place)
+    except ImportError as error:
+        raise UsageError(
+            f"mlflow needs a package that is missing ({error.name}); install it by: "
+            "pip install 'precision-explorer[mlflow]'"
+        ) from error
+    except _refusals() as error:
+        raise UsageError(f"MLflow refused at {named} ({str(error)[:200]}); check --out") from error
     kept = f", {there} were there already" if there else ""
     return [f"{named}: {new} runs in the experiment {clean(table.context.run)}{kept}"]
+
+
+def _refusals() -> tuple[type[Exception], ...]:
+    """How MLflow, and the database below it, refuse; asked for only once they are imported."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        from sqlalchemy.exc import SQLAlchemyError
+    except ImportError:
+        return (MlflowException,)
+    return MlflowException, SQLAlchemyError
+
+
+def _log_all(table: Table, place: str | None) -> tuple[int, int]:
+    """(how many rows were logged, how many were there already)."""
+    client = _client(None if place is None else _uri(place))
+    context = json.dumps(context_document(table), indent=1, ensure_ascii=False)
+    artifacts = {"tradeoffs.md": to_markdown(table), "context.json": context}
+    experiment = _experiment(client, clean(table.context.run), place)
+    there = 0
+    for logged in logged_rows(table):
+        if client.search_runs([experiment], f"tags.`{ROW_ID}` = '{logged.tags[ROW_ID]}'"):
+            there += 1
+        else:
+            _log(client, experiment, logged, artifacts)
+    return len(table.rows) - there, there
 
 
 def _uri(place: str) -> str:
@@ -113,23 +134,16 @@ def _uri(place: str) -> str:
     return f"sqlite:///{path}"
 
 
-def _client(uri: str | None) -> tuple[Any, type[Exception]]:
-    """MLflow's client, and the error by which it refuses."""
+def _client(uri: str | None) -> Any:
+    """MLflow's client of a store."""
     # Sending usage figures elsewhere is nothing that an export was asked for.
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    try:
-        from mlflow.exceptions import MlflowException
-        from mlflow.tracking import MlflowClient
+    from mlflow.tracking import MlflowClient
 
-        # After the import, which sets levels of its own.
-        for name in ("mlflow", "alembic"):
-            logging.getLogger(name).setLevel(logging.WARNING)
-        return MlflowClient(tracking_uri=uri), MlflowException
-    except ImportError as error:
-        raise UsageError(
-            f"mlflow needs a package that is missing ({error.name}); install it by: "
-            "pip install 'precision-explorer[mlflow]'"
-        ) from error
+    # After the import, which sets levels of its own.
+    for name in ("mlflow", "alembic"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    return MlflowClient(tracking_uri=uri)
 
 
 def _experiment(client: Any, name: str, place: str | None) -> str:
