@@ -23,6 +23,7 @@ import torch
 from torch import nn
 
 from precision_explorer.formats.evidence import (
+    CUDA_NAMES,
     NATIVE,
     SOFTWARE,
     UNKNOWN,
@@ -464,7 +465,7 @@ def watch(
     as `_shared` says.
     """
     cuda = any(p.is_cuda for p in model.parameters())
-    evidence = "CUDA kernel names" if cuda else "oneDNN and MKL verbose lines"
+    evidence = CUDA_NAMES if cuda else "oneDNN and MKL verbose lines"
     hooks = _Watch(model, elements)
     calls = hooks.calls
     try:
