@@ -134,7 +134,8 @@ def _off(spec: FormatSpec, wanted: str, certificate: Certificate) -> Caution:
     return Caution(
         id="partly-executed",
         message=f"{share(certificate.executed_share)} of the linear layers' FLOPs ran in "
-        f"{meant}{which}: {', '.join(names[:3])}{more} ran in {found}{_outliers(spec, certificate)}",
+        f"{meant}{which}: {', '.join(names[:3])}{more} ran in {found}"
+        f"{_outliers(spec, certificate)}",
     )
 
 
