@@ -647,6 +647,12 @@ def test_compiled_kernels_of_a_gpu_are_told_apart_by_their_order(rotary_is_compi
     assert found == {"a": right, "b": right, "head": {"bfloat16": 20.0}}
 
 
+def test_a_product_of_no_layer_may_have_been_moved_between_those_of_layers():
+    found = compiled_on_cuda([ROTARY, FP8, FP8, HEAD], [FP8, ROTARY, FP8, HEAD])
+    right = {"float8_e4m3fn": 40.0}
+    assert found == {"a": right, "b": right, "head": {"bfloat16": 20.0}}
+
+
 def test_compiled_kernels_of_another_number_share_the_flops_by_time():
     found = compiled_on_cuda([FP8, FP8, HEAD], [FP8, HEAD])
     assert found["a"]["float8_e4m3fn"] == pytest.approx(10.0)

@@ -543,7 +543,10 @@ def test_a_variable_that_changes_numbers_makes_another_cell_and_what_the_tool_se
     for name in ("ONEDNN_DEFAULT_FPMATH_MODE", "OMP_NUM_THREADS"):
         monkeypatch.delenv(name, raising=False)
     before = planned().cells[0].cell_id
-    for name in ("OMP_NUM_THREADS", "KMP_DUPLICATE_LIB_OK", "KMP_INIT_AT_FORK"):
+    for name in (
+        "OMP_NUM_THREADS", "KMP_DUPLICATE_LIB_OK", "KMP_INIT_AT_FORK",
+        "PYTORCH_NVML_BASED_CUDA_CHECK",
+    ):  # fmt: skip
         monkeypatch.setenv(name, "1")
         assert planned().cells[0].cell_id == before
     monkeypatch.setenv("ONEDNN_DEFAULT_FPMATH_MODE", "BF16")

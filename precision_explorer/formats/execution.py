@@ -144,6 +144,6 @@ def _outliers(spec: FormatSpec, certificate: Certificate) -> str:
     if spec.id != "int8-llm" or certificate.evidence != CUDA_NAMES:
         return ""
     return (
-        "; outlier columns are multiplied in the wider type by definition, and a layer's FLOPs are "
-        "shared by the time that its products took"
+        "; it may be their outlier columns, which LLM.int8() multiplies in the wider type: a "
+        "layer's FLOPs are shared by the time that its products took"
     )

@@ -172,6 +172,8 @@ class OfflineSize:
     output_tokens_per_s: float | None
     energy_per_request_j: float | None
     energy_note: str | None
+    batches: int
+    """How many batches the rate is of."""
 
 
 @dataclass(frozen=True)
