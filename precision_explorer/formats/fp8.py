@@ -18,7 +18,6 @@ E4M3_MAX = 448.0
 _LEAST_PEAK = 1e-12
 # cuBLASLt's fp8 GEMM takes multiples of 16 only (torch._scaled_mm's own check).
 _MULTIPLE = 16
-SCALED_MM, WIDENED = "scaled-mm", "widened"
 
 
 def _quantized(values: torch.Tensor, by_row: bool) -> tuple[torch.Tensor, torch.Tensor]:
