@@ -26,11 +26,12 @@ RANKS = {
     "models": 4, "measure": 4, "plan": 4, "table": 4,
     "runner": 5, "decision": 5,
     "report": 6,
-    "cli": 7,
+    "export": 7,
+    "cli": 8,
     # The version and the program's own folders, which are no rooms: anyone may ask for them.
     NAME: 0, "paths": 1, "option_files": 1,
     # The entry point of ``python -m``.
-    "__main__": 8,
+    "__main__": 9,
 }  # fmt: skip
 
 # Imports of a room of the same rank, and why each is no knot.
@@ -186,6 +187,7 @@ def test_the_reading_wing_loads_no_torch_and_no_data_library():
     )
     names = [f"{NAME}.{module}".removesuffix(".__init__") for module in READING]
     for wanted in ("records", "stats", "store", "table", "economics", "pareto", "report", "plan",
+                   "export", "cli.export",
                    "decision", "hardware", "tasks", "workload", "runner.sweep", "runner.manager",
                    "runner.local", "cli.sweep", "cli.report", "models.reference"):  # fmt: skip
         assert f"{NAME}.{wanted}" in names

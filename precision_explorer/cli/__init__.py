@@ -19,6 +19,7 @@ COMMANDS = {
     "inspect": "Where each format loses precision: errors and ranges, layer by layer.",
     "mix": "Search which format each layer should be held in, within a budget.",
     "report": "Make the tables and the HTML page of runs again from their records.",
+    "export": "The table of runs for Parquet, JSON, Excel, a model card, MLflow, or as PNG.",
     "rescore": "Compute metrics again from stored predictions, without a model.",
     "diagnose": "Why a format is or is not faster, against the device's own limits.",
     "decide": "Which format, from limits and one objective: how sure, and what would change it.",

@@ -1,4 +1,5 @@
-"""The options by which a reader sets limits and objectives, shared by `report` and `decide`."""
+"""The options of one who reads a run: price, objective, budget, limits; shared by `report`,
+`export` and `decide`."""
 
 from __future__ import annotations
 
@@ -31,6 +32,58 @@ def limit_options(function: Callable[..., Any]) -> Callable[..., Any]:
     for option in reversed(_OPTIONS):
         function = option(function)
     return function
+
+
+_READER: list[Callable[..., Any]] = [
+    click.option("--price-per-hour", type=float, metavar="USD", help="Your price for the device."),
+    click.option(
+        "--grid-g-per-kwh", type=float, metavar="GRAMS",
+        help="Grams of CO2 equivalent per kWh of your grid, for carbon from measured energy.",
+    ),
+    click.option("--slo", metavar="p99=200ms", help="Latency limit within which requests count."),
+    click.option("--quality-budget", metavar="1%", help="The loss of quality that you accept."),
+    click.option(
+        "--metric", metavar="NAME",
+        help="Count quality in this metric, for the tasks that have it: a built-in one, or one of "
+        "evaluate that rescore computed.",
+    ),
+]  # fmt: skip
+
+
+def reader_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add all that a reader may decide for a table; `table_reader` takes their values."""
+    function = limit_options(objectives_option(function))
+    for option in reversed(_READER):
+        function = option(function)
+    return function
+
+
+def table_reader(
+    price_per_hour: float | None,
+    grid_g_per_kwh: float | None,
+    slo: str | None,
+    quality_budget: str | None,
+    metric: str | None,
+    **limits: Any,
+) -> dict[str, Any]:
+    """What `table.build` takes of `reader_options`, without those that were not given; UsageError
+    for what can't be."""
+    from precision_explorer.errors import UsageError
+    from precision_explorer.units import parse_share
+
+    try:
+        budget = parse_share(quality_budget) if quality_budget is not None else None
+    except ValueError as error:
+        raise UsageError(f"quality-budget: {error}") from error
+    if budget is not None and limits["max_quality_loss"] is not None:
+        raise UsageError("--max-quality-loss is a quality budget too; give one of the two")
+    reader = {
+        "price_per_hour": price_per_hour,
+        "grid_g_per_kwh": grid_g_per_kwh,
+        "quality_budget": budget,
+        "metric": metric,
+    }
+    return {k: v for k, v in reader.items() if v is not None} | reader_from(slo, **limits)
 
 
 def reader_from(

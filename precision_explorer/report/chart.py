@@ -11,7 +11,7 @@ from precision_explorer.report.findings import is_unsure
 from precision_explorer.report.groups import Group, Row
 from precision_explorer.report.placing import Box, place
 from precision_explorer.report.text import listed
-from precision_explorer.units import seconds, share
+from precision_explorer.units import bytes_, seconds, share
 
 WIDTH, HEIGHT = 720, 440
 _LEFT, _RIGHT, _TOP, _BOTTOM = 82, 24, 34, 56
@@ -73,16 +73,22 @@ class _Measure:
 
     relative: bool
     group: Group
+    memory: bool = False
+    """Peak memory in its place."""
 
     def value(self, row: Row) -> float | None:
-        if self.relative:
+        if self.memory:
+            value = row["peak_memory_bytes"]
+        elif self.relative:
             value = 0.0 if self._is_base(row) else change(self.group, row)
         else:
             value = row["quality"]
         return value if value is not None and math.isfinite(value) else None
 
     def interval(self, row: Row) -> tuple[float, float] | None:
-        if self.relative:
+        if self.memory:
+            low = high = None
+        elif self.relative:
             low = change(self.group, row, "quality_delta_ci_low")
             high = change(self.group, row, "quality_delta_ci_high")
         else:
@@ -92,6 +98,8 @@ class _Measure:
         return low, high
 
     def text(self, value: float, digits: int = 2) -> str:
+        if self.memory:
+            return bytes_(value)
         if self.relative:
             return change_text(self.group, value, digits)
         return quality_text(self.group, value)
@@ -100,26 +108,29 @@ class _Measure:
         return self.group.is_reference(row) and row["quality"] is not None
 
 
-def make_chart(group: Group) -> Chart | None:
-    """The chart of the rows that have both values; None where fewer than two have."""
-    measure = _Measure(_is_paired(group), group)
+def make_chart(
+    group: Group, width: int = WIDTH, height: int = HEIGHT, memory: bool = False
+) -> Chart | None:
+    """The chart of the rows that have both values; None where fewer than two have. `memory`: with
+    peak memory in place of quality."""
+    measure = _Measure(not memory and _is_paired(group), group, memory)
     rows = [r for r in group.ok if r["latency_p50_s"] and measure.value(r) is not None]
     if len(rows) < 2:
         return None
     values = [measure.value(r) or 0.0 for r in rows]
-    x_axis, y_axis = _x_axis(rows), _y_axis(rows, measure)
+    x_axis, y_axis = _x_axis(rows, width), _y_axis(rows, measure, height)
     budget = _budget(group, measure)
     left_out = listed([group.named(r) for r in group.ok if r not in rows])
     return Chart(
-        width=WIDTH,
-        height=HEIGHT,
+        width=width,
+        height=height,
         left=_LEFT,
-        right=WIDTH - _RIGHT,
+        right=width - _RIGHT,
         top=_TOP,
-        bottom=HEIGHT - _BOTTOM,
+        bottom=height - _BOTTOM,
         points=_points(rows, measure, x_axis, y_axis),
         x_ticks=x_axis.ticks(seconds),
-        y_ticks=y_axis.ticks(lambda v: measure.text(v, y_axis.digits())),
+        y_ticks=y_axis.ticks(lambda v: measure.text(v, 0 if memory else y_axis.digits())),
         x_title="Median latency of a request" + (" (logarithmic)" if x_axis.log else ""),
         y_title=_y_title(group, measure),
         zero=y_axis.at(0) if measure.relative else None,
@@ -141,15 +152,15 @@ def _is_paired(group: Group) -> bool:
     return len(others) < len(rows) and all(change(group, r) is not None for r in others)
 
 
-def _x_axis(rows: list[Row]) -> Axis:
+def _x_axis(rows: list[Row], width: int) -> Axis:
     values = [r["latency_p50_s"] for r in rows]
     low, high = min(values), max(values)
     if high / low > _LOG_FROM:
-        return Axis(low / 1.3, high * 1.3, _LEFT, WIDTH - _RIGHT, log=True)
-    return Axis(0.0, high * 1.08, _LEFT, WIDTH - _RIGHT)
+        return Axis(low / 1.3, high * 1.3, _LEFT, width - _RIGHT, log=True)
+    return Axis(0.0, high * 1.08, _LEFT, width - _RIGHT)
 
 
-def _y_axis(rows: list[Row], measure: _Measure) -> Axis:
+def _y_axis(rows: list[Row], measure: _Measure, height: int) -> Axis:
     values = [v for v in map(measure.value, rows) if v is not None]
     for ends in filter(None, map(measure.interval, rows)):
         values.extend(ends)
@@ -161,7 +172,7 @@ def _y_axis(rows: list[Row], measure: _Measure) -> Axis:
         values = near if far > 0 else values
     low, high = min(values), max(values)
     margin = 0.12 * (high - low) or 0.1 * abs(high) or 1.0
-    return Axis(low - margin, high + margin, HEIGHT - _BOTTOM, _TOP)
+    return Axis(low - margin, high + margin, height - _BOTTOM, _TOP)
 
 
 def _budget(group: Group, measure: _Measure) -> float | None:
@@ -182,7 +193,7 @@ def _points(rows: list[Row], measure: _Measure, x_axis: Axis, y_axis: Axis) -> l
         unsure = "?" if is_unsure(row) else ""
         labels.append(group.named(row) + unsure + (f" {measure.text(value)}" if beyond else ""))
         spots.append((x_axis.at(row["latency_p50_s"]), y_axis.at(value)))
-    area = Box(_LEFT, _TOP, WIDTH - _RIGHT, HEIGHT - _BOTTOM)
+    area = Box(x_axis.start, y_axis.end, x_axis.end, y_axis.start)
     points = []
     for row, (x, y), label, where in zip(
         rows, spots, labels, place(spots, labels, area), strict=True
@@ -211,7 +222,9 @@ def _tooltip(measure: _Measure, row: Row) -> str:
     parts = [
         group.named(row),
         f"median latency {seconds(row['latency_p50_s'])}",
-        f"{group.metric} {quality_text(group, row['quality'])}",
+        "peak memory " + bytes_(row["peak_memory_bytes"])
+        if measure.memory
+        else f"{group.metric} {quality_text(group, row['quality'])}",
     ]
     if row["quality_delta"] is not None:
         parts.append(f"change {change_text(group, change(group, row))}")
@@ -224,6 +237,8 @@ def _tooltip(measure: _Measure, row: Row) -> str:
 
 
 def _y_title(group: Group, measure: _Measure) -> str:
+    if measure.memory:
+        return "Peak memory of serving (lower is better)"
     what = (
         f"Change in {group.metric} against {group.reference}" if measure.relative else group.metric
     )

@@ -42,7 +42,13 @@ def _text(value: Any) -> str:
         return str(int(value))
     if isinstance(value, Real):
         return repr(float(value))
-    text = printable(str(value))
+    return harmless(str(value))
+
+
+def harmless(text: str) -> str:
+    """`text` without control characters, and with a ``'`` before what a spreadsheet would take for
+    a formula."""
+    text = printable(text)
     return f"'{text}" if _is_risky(text) else text
 
 

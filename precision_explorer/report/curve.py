@@ -76,8 +76,11 @@ class RateSection:
     chart: CurveChart | None
 
 
-def rate_section(group: Group, table: Table) -> RateSection | None:
-    """Of a group whose rates were searched, at one objective; None for all others."""
+def rate_section(
+    group: Group, table: Table, width: int = WIDTH, height: int = HEIGHT
+) -> RateSection | None:
+    """Of a group whose rates were searched, at one objective; None for all others. `width` and
+    `height`: the chart's."""
     found = {curve.row: curve for curve in table.curves}
     pairs = [(row, found.get(tuple(row[name] for name in ROW_KEY))) for row in group.ok]
     curves = [(group.named(row), row, curve) for row, curve in pairs if curve is not None]
@@ -99,7 +102,7 @@ def rate_section(group: Group, table: Table) -> RateSection | None:
         line=outcome(group, [row for _, row, _ in curves]),
         view=view,
         points=[_points_view(name, curve) for name, _, curve in curves],
-        chart=_chart([(name, curve) for name, _, curve in curves], group, slo),
+        chart=_chart([(name, curve) for name, _, curve in curves], group, slo, width, height),
     )
 
 
@@ -188,25 +191,27 @@ def _value(point: CurvePoint) -> float | None:
     return point.percentile.value if point.percentile else None
 
 
-def _chart(curves: list[tuple[str, Curve]], group: Group, slo: Slo) -> CurveChart | None:
+def _chart(
+    curves: list[tuple[str, Curve]], group: Group, slo: Slo, width: int, height: int
+) -> CurveChart | None:
     values = [v for _, curve in curves for p in curve.points if (v := _value(p))]
     if not values:
         return None
     most = max(point.rate_per_s for _, curve in curves for point in curve.points)
-    x_axis = Axis(0.0, most * 1.06, _LEFT, WIDTH - _RIGHT)
+    x_axis = Axis(0.0, most * 1.06, _LEFT, width - _RIGHT)
     # Room above the largest for what has no percentile.
     ends = min(*values, slo.limit_s), max(*values, slo.limit_s)
-    y_axis = Axis(ends[0] / 1.3, ends[1] * 2, HEIGHT - _BOTTOM, _TOP, log=True)
+    y_axis = Axis(ends[0] / 1.3, ends[1] * 2, height - _BOTTOM, _TOP, log=True)
     lines = tuple(
         _line(name, number, curve, x_axis, y_axis) for number, (name, curve) in enumerate(curves)
     )
     return CurveChart(
-        width=WIDTH,
-        height=HEIGHT,
+        width=width,
+        height=height,
         left=_LEFT,
-        right=WIDTH - _RIGHT,
+        right=width - _RIGHT,
         top=_TOP,
-        bottom=HEIGHT - _BOTTOM,
+        bottom=height - _BOTTOM,
         lines=lines,
         x_ticks=x_axis.ticks(lambda v: rate(v, "")),
         y_ticks=y_axis.ticks(seconds),

@@ -50,6 +50,9 @@ def make_context(runs: list[Run], entries: list[Entry], objectives: dict[str, st
         objectives=_objective_words(objectives),
         limits=reader.get("limits"),
         manifest_root=", ".join(folder.manifest_root() for folder, _, _, _ in runs),
+        measured_on=tuple(
+            sorted({e.record.started_at[:10] for e in entries if e.record.status != "skipped"})
+        ),
     )
 
 

@@ -114,6 +114,8 @@ class Context:
     limits: Limits | None = None
     """The reader's, which a row must not break to be on the front."""
     manifest_root: str = ""
+    measured_on: tuple[str, ...] = ()
+    """The days (UTC, ISO 8601) on which the cells were measured."""
 
 
 @dataclass(frozen=True)
