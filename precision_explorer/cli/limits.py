@@ -21,8 +21,8 @@ _OPTIONS: list[Callable[..., Any]] = [
 objectives_option = click.option(
     "--objectives", metavar="a,b,...",
     help="What the Pareto front is taken over: quality, latency, latency_p90, latency_p99, "
-    "latency_p999, rate (where it was searched), throughput, memory, weights, cost, value, energy "
-    "(where it was measured).",
+    "latency_p999, rate (where it was searched), throughput, memory, weights, cost, value, net, "
+    "energy (where it was measured).",
 )  # fmt: skip
 
 

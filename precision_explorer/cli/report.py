@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from precision_explorer.cli.limits import limit_options, objectives_option, reader_from
+from precision_explorer.cli.money import money_from, money_options
 
 
 @click.command("report", short_help="Make the tables again from the records.")
@@ -25,12 +26,16 @@ from precision_explorer.cli.limits import limit_options, objectives_option, read
     help="Count quality in this metric, for the tasks that have it: a built-in one, or one of "
     "evaluate that rescore computed.",
 )  # fmt: skip
+@money_options
 @limit_options
 @objectives_option
 def command(
     runs: tuple[Path, ...],
     out: Path | None,
     price_per_hour: float | None,
+    price: Path | None,
+    value_per_correct: float | None,
+    cost_per_error: float | None,
     grid_g_per_kwh: float | None,
     slo: str | None,
     quality_budget: str | None,
@@ -56,12 +61,12 @@ def command(
     if budget is not None and limits["max_quality_loss"] is not None:
         raise UsageError("--max-quality-loss is a quality budget too; give one of the two")
     reader = {
-        "price_per_hour": price_per_hour,
         "grid_g_per_kwh": grid_g_per_kwh,
         "quality_budget": budget,
         "metric": metric,
     }
     given = {k: v for k, v in reader.items() if v is not None} | reader_from(slo, **limits)
+    given |= money_from(price, price_per_hour, value_per_correct, cost_per_error)
     paths = list({path.resolve(): path for path in runs}.values())
     table = build(paths, given)
     target = out if out is not None or given or len(paths) > 1 else paths[0]
