@@ -107,6 +107,21 @@ class _Model:
         alike = len({p.inputs["power_w"] for p in prices}) == 1
         return {name: first.inputs[name] for name in _OWNED if name != "power_w" or alike}
 
+    def _per_hour(self, price: Price, world: World) -> float:
+        """Dollars per hour where the inputs in `world` are moved: each row's own by as much."""
+
+        def moved(name: str, value: float) -> float:
+            if name not in world:
+                return value
+            least, most = _ENDS.get(name, (0.0, math.inf))
+            return min(max(value * world[name] / self.inputs[name], least), most)
+
+        if price.kind != "ownership":
+            return moved("price_per_hour_usd", price.per_hour_usd)
+        found = ownership_per_hour(*(moved(name, price.inputs[name]) for name in _OWNED))
+        assert found is not None
+        return found
+
     @cached_property
     def one_price(self) -> bool:
         """Whether all rows have one price, made of the same inputs."""
@@ -157,7 +172,7 @@ class _Model:
         price = part.samples.price
         if name != "max_cost_per_1k_usd" or not world or price is None:
             return star
-        return star * price_in(price, world) / price.per_hour_usd
+        return star * self._per_hour(price, world) / price.per_hour_usd
 
     def _value(self, candidate: Candidate, world: World) -> float | None:
         name = self.question.objective
@@ -174,7 +189,7 @@ class _Model:
         name, price = self.question.objective, samples.price
         if name not in _MONEY or price is None:
             return samples.value(name)
-        per_hour = price_in(price, world)
+        per_hour = self._per_hour(price, world)
         if name == "cost":
             return cost_per_1k(per_hour, samples.row["throughput_per_s"])
         slo = samples.slo
@@ -211,7 +226,7 @@ class _Model:
         if money and objective not in _MONEY and not capped:
             return f"not in {FIGURES[objective].words}"
         if money and objective in ("cost", "value") and self.one_price and not capped:
-            return "all formats here share the price, so it moves all of them alike"
+            return "all formats share the price, which moves them alike"
         if name in ("usd_per_correct", "usd_per_error") and objective != "net":
             return f"not in {FIGURES[objective].words}"
         if name == "slo" and objective in ("value", "net") and self._is_searched:
@@ -237,16 +252,6 @@ def _is_fixed(part: Part) -> bool:
         and samples is not samples.reference
         and samples.row["verdict"] is not None
     )
-
-
-def price_in(price: Price, world: World) -> float:
-    """Dollars per hour where the inputs in `world` are moved; an hourly price is an input
-    itself."""
-    if price.kind != "ownership":
-        return world.get("price_per_hour_usd", price.per_hour_usd)
-    found = ownership_per_hour(*(world.get(name, price.inputs[name]) for name in _OWNED))
-    assert found is not None
-    return found
 
 
 def _least_loss(samples: Samples, limits: Limits) -> float:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from precision_explorer.endpoint import ENDPOINT
 from precision_explorer.economics.price_sheet import exact_usd
+from precision_explorer.endpoint import ENDPOINT
 from precision_explorer.records import NOT_SCORED, metric_info
 from precision_explorer.store import RunFolder
 from precision_explorer.table.caveats import caveats
