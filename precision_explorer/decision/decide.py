@@ -149,7 +149,7 @@ def _reason(
     """Why no format can be the answer, whatever its figures are."""
     if candidates and all(c.barred for c in candidates):
         return "what ran was not verified (a server's format is declared, not proved)"
-    if question.objective in ("quality", "value") and any(g.is_synthetic for g in of_groups):
+    if question.objective in ("quality", "value", "net") and any(g.is_synthetic for g in of_groups):
         return NOT_SCORED
     for group in of_groups:
         unsolved = solves_nothing(group)

@@ -226,7 +226,7 @@ class _Model:
         if money and objective not in _MONEY and not capped:
             return f"not in {FIGURES[objective].words}"
         if money and objective in ("cost", "value") and self.one_price and not capped:
-            return "all formats share the price, which moves them alike"
+            return "one price for all formats moves them alike"
         if name in ("usd_per_correct", "usd_per_error") and objective != "net":
             return f"not in {FIGURES[objective].words}"
         if name == "slo" and objective in ("value", "net") and self._is_searched:

@@ -94,7 +94,7 @@ def _decided(table: Table, group: Group, objective: str) -> Decision:
 def _both(decision: Decision, name: str) -> str:
     one = next(one for one in decision.sensitivity if one.input == name)
     if one.note is not None:
-        return _noted(one.note)
+        return "not in it" if one.note.startswith("not in ") else _noted(one.note)
     if one.lower is None and one.higher is None:
         return f"no change within x{_times(one, one.least)} to x{_times(one, one.most)}"
     sides = [_side(one, one.lower, one.least), _side(one, one.higher, one.most)]
