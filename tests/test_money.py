@@ -219,6 +219,16 @@ def test_the_derivation_of_ownership_adds_up(tmp_path):
     assert price.per_hour_usd == pytest.approx(found["per hour of use"][1], rel=5e-5)
 
 
+def test_the_table_of_the_docs_is_that_of_the_stored_run():
+    part = PAGE.split("## What would change the choice", 1)[1]
+    shown = [line for line in part.splitlines() if line.startswith("|")]
+    given = {"slo": "p50=50ms", "value_per_correct": 0.00001}
+    made = to_markdown(build([ROOT / "results" / "demo-sentiment-cpu"], given)).splitlines()
+    assert len(shown) == 6
+    for line in shown:
+        assert line in made, line
+
+
 def test_the_other_price_files_of_the_docs_are_some(tmp_path):
     from precision_explorer.economics import load_prices
 

@@ -109,7 +109,7 @@ def _side(one: Sensitivity, change: Change | None, end: float) -> str:
     where = "below" if change.factor < 1 else "from"
     value = _SHOW[one.unit](change.value)
     choice = change.choice or "no format is named"
-    return f"{where} {value} (x{significant(change.factor)}): {choice}"
+    return f"{where} {value} (x{change.factor:.3g}): {choice}"
 
 
 def _noted(note: str) -> str:
@@ -117,4 +117,4 @@ def _noted(note: str) -> str:
 
 
 def _times(one: Sensitivity, value: float) -> str:
-    return significant(value / one.value)
+    return f"{value / one.value:.3g}"
