@@ -78,7 +78,8 @@ def test_dollars_per_million_output_tokens(tmp_path):
 
 
 def served_row(folder, **changes):
-    rows = by_their_clock([k * MS for k in range(1, N + 1)], output_tokens=4)
+    tokens = {"ttft_s": 0.5, "tpot_s": 0.01, "output_tokens": 4}
+    rows = by_their_clock([k * MS for k in range(1, N + 1)], **tokens)
     record, samples = ok("fp32", classified(REF_WRONG), rows, {"workload": SERVER})
     document = record.model_dump()
     windows = [window(generates=True, batching="continuous", **changes)]

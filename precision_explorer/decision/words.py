@@ -253,8 +253,8 @@ def _load(rows: Sequence[Row]) -> str:
     asked = low if low == high else f"{low} to {high}"
     return (
         f"Load: latency is that under {asked} by one pattern of arrivals; another rate or pattern "
-        "has other tails. Cost supposes a device that is busy all the time; the table has it at the "
-        "offered load too."
+        "has other tails. Cost supposes a device that is busy all the time; the table has it at "
+        "the offered load too."
     )
 
 
