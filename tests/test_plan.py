@@ -297,7 +297,8 @@ def test_the_same_measurements_have_the_same_hash():
 
 READ_LATER = {
     "price_per_hour": 2.0, "slo": "p99=1s", "quality_budget": 0.05, "reference": "bf16",
-    "grid_g_per_kwh": 300.0,
+    "grid_g_per_kwh": 300.0, "value_per_correct": 0.002, "cost_per_error": 0.01,
+    "price": {"prices": [{"kind": "list", "term": "spot"}]},
     "out": "somewhere", "cell_timeout": 5.0, "allow_metric": "f1",
 }  # fmt: skip
 MEASURED = {

@@ -41,6 +41,7 @@ OVER_TASKS: dict[str, tuple[Callable[[Parts], np.ndarray], str]] = {
     "cost": (_mean, "the mean over the tasks, as many requests of each"),
     "energy": (_mean, "the mean over the tasks, as many requests of each"),
     "throughput": (_harmonic, "the rate of as many requests of each task"),
+    "net": (_mean, "the mean over the tasks, as many requests of each"),
     "value": (_harmonic, "as many useful results of each task per dollar"),
     "latency": (_largest, "that of the slowest task"),
     "latency_p90": (_largest, "that of the slowest task"),
@@ -50,6 +51,14 @@ OVER_TASKS: dict[str, tuple[Callable[[Parts], np.ndarray], str]] = {
     "weights": (_largest, "that of the largest task"),
 }
 """Quality is missing: nothing adds up scores of different tasks."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """A format on one task: its samples, and its checks as they are named there."""
+
+    samples: Samples
+    checks: tuple[Check, ...]
 
 
 @dataclass(frozen=True)
@@ -68,6 +77,8 @@ class Candidate:
     spread: float | None
     verdicts: tuple[str | None, ...] = ()
     """Of the quality on each task; ``reference`` of the reference."""
+    parts: tuple[Part, ...] = ()
+    """One per task."""
 
     @property
     def state(self) -> str:
@@ -136,16 +147,18 @@ def _candidate(group: Group, row: Row, samples: Samples, question: Question) -> 
     column = FIGURES[name].column
     spread = "throughput_round_spread" if name in ("cost", "throughput", "value") else None
     spread = "latency_p50_round_spread" if column.startswith("latency") else spread
+    found = checks(samples, question.limits)
     return Candidate(
         name=group.named(row),
         rows=(row,),
-        checks=checks(samples, question.limits),
+        checks=found,
         barred=barred,
         value=None if unfit(group, name) else samples.value(name),
         draws=None if unfit(group, name) else samples.draws(name),
         tells=samples.tells(name),
         spread=row[spread] if spread else None,
         verdicts=("reference" if group.is_reference(row) else row["verdict"],),
+        parts=(Part(samples, found),),
     )
 
 
@@ -175,6 +188,7 @@ def _merge(parts: list[Candidate], tasks: list[str], objective: str) -> Candidat
         tells=all(part.tells for part in parts),
         spread=max(spreads, default=None),
         verdicts=tuple(verdict for part in parts for verdict in part.verdicts),
+        parts=tuple(one for part in parts for one in part.parts),
     )
 
 

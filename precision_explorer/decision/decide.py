@@ -20,6 +20,7 @@ from precision_explorer.decision.candidates import (
     unfit,
 )
 from precision_explorer.decision.data import Decision, Option, Question, Status
+from precision_explorer.decision.sensitivity import sensitivity
 from precision_explorer.decision.words import changes, contenders, missing_value, uncovered
 from precision_explorer.errors import UsageError, unknown_name
 from precision_explorer.records import NOT_SCORED
@@ -51,14 +52,16 @@ def decisions(table: Table, question: Question, task: str | None = None) -> list
     for group in found:
         own = asked_of(table, group, question)
         members.append((group, of_group(table, group, own), own))
-    each = [decide(group, own, candidates) for group, candidates, own in members]
+    each = [decide(group, own, candidates, True) for group, candidates, own in members]
     overall, notes = _over_all(members, question)
     return [*(replace(one, uncovered=(*one.uncovered, *notes)) for one in each), *overall]
 
 
-def decide(group: Group, question: Question, candidates: Sequence[Candidate]) -> Decision:
-    """The answer for one group."""
-    return _decision(group.title, [group], question, candidates)
+def decide(
+    group: Group, question: Question, candidates: Sequence[Candidate], with_moves: bool = False
+) -> Decision:
+    """The answer for one group; `with_moves`: and which input, moved, would change it."""
+    return _decision(group.title, [group], question, candidates, with_moves)
 
 
 def _over_all(members: list[Member], question: Question) -> tuple[list[Decision], list[str]]:
@@ -89,12 +92,16 @@ def _over_all(members: list[Member], question: Question) -> tuple[list[Decision]
             of_groups = [group for group, _ in of_model]
             # All tasks of a model are asked alike.
             own = with_questions[0][2]
-            found.append(_decision(f"{model} on all tasks", of_groups, own, merged))
+            found.append(_decision(f"{model} on all tasks", of_groups, own, merged, True))
     return found, notes
 
 
 def _decision(
-    title: str, of_groups: list[Group], question: Question, candidates: Sequence[Candidate]
+    title: str,
+    of_groups: list[Group],
+    question: Question,
+    candidates: Sequence[Candidate],
+    with_moves: bool,
 ) -> Decision:
     higher = _higher(of_groups[0], question.objective)
     words = figure_words(question.objective, [group.is_share for group in of_groups])
@@ -130,6 +137,9 @@ def _decision(
         options=tuple(options[c.name] for c in ranked),
         changes=() if reason else tuple(changes(chosen, ranked, question, higher, words)),
         uncovered=tuple(uncovered(of_groups, chosen or nearest)),
+        sensitivity=sensitivity(chosen, candidates, question, higher)
+        if with_moves and chosen is not None
+        else (),
     )
 
 
@@ -139,7 +149,7 @@ def _reason(
     """Why no format can be the answer, whatever its figures are."""
     if candidates and all(c.barred for c in candidates):
         return "what ran was not verified (a server's format is declared, not proved)"
-    if question.objective in ("quality", "value") and any(g.is_synthetic for g in of_groups):
+    if question.objective in ("quality", "value", "net") and any(g.is_synthetic for g in of_groups):
         return NOT_SCORED
     for group in of_groups:
         unsolved = solves_nothing(group)
@@ -190,7 +200,7 @@ def _answer(
         which = ", ".join(disturbed)
         return "cannot-tell", None, f"timing on an idle machine: other work disturbed {which}"
     best = _best(fit, higher)
-    if higher and best.value == 0:
+    if higher and best.value == 0 and objective != "net":
         return "cannot-tell", None, f"any {words} above 0"
     return "recommended", best, None
 

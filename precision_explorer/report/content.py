@@ -17,6 +17,7 @@ from precision_explorer.report.loads import Loads, load_sections
 from precision_explorer.report.offline import lacks_energy, offline_view
 from precision_explorer.report.questions import Question, questions
 from precision_explorer.report.safety import Safety, safeties
+from precision_explorer.report.sensitivity import group_view
 from precision_explorer.report.soak import SoakSection, soak_sections
 from precision_explorer.report.text import cleaned, listed
 from precision_explorer.report.why import WhySection, of_group
@@ -59,6 +60,8 @@ class Section:
     rates: RateSection | None
     """Rows whose rate was searched."""
     unmeasured: View | None
+    sensitivity: View | None
+    """Which input, moved alone, would change the choices."""
     why: WhySection | None
     """Why formats are or are not faster than the reference."""
 
@@ -151,6 +154,7 @@ def _section(group: Group, table: Table) -> Section:
         disturbed=disturbed_section(group, table),
         rates=rate_section(group, table),
         unmeasured=unmeasured_view(group),
+        sensitivity=group_view(table, group),
         why=of_group(table, group),
     )
 
@@ -254,6 +258,12 @@ def _notes(sections: list[Section], context: Context) -> tuple[str, ...]:
             "Largest rate: at Held up to the whole 95 % interval of the percentile was within the "
             "limit, and no queue grew; at Missed from it was beyond, or more came than was served. "
             "In between it could not be told. The row's own latencies are those at Held up to."
+        )
+    if any(s.sensitivity for s in sections):
+        notes.append(
+            "What would change the choice: each input moved alone, from a tenth to ten times what "
+            "it is as far as it can be, everything measured as it is. Below and from say where "
+            "another format is named; x is the multiple of what it is now."
         )
     if estimated:
         notes.append("est.: an estimate, not a measurement; it is never ranked.")

@@ -12,6 +12,7 @@ from precision_explorer.stats import Divergence, NoiseFloor, divergence, holm, i
 from precision_explorer.table.computed import Computed, computed_floor, paired_computed
 from precision_explorer.table.data import ROW_KEY, Comparison
 from precision_explorer.table.quality import (
+    Margin,
     Quality,
     above_noise,
     common,
@@ -56,6 +57,8 @@ def _paired(entry: Entry, base: Entry, noise: NoiseFloor | None) -> None:
         if entry.row["quality_delta"] is not None:
             _same_plan(entry, base)
             _beside(entry, first, second)
+            if entry.row["verdict"] is not None:
+                entry.margin = Margin(first, second, seed)
     elif isinstance(first, Computed) and isinstance(second, Computed):
         _computed(entry, base, first, second)
 

@@ -40,11 +40,12 @@ FIGURES = {
         Figure("weights", "weight_bytes", "memory of the weights", False, bytes_, timed=False),
         Figure("cost", "cost_per_1k_requests_usd", "cost per 1,000 requests", False, usd),
         Figure("value", "value_per_usd", "useful results per dollar", True, count),
+        Figure("net", "net_usd_per_1k_requests", "net dollars per 1,000 requests", True, usd),
         Figure("energy", "energy_per_request_j", "energy per request", False, joules),
     )
 }
 DEFAULT = ("quality", "latency", "rate", "memory", "cost", "energy")
-_ALIASES = {"latency_p50": "latency"}
+_ALIASES = {"latency_p50": "latency", "efficiency": "energy"}
 
 
 def parse_objectives(text: str) -> tuple[str, ...]:
