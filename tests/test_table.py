@@ -209,6 +209,7 @@ def make_run(
     reader: dict[str, Any] | None = None,
     missing: tuple[Cell, ...] = (),
     metric: str = "accuracy",
+    environment: dict[str, Any] | None = None,
 ) -> Path:
     """A run's folder with these cells, as a sweep leaves it; `missing` were planned, not run."""
     folder = RunFolder(path)
@@ -237,7 +238,7 @@ def make_run(
                     "source": "made up",
                 }
             ],
-            "environment": ENVIRONMENT,
+            "environment": ENVIRONMENT | (environment or {}),
             "methods": {cell.method_id: cell.method() for cell in planned},
         }
     )

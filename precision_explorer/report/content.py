@@ -34,7 +34,7 @@ class Fact:
 
 @dataclass(frozen=True)
 class Section:
-    """All that is said of one (model, task, device, method)."""
+    """All that is said of one (model, task, method)."""
 
     group: Group
     title: str
@@ -128,7 +128,7 @@ def _section(group: Group, table: Table) -> Section:
         f"model {row['model']} ({row['model_revision']})",
         f"task {row['task']} v{row['task_version']}",
         f"n = {n:,}" if n else "no examples scored",
-        f"device {row['device']}",
+        f"{'devices' if group.is_joined else 'device'} {listed(list(group.devices))}",
     ]
     if row.get("workload") not in (None, "single-stream"):
         parts.append(f"workload {row['workload']} ({row['scenario']})")

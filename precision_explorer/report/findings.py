@@ -8,7 +8,8 @@ from precision_explorer.report.curve import outcome as rate_outcome
 from precision_explorer.report.groups import Group, Row
 from precision_explorer.report.ranking import LATENCY, MEMORY, WEIGHTS, outcome, rank
 from precision_explorer.report.text import listed
-from precision_explorer.units import points, share
+from precision_explorer.table.groups import device_labels
+from precision_explorer.units import points, share, usd
 
 # Outside these, membership of the front is called certain.
 _UNSURE = (0.1, 0.9)
@@ -27,6 +28,7 @@ def findings(group: Group) -> list[Finding]:
     if not group.ok:
         return [Finding("Result", "No format has a result; the reasons are given below.")]
     found = [
+        Finding("Devices", _devices(group)),
         Finding("Pareto front", _front(group)),
         Finding("Quality", _quality(group)),
         _rate(group) or Finding("Latency", _latency(group)),
@@ -67,8 +69,7 @@ def _members(group: Group, rows: list[Row]) -> str:
     text = f"On the front{by}: {_names(group, on)}."
     references = [r for r in rows if group.is_reference(r)]
     if references:
-        there = "on the front" if any(r in on for r in references) else "not on the front"
-        text += f" {group.reference}, the reference, is {there}."
+        text += _references(group, references, on)
     off = [r for r in rows if r["pareto"] == "no"]
     if off:
         text += (
@@ -83,6 +84,36 @@ def _members(group: Group, rows: list[Row]) -> str:
     if unsure:
         text += f" Not certain, by the share of resamples on the front: {listed(unsure)}."
     return text + _ties(group, on) + _knee(group, on)
+
+
+def _references(group: Group, references: list[Row], on: list[Row]) -> str:
+    if not group.is_joined:
+        there = "on the front" if any(r in on for r in references) else "not on the front"
+        return f" {group.reference}, the reference, is {there}."
+    names = [group.named(r) for r in references if r in on]
+    return f" Of the references {listed(names) if names else 'none'} is on it."
+
+
+def _devices(group: Group) -> str:
+    """On several devices: at what price each counts, and which reference its rows have."""
+    if not group.is_joined:
+        return ""
+    short = device_labels(group.devices)
+    parts = []
+    for device in group.devices:
+        rows = [r for r in group.ok if r["device"] == device]
+        prices = list(dict.fromkeys(r["price_per_hour_usd"] for r in rows))
+        paid = [f"{usd(price)} per hour" for price in prices if price is not None]
+        held = dict.fromkeys(r["reference_device"] for r in rows if r["reference_device"])
+        others = [f"held against {group.reference} on {short[d]}" for d in held if d != device]
+        none = [] if held else ["no reference"]
+        words = [*(paid or ["no price"]), *others, *none]
+        parts.append(f"{short[device]} ({', '.join(words)})")
+    return (
+        f"{listed(parts)} were measured by one method, so their rows share one front, each at the "
+        f"price of its own device. Changes, ratios and verdicts are against {group.reference} on "
+        "the same device, unless the brackets say otherwise."
+    )
 
 
 def _untold(group: Group, rows: list[Row]) -> str:
@@ -126,6 +157,8 @@ def all_tasks(group: Group) -> str:
         if row["pareto_all_tasks"] == "yes":
             known = row["pareto_all_tasks_probability"]
             on.append(group.named(row) + ("" if known is None else f" ({share(known, 0)})"))
+    if not on:
+        return "None of these is on the front over all tasks, which holds rows of other devices."
     return (
         "On the front over all tasks, where a format beats another only if it is as good in every "
         f"objective on each task (in brackets: how often in the resamples): {listed(on)}."

@@ -264,8 +264,9 @@ def _across_rows(entries: list[Entry]) -> dict[str, str]:
     groups: dict[tuple[str, ...], list[Entry]] = defaultdict(list)
     for entry in entries:
         cell, method = entry.record.cell, entry.record.method_id
-        # Two folders of one name are two models: the method holds the revision.
-        groups[cell.model.name, cell.task.name, cell.device_name, method].append(entry)
+        # Two folders of one name are two models: the method holds the revision. It holds no device,
+        # so machines that measured alike share a front.
+        groups[cell.model.name, cell.task.name, method].append(entry)
     words: dict[str, str] = {}
     fronts: list[Front] = []
     lent = lent_references(entries)

@@ -52,6 +52,7 @@ EXTRA_COLUMNS: tuple[str, ...] = (
     "pareto_ties", "pareto_note", "pareto_all_tasks", "pareto_all_tasks_probability",
     "search_slo", "held_rate_per_s", "missed_rate_per_s", "search_note",
     "energy_net_per_request_j", "energy_check", "grid_g_per_kwh", "carbon_g_per_1k_requests",
+    "pareto_devices", "reference_device",
 )  # fmt: skip
 COLUMNS = CONTRACT_COLUMNS + EXTRA_COLUMNS
 # What tells a row from all others of a table.

@@ -53,7 +53,7 @@ def batches_by_round(rate: BatchRate) -> list[np.ndarray]:
 
 
 def mark_drift(entries: Sequence[Entry]) -> None:
-    """Give all ok rows of a (model, task, device, method) a caution where their reference tells of
+    """Give all ok rows of a (model, task, method) a caution where their reference tells of
     a machine that changed; each run's rows by its own reference."""
     for run in dict.fromkeys(entry.folder.path for entry in entries):
         rows = [entry for entry in entries if entry.folder.path == run]
@@ -66,12 +66,13 @@ def mark_drift(entries: Sequence[Entry]) -> None:
 
 
 def mark_repeats(entries: Sequence[Entry]) -> None:
-    """Give rows of a (model, task, device, method) that several runs measured alike a caution where
-    their median latencies lie further apart than `REPEATED`."""
-    alike: dict[tuple[str, str], list[Entry]] = {}
+    """Give rows of a (model, task, method) that several runs measured alike on one device a caution
+    where their median latencies lie further apart than `REPEATED`."""
+    alike: dict[tuple[str, ...], list[Entry]] = {}
     for entry in entries:
-        if entry.row["latency_p50_s"] is not None:
-            alike.setdefault((entry.row["format"], entry.row["runtime"]), []).append(entry)
+        row = entry.row
+        if row["latency_p50_s"] is not None:
+            alike.setdefault((row["format"], row["runtime"], row["device"]), []).append(entry)
     for rows in alike.values():
         if len({entry.folder.path for entry in rows}) < 2:
             continue
