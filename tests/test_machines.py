@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from precision_explorer.decision import Question, decisions
-from precision_explorer.errors import UsageError
 from precision_explorer.report import to_csv, to_html, to_markdown
 from precision_explorer.report.chart import make_chart
 from precision_explorer.report.content import make_content
@@ -147,9 +146,13 @@ def test_energy_of_two_meters_is_no_objective(tmp_path):
         ]
         (group,) = groups(build(runs))
         assert ("energy" in group.objectives) is joined
-        if not joined:
-            with pytest.raises(UsageError, match="energy was read"):
-                build(runs, {"objectives": ("quality", "energy")})
+        table = build(runs, {"objectives": ("quality", "energy")})
+        # Asked for energy, each meter's rows have a front of their own.
+        fronts = [CPU, CPU, GPU, GPU] if not joined else [f"{CPU};{GPU}"] * 4
+        assert [row["pareto_devices"] for row in table.rows] == fronts
+        chosen = decisions(table, Question("energy", Limits()))
+        assert len(chosen) == (1 if joined else 2)
+        assert all(decision.chosen for decision in chosen)
 
 
 def test_decide_chooses_device_and_format(two):

@@ -27,7 +27,7 @@ from precision_explorer.records import NOT_SCORED
 from precision_explorer.table import Table
 from precision_explorer.table.curve import is_below
 from precision_explorer.table.figures import FIGURES, figure_words
-from precision_explorer.table.groups import Group, by_devices, groups, solves_nothing
+from precision_explorer.table.groups import Group, by_devices, by_meter, groups, solves_nothing
 
 # Central share of the paired draws of a difference: what holds 0 is no difference.
 _TAIL = 0.025
@@ -45,6 +45,8 @@ def decisions(table: Table, question: Question, task: str | None = None) -> list
         if task not in known:
             raise UsageError(unknown_name("task", task, known))
         found = [group for group in found if group.rows[0]["task"] == task]
+    if question.objective == "energy":
+        found = [part for group in found for part in _by_meter(group)]
     problems = [unfit(group, question.objective) for group in found]
     if question.objective == "energy" and problems and all(problems):
         raise UsageError(f"{problems[0]}; choose another --objective")
@@ -55,6 +57,15 @@ def decisions(table: Table, question: Question, task: str | None = None) -> list
     each = [decide(group, own, candidates) for group, candidates, own in members]
     overall, notes = _over_all(members, question)
     return [*(replace(one, uncovered=(*one.uncovered, *notes)) for one in each), *overall]
+
+
+def _by_meter(group: Group) -> list[Group]:
+    """The group, by the meters of its devices where they can't be ranked together."""
+    if not group.is_joined or unfit(group, "energy") is None:
+        return [group]
+    parts = by_meter(group.ok, group.ok).values()
+    made = [replace(group, rows=rows) for rows in parts]
+    return [replace(part, title=f"{group.title}, {' and '.join(part.devices)}") for part in made]
 
 
 def decide(group: Group, question: Question, candidates: Sequence[Candidate]) -> Decision:

@@ -109,8 +109,10 @@ def _devices(group: Group) -> str:
         none = [] if held else ["no reference"]
         words = [*(paid or ["no price"]), *others, *none]
         parts.append(f"{short[device]} ({', '.join(words)})")
+    fronts = {r["pareto_devices"] for r in group.ok if r["pareto_devices"]}
+    front = "share one front" if len(fronts) < 2 else "stand together, each meter's with a front"
     return (
-        f"{listed(parts)} were measured by one method, so their rows share one front, each at the "
+        f"{listed(parts)} were measured by one method, so their rows {front}, each at the "
         f"price of its own device. Changes, ratios and verdicts are against {group.reference} on "
         "the same device, unless the brackets say otherwise."
     )

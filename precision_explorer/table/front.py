@@ -14,7 +14,7 @@ from precision_explorer.pareto import front, front_probability, knee
 from precision_explorer.table.against import is_in_looks
 from precision_explorer.table.curve import is_below
 from precision_explorer.table.figures import DEFAULT, FIGURES, energy_problem, unfit_energy
-from precision_explorer.table.groups import by_devices
+from precision_explorer.table.groups import by_devices, by_meter
 from precision_explorer.table.limits import Check, Limits, checks
 from precision_explorer.table.samples import DRAWS, Samples
 from precision_explorer.table.serving import is_steady_load
@@ -47,8 +47,17 @@ class Front:
         return tuple(dict.fromkeys(str(s.row["device"]) for s in self.samples))
 
 
-def front_of(ok: list[Entry]) -> Front | None:
-    """The front of a group's entries, all ok, with their columns filled in."""
+def fronts_of(ok: list[Entry]) -> list[Front]:
+    """The front of a group's entries, all ok, with their columns filled in: one over all devices,
+    unless a reader wants energy and they have different meters, when each meter's have one."""
+    wanted = (ok[0].reader.get("objectives") or ()) if ok else ()
+    parts = [ok]
+    if "energy" in wanted and energy_problem([e.row for e in ok]) is not None:
+        parts = list(by_meter(ok, [e.row for e in ok]).values())
+    return [found for part in parts if (found := _front_of(part)) is not None]
+
+
+def _front_of(ok: list[Entry]) -> Front | None:
     # As little is known of the others' latency as of a failed row's.
     stands = []
     for entry in ok:

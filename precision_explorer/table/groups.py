@@ -150,6 +150,20 @@ def by_devices(items: Iterable[_T]) -> list[list[_T]]:
     return found
 
 
+_Item = TypeVar("_Item")
+
+
+def by_meter(items: Sequence[_Item], rows: Sequence[Row]) -> dict[frozenset[Any], list[_Item]]:
+    """`items`, of which each has one of `rows`, by what meters their devices were read with."""
+    meters: dict[str, set[Any]] = {}
+    for row in rows:
+        meters.setdefault(row["device"], set()).add((row["power_source"], row["energy_boundary"]))
+    found: dict[frozenset[Any], list[_Item]] = {}
+    for item, row in zip(items, rows, strict=True):
+        found.setdefault(frozenset(meters[row["device"]]), []).append(item)
+    return found
+
+
 def is_synthetic(row: Row) -> bool:
     """Whether a row's model has random weights."""
     return str(row["model_revision"]).startswith(SYNTHETIC)
