@@ -11,7 +11,6 @@ from precision_explorer.report.findings import is_unsure
 from precision_explorer.report.groups import Group, Row
 from precision_explorer.report.placing import Box, place
 from precision_explorer.report.text import listed
-from precision_explorer.table.groups import device_labels
 from precision_explorer.units import seconds, share
 
 WIDTH, HEIGHT = 720, 440
@@ -144,7 +143,7 @@ def make_chart(group: Group) -> Chart | None:
         unsure=any(map(is_unsure, rows)),
         beyond=any(map(y_axis.is_beyond, values)),
         left_out=left_out,
-        devices=tuple((short, outlines[d]) for d, short in device_labels(group.devices).items())
+        devices=tuple((short, outlines[d]) for d, short in group.short_devices.items())
         if outlines
         else (),
     )

@@ -8,7 +8,6 @@ from precision_explorer.report.curve import outcome as rate_outcome
 from precision_explorer.report.groups import Group, Row
 from precision_explorer.report.ranking import LATENCY, MEMORY, WEIGHTS, outcome, rank
 from precision_explorer.report.text import listed
-from precision_explorer.table.groups import device_labels
 from precision_explorer.units import points, share, usd
 
 # Outside these, membership of the front is called certain.
@@ -98,7 +97,7 @@ def _devices(group: Group) -> str:
     """On several devices: at what price each counts, and which reference its rows have."""
     if not group.is_joined:
         return ""
-    short = device_labels(group.devices)
+    short = group.short_devices
     parts = []
     for device in group.devices:
         rows = [r for r in group.ok if r["device"] == device]

@@ -55,15 +55,15 @@ def place(spots: Sequence[tuple[float, float]], labels: Sequence[str], area: Box
     places: dict[int, Place] = {}
     for index in sorted(range(len(spots)), key=lambda i: spots[i]):
         candidates = _candidates(spots[index])
-        boxes = [covered(c, labels[index]) for c in candidates]
-        free = [
+        boxes = (covered(c, labels[index]) for c in candidates)
+        free = (
             n
             for n, box in enumerate(boxes)
             if area.holds(box) and not any(box.overlaps(b) for b in [*taken, *marks])
-        ]
-        chosen = free[0] if free else 0
-        taken.append(boxes[chosen])
-        places[index] = candidates[chosen]
+        )
+        chosen = candidates[next(free, 0)]
+        taken.append(covered(chosen, labels[index]))
+        places[index] = chosen
     return [places[i] for i in range(len(spots))]
 
 

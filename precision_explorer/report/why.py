@@ -187,8 +187,13 @@ def of_group(table: Table, group: Group) -> WhySection | None:
     found = {d: why_section(o) for d in group.devices if (o := [w for w in fit if w.device == d])}
     if not found or not group.is_joined:
         return next(iter(found.values()), why_section([]))
+    short = group.short_devices
     return WhySection(
-        tuple(replace(v, title=f"{d}: {v.title}") for d, one in found.items() for v in one.views),
-        tuple(f"{d}: {text}" for d, one in found.items() for text in one.sentences),
-        tuple(f"{d}: {text}" for d, one in found.items() for text in one.lines),
+        tuple(
+            replace(view, title=f"{short[device]}: {view.title}")
+            for device, one in found.items()
+            for view in one.views
+        ),
+        tuple(f"{short[d]}: {text}" for d, one in found.items() for text in one.sentences),
+        tuple(f"{short[d]}: {text}" for d, one in found.items() for text in one.lines),
     )

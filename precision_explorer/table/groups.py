@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, Protocol, TypeVar
 
 from precision_explorer.records import SYNTHETIC
@@ -29,15 +30,29 @@ class Group:
     objectives: str
     """What the front is taken over, in words; empty if unknown."""
 
-    @property
+    @cached_property
     def ok(self) -> list[Row]:
         """Rows with results."""
         return [r for r in self.rows if r["status"] == "ok"]
 
-    @property
+    @cached_property
     def devices(self) -> tuple[str, ...]:
         """The devices of the rows, in order of appearance."""
         return tuple(dict.fromkeys(str(r["device"]) for r in self.rows))
+
+    @cached_property
+    def short_devices(self) -> dict[str, str]:
+        """Device to a name short enough for a row."""
+        return device_labels(self.devices)
+
+    @cached_property
+    def _runtimes(self) -> int:
+        return len({r["runtime"] for r in self.rows})
+
+    @cached_property
+    def _alike(self) -> Counter[tuple[Any, ...]]:
+        """How many rows are of one format, runtime and device."""
+        return Counter(map(_of_one, self.rows))
 
     @property
     def is_joined(self) -> bool:
@@ -102,17 +117,15 @@ class Group:
     def label(self, row: Row) -> str:
         """The row's format, with the runtime and run where the format alone is not unique, and the
         device where there are several."""
-        where = f" on {device_labels(self.devices)[row['device']]}" if self.is_joined else ""
+        where = f" on {self.short_devices[row['device']]}" if self.is_joined else ""
         return self.on_its_device(row) + where
 
     def on_its_device(self, row: Row) -> str:
         """The same without the device."""
         parts = []
-        if len({r["runtime"] for r in self.rows}) > 1:
+        if self._runtimes > 1:
             parts.append(row["runtime"])
-        key = ("format", "runtime", "device")
-        same = Counter(tuple(r[name] for name in key) for r in self.rows)
-        if same[tuple(row[name] for name in key)] > 1:
+        if self._alike[_of_one(row)] > 1:
             parts.append(f"run {str(row['manifest_root'])[:6]}")
         # In brackets: labels are listed with commas.
         return f"{row['format']} ({', '.join(parts)})" if parts else str(row["format"])
@@ -121,6 +134,10 @@ class Group:
         """The label, which says so when slow software computes the format."""
         emulated = " (emulated)" if row["execution"] == "emulated" else ""
         return self.label(row) + emulated
+
+
+def _of_one(row: Row) -> tuple[Any, ...]:
+    return row["format"], row["runtime"], row["device"]
 
 
 def device_labels(devices: Sequence[str]) -> dict[str, str]:
