@@ -155,6 +155,16 @@ def test_energy_of_two_meters_is_no_objective(tmp_path):
         assert all(decision.chosen for decision in chosen)
 
 
+def test_sentences_name_devices_once(two):
+    (group,) = groups(build(two))
+    fp32, bf16, gpu_fp32, gpu_bf16 = group.rows
+    assert group.listing([fp32, bf16, gpu_fp32, gpu_bf16]) == "fp32 and bf16 on Some and Fast GPU"
+    assert group.listing([bf16, gpu_fp32]) == "bf16 on Some; fp32 on Fast GPU"
+    alone = group.per_device[0]
+    assert alone.listing(alone.rows) == "fp32 and bf16"
+    assert alone.listing(alone.rows, note=lambda r: r["status"]) == "fp32 (ok) and bf16 (ok)"
+
+
 def test_decide_chooses_device_and_format(two):
     table = build(two)
     (cheap,) = decisions(table, Question("cost", Limits()))

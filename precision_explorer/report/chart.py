@@ -9,7 +9,7 @@ from precision_explorer.report.axes import Axis, Tick
 from precision_explorer.report.columns import change, change_text, quality_text
 from precision_explorer.report.findings import is_unsure
 from precision_explorer.report.groups import Group, Row
-from precision_explorer.report.placing import Box, place
+from precision_explorer.report.placing import Box, Place, covered, place
 from precision_explorer.report.text import listed
 from precision_explorer.units import seconds, share
 
@@ -136,7 +136,7 @@ def make_chart(group: Group) -> Chart | None:
         y_title=_y_title(group, measure),
         zero=y_axis.at(0) if measure.relative else None,
         budget=None if budget is None else y_axis.at(budget),
-        budget_text="" if budget is None else f"budget {measure.text(budget)}",
+        budget_text="" if budget is None else _budget_text(measure, budget),
         title=f"{_y_title(group, measure)} against median latency: {group.title}",
         description=_description(group, rows),
         front=any(r["pareto"] is not None for r in rows),
@@ -196,6 +196,10 @@ def _budget(group: Group, measure: _Measure) -> float | None:
     return -float(budget) if group.higher_is_better else float(budget)
 
 
+def _budget_text(measure: _Measure, budget: float) -> str:
+    return f"budget {measure.text(budget)}"
+
+
 def _points(rows: list[Row], measure: _Measure, x_axis: Axis, y_axis: Axis) -> list[Point]:
     group = measure.group
     outlines = _outlines(group)
@@ -208,9 +212,14 @@ def _points(rows: list[Row], measure: _Measure, x_axis: Axis, y_axis: Axis) -> l
         labels.append(name + unsure + (f" {measure.text(value)}" if beyond else ""))
         spots.append((x_axis.at(row["latency_p50_s"]), y_axis.at(value)))
     area = Box(_LEFT, _TOP, WIDTH - _RIGHT, HEIGHT - _BOTTOM)
+    limit = _budget(group, measure)
+    obstacles = []
+    if limit is not None:
+        words = Place(WIDTH - _RIGHT, y_axis.at(limit) - 5, "end", False)
+        obstacles.append(covered(words, _budget_text(measure, limit)))
     points = []
     for row, (x, y), label, where in zip(
-        rows, spots, labels, place(spots, labels, area), strict=True
+        rows, spots, labels, place(spots, labels, area, obstacles), strict=True
     ):
         ends = measure.interval(row)
         points.append(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from precision_explorer.report.curve import outcome as rate_outcome
@@ -46,7 +47,7 @@ def is_unsure(row: Row) -> bool:
 
 
 def _names(group: Group, rows: list[Row]) -> str:
-    return listed([group.named(r) for r in rows])
+    return group.listing(rows)
 
 
 def _front(group: Group) -> str:
@@ -56,8 +57,8 @@ def _front(group: Group) -> str:
         return "There is none: no objective was measured for every format."
     text = _members(group, rows) if rows else "There is none: every format is left out."
     if out:
-        each = [f"{group.named(r)} ({r['pareto_note'].removeprefix('left out: ')})" for r in out]
-        text += f" Left out before: {listed(each)}."
+        each = group.listing(out, note=lambda r: r["pareto_note"].removeprefix("left out: "))
+        text += f" Left out before: {each}."
     return text
 
 
@@ -75,13 +76,12 @@ def _members(group: Group, rows: list[Row]) -> str:
             " Not on it, as another format is as good in each of these and better in one: "
             f"{_names(group, off)}."
         )
-    unsure = [
-        f"{group.named(r)} ({share(r['pareto_probability'], 0)})" for r in rows if is_unsure(r)
-    ]
+    unsure = [r for r in rows if is_unsure(r)]
     if any(r["pareto_probability"] is None for r in rows):
         text += f" How sure that is can't be told: {_untold(group, rows)}."
     if unsure:
-        text += f" Not certain, by the share of resamples on the front: {listed(unsure)}."
+        known = group.listing(unsure, note=lambda r: share(r["pareto_probability"], 0))
+        text += f" Not certain, by the share of resamples on the front: {known}."
     return text + _ties(group, on) + _knee(group, on)
 
 
@@ -89,8 +89,8 @@ def _references(group: Group, references: list[Row], on: list[Row]) -> str:
     if not group.is_joined:
         there = "on the front" if any(r in on for r in references) else "not on the front"
         return f" {group.reference}, the reference, is {there}."
-    names = [group.named(r) for r in references if r in on]
-    return f" Of the references {listed(names) if names else 'none'} is on it."
+    names = group.listing([r for r in references if r in on]) or "none"
+    return f" Of the references on it: {names}."
 
 
 def _devices(group: Group) -> str:
@@ -268,27 +268,28 @@ def _memory(group: Group) -> str:
 def _execution(group: Group) -> str:
     """Formats that are not what their name promises to hardware."""
     parts = []
-    emulated = [group.label(r) for r in group.ok if r["execution"] == "emulated"]
+    emulated = [r for r in group.ok if r["execution"] == "emulated"]
     if emulated:
         parts.append(
-            f"{listed(emulated)} {_are(emulated)} emulated: software computes the format here, so "
-            "the speed says nothing about hardware that has it."
+            f"{group.listing(emulated, named=False)} {_are(emulated)} emulated: software computes "
+            "the format here, so the speed says nothing about hardware that has it."
         )
-    stored = [group.label(r) for r in group.ok if r["execution"] == "dequantized"]
+    stored = [r for r in group.ok if r["execution"] == "dequantized"]
     if stored:
         parts.append(
-            f"{listed(stored)} {_are(stored)} stored in the format but computed in a wider one."
+            f"{group.listing(stored)} {_are(stored)} stored in the format but computed in a wider "
+            "one."
         )
     return " ".join(parts)
 
 
 def _unmeasured(group: Group) -> str:
-    skipped = [group.label(r) for r in group.unmeasured if r["status"] == "skipped"]
-    failed = [group.label(r) for r in group.unmeasured if r["status"] != "skipped"]
-    parts = [f"{listed(skipped)} skipped"] if skipped else []
-    parts += [f"{listed(failed)} failed"] if failed else []
+    skipped = [r for r in group.unmeasured if r["status"] == "skipped"]
+    failed = [r for r in group.unmeasured if r["status"] != "skipped"]
+    parts = [f"{group.listing(skipped, named=False)} skipped"] if skipped else []
+    parts += [f"{group.listing(failed, named=False)} failed"] if failed else []
     return f"{'; '.join(parts)}. The reasons stand below." if parts else ""
 
 
-def _are(items: list[str]) -> str:
+def _are(items: Sequence[object]) -> str:
     return "are" if len(items) > 1 else "is"

@@ -48,10 +48,16 @@ class Place:
     far: bool
 
 
-def place(spots: Sequence[tuple[float, float]], labels: Sequence[str], area: Box) -> list[Place]:
-    """One place per label: the nearest free one beside its spot, left to right."""
+def place(
+    spots: Sequence[tuple[float, float]],
+    labels: Sequence[str],
+    area: Box,
+    obstacles: Sequence[Box] = (),
+) -> list[Place]:
+    """One place per label: the nearest free one beside its spot, left to right; `obstacles` are
+    taken already."""
     marks = [Box(x - _MARK, y - _MARK, x + _MARK, y + _MARK) for x, y in spots]
-    taken: list[Box] = []
+    taken: list[Box] = [*obstacles]
     places: dict[int, Place] = {}
     for index in sorted(range(len(spots)), key=lambda i: spots[i]):
         candidates = _candidates(spots[index])

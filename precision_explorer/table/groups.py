@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Protocol, TypeVar
@@ -13,6 +13,7 @@ from precision_explorer.records import SYNTHETIC
 from precision_explorer.table.data import Context, Table, TaskContext
 
 Row = dict[str, Any]
+Note = Callable[[Row], str]
 
 _KEY = ("model", "model_revision", "task", "task_version", "method_id")
 # What a processor's name holds beside what tells it from others.
@@ -132,8 +133,33 @@ class Group:
 
     def named(self, row: Row) -> str:
         """The label, which says so when slow software computes the format."""
-        emulated = " (emulated)" if row["execution"] == "emulated" else ""
-        return self.label(row) + emulated
+        return self.label(row) + _emulated(row)
+
+    def listing(self, rows: Sequence[Row], named: bool = True, note: Note | None = None) -> str:
+        """The rows' names (labels, without `named`) in a sentence, those of one device together; a
+        `note` stands in brackets after each."""
+        found: dict[str, list[str]] = {}
+        for device in dict.fromkeys(r["device"] for r in rows):
+            own = [
+                self.on_its_device(r)
+                + (_emulated(r) if named else "")
+                + (f" ({note(r)})" if note else "")
+                for r in rows
+                if r["device"] == device
+            ]
+            found.setdefault(_in_words(own), []).append(self.short_devices[device])
+        where = {
+            names: f" on {_in_words(on)}" if self.is_joined else "" for names, on in found.items()
+        }
+        return "; ".join(names + where[names] for names in found)
+
+
+def _emulated(row: Row) -> str:
+    return " (emulated)" if row["execution"] == "emulated" else ""
+
+
+def _in_words(items: Sequence[str]) -> str:
+    return " and ".join([", ".join(items[:-1]), items[-1]] if len(items) > 1 else items)
 
 
 def _of_one(row: Row) -> tuple[Any, ...]:
