@@ -134,7 +134,7 @@ class _Many:
         for dominators in self._dominators:
             left = np.flatnonzero(~beaten.all(axis=0))
             by = dominators[left]
-            no_worse = np.ones((len(costs), left.size), dtype=bool)
+            no_worse: np.ndarray = np.ones((len(costs), left.size), dtype=bool)
             better = np.zeros_like(no_worse)
             for k in range(costs.shape[1]):
                 ours, theirs = costs[:, k, left], costs[:, k, by]

@@ -58,10 +58,10 @@ def load_sections(groups: Sequence[Group]) -> list[Loads]:
         for members in found.values()
         if len({g.rows[0].get("workload") for g in members}) > 1
     ]
-    names = [_subject(members) for members in several]
+    subjects = [_subject(members) for members in several]
     return [
-        _section(members, name if names.count(name) == 1 else f"{name}, {members[0].devices[0]}")
-        for members, name in zip(several, names, strict=True)
+        _section(members, name if subjects.count(name) == 1 else f"{name}, {members[0].devices[0]}")
+        for members, name in zip(several, subjects, strict=True)
     ]
 
 
