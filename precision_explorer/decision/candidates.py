@@ -94,7 +94,7 @@ class Candidate:
 def unfit(group: Group, objective: str) -> str | None:
     """Why the group's rows may not be ranked by the objective; None where they may."""
     if objective == "energy":
-        problem = unfit_energy([row["power_source"] for row in group.ok])
+        problem = unfit_energy(group.ok)
         return None if problem is None else problem.removesuffix("; leave it out")
     if FIGURES[objective].quantile is not None and at_own_rates(group.ok):
         return "formats were served at rates of their own, so their latencies rank nothing"
@@ -111,7 +111,7 @@ def asked_of(table: Table, group: Group, question: Question) -> Question:
 
 
 def of_group(table: Table, group: Group, question: Question) -> list[Candidate]:
-    """One candidate per row of the group with a result."""
+    """One candidate per row of the group with a result, of whatever device."""
     found = []
     for row in group.ok:
         samples = table.samples.get(tuple(row[name] for name in ROW_KEY))
@@ -192,6 +192,6 @@ def _merge(parts: list[Candidate], tasks: list[str], objective: str) -> Candidat
     )
 
 
-def _key(candidate: Candidate) -> tuple[str, str]:
+def _key(candidate: Candidate) -> tuple[str, str, str]:
     row = candidate.rows[0]
-    return row["format"], row["runtime"]
+    return row["format"], row["runtime"], row["device"]

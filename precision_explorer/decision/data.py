@@ -40,6 +40,8 @@ class Option:
     figures: dict[str, float | None]
     verdicts: tuple[str | None, ...]
     cautions: tuple[str, ...]
+    device: str = ""
+    """On which it was measured, and to which its figures and price belong."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,8 @@ class Sensitivity:
 
 @dataclass(frozen=True)
 class Decision:
-    """The answer for one model, device and task, or for all of its tasks together.
+    """The answer for one model and task, or for all of its tasks together: a format, and where
+    machines measured alike also the device, of those that `device` lists.
 
     ``recommended``: `chosen` is the best in the objective of those that hold all limits; `ties`
     names the others that can't be told from it, and `contender` is the best of those that would be

@@ -1,10 +1,11 @@
-"""`decisions`: one answer per model, device and task, and one over all tasks of a model."""
+"""`decisions`: one answer per model and task (of a format and, where machines measured alike, a
+device), and one over all tasks of a model."""
 
 from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -27,7 +28,7 @@ from precision_explorer.records import NOT_SCORED
 from precision_explorer.table import Table
 from precision_explorer.table.curve import is_below
 from precision_explorer.table.figures import FIGURES, figure_words
-from precision_explorer.table.groups import Group, groups, solves_nothing
+from precision_explorer.table.groups import Group, by_devices, by_meter, groups, solves_nothing
 
 # Central share of the paired draws of a difference: what holds 0 is no difference.
 _TAIL = 0.025
@@ -45,6 +46,8 @@ def decisions(table: Table, question: Question, task: str | None = None) -> list
         if task not in known:
             raise UsageError(unknown_name("task", task, known))
         found = [group for group in found if group.rows[0]["task"] == task]
+    if question.objective == "energy":
+        found = [part for group in found for part in _by_meter(group)]
     problems = [unfit(group, question.objective) for group in found]
     if question.objective == "energy" and problems and all(problems):
         raise UsageError(f"{problems[0]}; choose another --objective")
@@ -57,6 +60,15 @@ def decisions(table: Table, question: Question, task: str | None = None) -> list
     return [*(replace(one, uncovered=(*one.uncovered, *notes)) for one in each), *overall]
 
 
+def _by_meter(group: Group) -> list[Group]:
+    """The group, by the meters of its devices where they can't be ranked together."""
+    if not group.is_joined or unfit(group, "energy") is None:
+        return [group]
+    parts = by_meter(group.ok, group.ok).values()
+    made = [replace(group, rows=rows) for rows in parts]
+    return [replace(part, title=f"{group.title}, {' and '.join(part.devices)}") for part in made]
+
+
 def decide(
     group: Group, question: Question, candidates: Sequence[Candidate], with_moves: bool = False
 ) -> Decision:
@@ -65,7 +77,7 @@ def decide(
 
 
 def _over_all(members: list[Member], question: Question) -> tuple[list[Decision], list[str]]:
-    """One decision for each model and device with several tasks, each of one method; none in
+    """One decision for each model and its devices with several tasks, each of one method; none in
     quality and searched rates, which do not add up over tasks. And what is left out, in
     sentences."""
     if question.objective not in OVER_TASKS:
@@ -73,9 +85,10 @@ def _over_all(members: list[Member], question: Question) -> tuple[list[Decision]
     models: dict[tuple[Any, ...], list[Member]] = defaultdict(list)
     for member in members:
         row = member[0].rows[0]
-        models[row["model"], row["model_revision"], row["device"]].append(member)
+        models[row["model"], row["model_revision"]].append(member)
     found, notes = [], []
-    for (model, _, _), with_questions in models.items():
+    for with_questions in _on_shared_devices(models.values()):
+        model = with_questions[0][0].rows[0]["model"]
         of_model = [(group, candidates) for group, candidates, _ in with_questions]
         tasks = [group.rows[0]["task"] for group, _ in of_model]
         if len(tasks) < 2 or len(set(tasks)) < len(tasks):
@@ -94,6 +107,16 @@ def _over_all(members: list[Member], question: Question) -> tuple[list[Decision]
             own = with_questions[0][2]
             found.append(_decision(f"{model} on all tasks", of_groups, own, merged, True))
     return found, notes
+
+
+def _on_shared_devices(models: Iterable[list[Member]]) -> list[list[Member]]:
+    """The members of each model whose groups have devices in common."""
+    found = []
+    for members in models:
+        of = {id(member[0]): member for member in members}
+        joined = by_devices(member[0] for member in members)
+        found += [[of[id(group)] for group in groups_] for groups_ in joined]
+    return found
 
 
 def _decision(
@@ -121,7 +144,7 @@ def _decision(
     return Decision(
         title=title,
         model=row["model"],
-        device=row["device"],
+        device=", ".join(dict.fromkeys(d for group in of_groups for d in group.devices)),
         tasks=tuple(str(group.rows[0]["task"]) for group in of_groups),
         objective=question.objective,
         limits=question.limits.words,
@@ -299,6 +322,7 @@ def _option(candidate: Candidate, best: float | None) -> Option:
         qualifies_probability=math.prod(known) if len(known) == len(chances) else None,
         checks=candidate.checks,
         figures=figures,
+        device=row["device"],
         verdicts=candidate.verdicts,
         cautions=tuple(
             dict.fromkeys(i for r in candidate.rows for i in (r["cautions"] or "").split(";") if i)

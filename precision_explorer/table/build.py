@@ -30,7 +30,7 @@ from precision_explorer.table.data import COLUMNS, ROW_KEY, Curve, DisturbedTabl
 from precision_explorer.table.disturbed import background_names, disturbed_columns
 from precision_explorer.table.energy import energy_columns
 from precision_explorer.table.figures import in_words
-from precision_explorer.table.front import Front, check_energy, front_of, mark_all_tasks
+from precision_explorer.table.front import Front, check_energy, fronts_of, mark_all_tasks
 from precision_explorer.table.headline import (
     check_metric,
     headline,
@@ -291,8 +291,9 @@ def _across_rows(entries: list[Entry]) -> dict[str, str]:
     groups: dict[tuple[str, ...], list[Entry]] = defaultdict(list)
     for entry in entries:
         cell, method = entry.record.cell, entry.record.method_id
-        # Two folders of one name are two models: the method holds the revision.
-        groups[cell.model.name, cell.task.name, cell.device_name, method].append(entry)
+        # Two folders of one name are two models: the method holds the revision. It holds no device,
+        # so machines that measured alike share a front.
+        groups[cell.model.name, cell.task.name, method].append(entry)
     words: dict[str, str] = {}
     fronts: list[Front] = []
     lent = lent_references(entries)
@@ -307,10 +308,10 @@ def _across_rows(entries: list[Entry]) -> dict[str, str]:
         mark_repeats(ok)
         for entry in ok:
             entry.row["cautions"] = _caution_ids(entry)
-        found = front_of(ok)
-        if found is not None:
-            words[", ".join(key)] = in_words(found.names)
-            fronts.append(found)
+        found = fronts_of(ok)
+        if found:
+            words[", ".join(key)] = in_words(found[0].names)
+            fronts += found
     if "energy" in (entries[0].reader.get("objectives") or ()):
         check_energy(
             fronts,

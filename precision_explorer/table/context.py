@@ -32,11 +32,7 @@ def make_context(runs: list[Run], entries: list[Entry], objectives: dict[str, st
         models=_unique(_model(m) for sweep in sweeps for m in sweep["models"]),
         tasks=_unique(_task(t, entries) for sweep in sweeps for t in sweep["tasks"]),
         devices=_unique([*(_device(s["environment"]) for s in sweeps), *_servers(entries)]),
-        stack={
-            name: version
-            for sweep in sweeps
-            for name, version in sorted(sweep["environment"]["libraries"].items())
-        },
+        stack=_stack(sweeps),
         method_ids=tuple(sorted({e.record.method_id for e in entries})),
         method=(
             *_unique(s for sweep in sweeps for m in sweep["methods"].values() for s in _how(m)),
@@ -56,6 +52,15 @@ def make_context(runs: list[Run], entries: list[Entry], objectives: dict[str, st
             sorted({e.record.started_at[:10] for e in entries if e.record.status != "skipped"})
         ),
     )
+
+
+def _stack(sweeps: list[dict[str, Any]]) -> dict[str, str]:
+    """Library name to version, or to all that the runs had."""
+    found: dict[str, list[str]] = {}
+    for sweep in sweeps:
+        for name, version in sorted(sweep["environment"]["libraries"].items()):
+            found.setdefault(name, []).append(version)
+    return {name: " and ".join(dict.fromkeys(versions)) for name, versions in found.items()}
 
 
 def _unique(values: Any) -> tuple[Any, ...]:

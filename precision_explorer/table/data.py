@@ -56,6 +56,7 @@ EXTRA_COLUMNS: tuple[str, ...] = (
     "cost_per_1k_requests_offered_usd", "cost_per_1m_output_tokens_offered_usd",
     "usd_per_correct", "usd_per_error", "net_usd_per_1k_requests",
     "net_usd_per_1k_requests_ci_low", "net_usd_per_1k_requests_ci_high",
+    "pareto_devices", "reference_device",
 )  # fmt: skip
 COLUMNS = CONTRACT_COLUMNS + EXTRA_COLUMNS
 # What tells a row from all others of a table.

@@ -53,7 +53,7 @@ def batches_by_round(rate: BatchRate) -> list[np.ndarray]:
 
 
 def mark_drift(entries: Sequence[Entry]) -> None:
-    """Give all ok rows of a (model, task, device, method) a caution where their reference tells of
+    """Give all ok rows of a (model, task, method) a caution where their reference tells of
     a machine that changed; each run's rows by its own reference."""
     for run in dict.fromkeys(entry.folder.path for entry in entries):
         rows = [entry for entry in entries if entry.folder.path == run]
