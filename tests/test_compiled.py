@@ -491,3 +491,18 @@ def test_a_compiled_cell_is_measured_and_says_what_was_compiled(tmp_path, quick_
     proof = KINDS[kind].proof
     assert after[proof] == pytest.approx(before[proof], abs=1e-4)
     assert after["prediction"] == before["prediction"]
+
+
+@pytest.mark.parametrize(("kind", "apart"), [("cuda", True), ("cpu", False)])
+def test_on_a_gpu_shapes_of_few_rows_have_code_of_their_own(kind, apart):
+    """Rows of all sequences together: its int8 products are padded up to 16 of them."""
+    model = object.__new__(CompiledModel)
+    model.runtime, model._kind = DYNAMIC, kind
+
+    def kind_of(*ids: int) -> Any:
+        return model.shape_class((("input_ids", ids), ("logits_to_keep", 1)))
+
+    assert kind_of(2, 4) == kind_of(4, 4)
+    assert (kind_of(2, 4) != kind_of(2, 9)) == apart
+    assert kind_of(2, 9) == kind_of(3, 40)
+    assert kind_of(1, 4) != kind_of(2, 4)

@@ -3,6 +3,7 @@ the docs name as one is gone."""
 
 import csv
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -238,6 +239,18 @@ def test_the_readme_s_tables_are_those_of_the_stored_runs():
         assert len(shown) > 8
         for line in shown:
             assert line in stored, line
+
+
+def test_results_that_pages_link_to_are_no_ignored_files():
+    """An ignored folder would be there for who made it and for nobody else."""
+    git = ["git", "-C", str(ROOT), "check-ignore"]
+    if not (ROOT / ".git").exists():
+        pytest.skip("no git checkout")
+    for run in sorted((ROOT / "results").iterdir()):
+        linked = f"results/{run.name}" in README + "".join(DOCS.values())
+        if run.is_dir() and linked:
+            done = subprocess.run([*git, str(run / "tradeoffs.md")], check=False)
+            assert done.returncode == 1, run.name
 
 
 def test_the_stored_run_is_read_and_makes_its_table_again():

@@ -647,6 +647,12 @@ def test_compiled_kernels_of_a_gpu_are_told_apart_by_their_order(rotary_is_compi
     assert found == {"a": right, "b": right, "head": {"bfloat16": 20.0}}
 
 
+def test_a_product_of_no_layer_may_have_been_moved_between_those_of_layers():
+    found = compiled_on_cuda([ROTARY, FP8, FP8, HEAD], [FP8, ROTARY, FP8, HEAD])
+    right = {"float8_e4m3fn": 40.0}
+    assert found == {"a": right, "b": right, "head": {"bfloat16": 20.0}}
+
+
 def test_compiled_kernels_of_another_number_share_the_flops_by_time():
     found = compiled_on_cuda([FP8, FP8, HEAD], [FP8, HEAD])
     assert found["a"]["float8_e4m3fn"] == pytest.approx(10.0)
@@ -659,3 +665,25 @@ def test_an_eager_fallback_inside_compiled_code_is_seen_in_its_place():
     found = compiled_on_cuda([FP8, FP8, HEAD], [HEAD, FP8, HEAD])
     assert found["a"] == {"bfloat16": 40.0}
     assert found["b"] == {"float8_e4m3fn": 40.0}
+
+
+@pytest.mark.parametrize(
+    ("format_id", "evidence", "named"),
+    [
+        ("int8-llm", "CUDA kernel names", True),
+        ("int8-llm", "oneDNN and MKL verbose lines", False),
+        ("int8-dynamic", "CUDA kernel names", False),
+    ],
+)
+def test_the_outlier_columns_of_llm_int8_are_named_where_they_were_seen(format_id, evidence, named):
+    made = [("int8", 7), ("bfloat16", 3)]
+    found = Certificate(
+        evidence=evidence, work="", linear_flops=10, executed_flops=7, executed_share=0.7,
+        executed=[
+            Executed(kernel="K", number_type=kind, unit="native", flops=flops, converted=True)
+            for kind, flops in made
+        ],
+        off_label=[OffLabel(name="a", flops=3, found="bfloat16 by K")],
+    )  # fmt: skip
+    (caution,) = judge(CATALOG[format_id], "int8", "native", "", found).cautions
+    assert ("outlier columns" in caution.message) == named

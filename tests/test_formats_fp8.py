@@ -8,16 +8,12 @@ from torch import nn
 
 from precision_explorer.formats import dryrun, reference
 from precision_explorer.formats.apply import apply_format
-from precision_explorer.formats.fp8 import E4M3_MAX, SCALED_MM, WIDENED, Float8Linear
+from precision_explorer.formats.catalog import OWN_ON_CUDA
+from precision_explorer.formats.fp8 import E4M3_MAX, Float8Linear
 from precision_explorer.formats.held import held_weight
 from precision_explorer.formats.verify import census
 
-OWN = {
-    "fp8-dynamic": SCALED_MM,
-    "fp8-dynamic-per-tensor": SCALED_MM,
-    "fp8-weight-only": WIDENED,
-    "int8-weight-only": WIDENED,
-}
+OWN = OWN_ON_CUDA
 STORAGE = {f: "int8" if f.startswith("int8") else "float8_e4m3fn" for f in OWN}
 
 

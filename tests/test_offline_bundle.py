@@ -75,7 +75,7 @@ def test_pieces_that_come_one_after_the_other_are_joined_once_all_are_there(
     for part in parts[1:]:
         part.unlink()
     bundle.install(folder, tmp_path / "site")
-    assert "yet to come: model-1.whl.part1, model-1.whl.part2" in capsys.readouterr().out
+    assert "yet to come: model-1.whl.part001, model-1.whl.part002" in capsys.readouterr().out
     parts[0].unlink()
     for part in parts[1:]:
         part.write_bytes(kept[part.name])
@@ -85,8 +85,8 @@ def test_pieces_that_come_one_after_the_other_are_joined_once_all_are_there(
 
 def test_a_piece_that_changed_on_the_way_is_refused(pieces, tmp_path):
     folder, made = pieces
-    next(folder.glob("*.part1")).write_bytes(b"other")
-    with pytest.raises(SystemExit, match="part1"):
+    next(folder.glob("*.part001")).write_bytes(b"other")
+    with pytest.raises(SystemExit, match="part001"):
         bundle.install(folder, tmp_path / "site")
     assert not made
 
@@ -106,3 +106,18 @@ def test_the_programme_names_its_parts_and_refuses_others(tmp_path):
     )  # fmt: skip
     assert wrong.returncode == 1
     assert "unknown part nothing" in wrong.stderr
+
+
+def test_a_folder_of_other_files_is_left_alone(tmp_path):
+    (tmp_path / "mine").write_text("x")
+    with pytest.raises(SystemExit, match="holds other files"):
+        bundle.prepare(tmp_path, "3.12", "130")
+    assert (tmp_path / "mine").read_text() == "x"
+
+
+def test_many_pieces_are_joined_in_their_order(tmp_path, monkeypatch):
+    monkeypatch.setattr(bundle, "PIECE_BYTES", 1)
+    (tmp_path / "m.whl").write_bytes(bytes(range(12)))
+    bundle.cut(tmp_path / "m.whl")
+    parts = sorted(tmp_path.glob("*.part*"))
+    assert b"".join(p.read_bytes() for p in parts) == bytes(range(12))

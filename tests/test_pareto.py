@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from precision_explorer.errors import UsageError
-from precision_explorer.pareto import Objective, dominates, front, front_probability, knee
+from precision_explorer.pareto import Objective, dominates, front, front_probability, fronts, knee
 from precision_explorer.table import build
 from tests.test_table import NVML, REF_WRONG, classified, make_run, ok
 
@@ -94,6 +94,58 @@ def test_probability_in_blocks_and_for_many_rows(monkeypatch):
         assert front_probability(draws, [True, False, True]) == pytest.approx(expected)
 
 
+# Steps from draw to draw on few values: what dominates a row changes, and ties come and go.
+STEPS = st.sampled_from([0.0, 0.0, 0.0, 1.0, -1.0, np.inf])
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    arrays(float, (9, 3), elements=st.sampled_from([0.0, 1.0, 2.0, 3.0])),
+    arrays(float, (11, 9, 3), elements=STEPS),
+    st.lists(st.booleans(), min_size=3, max_size=3),
+    st.sampled_from([1, 2, 200]),
+)
+def test_draws_that_are_sorted_out_together_are_those_of_all_pairs(truth, steps, maximise, most):
+    draws = truth + steps
+    expected = np.mean([brute(draw.tolist(), maximise) for draw in draws], axis=0)
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in (("_FEW", 1), ("_TOGETHER", 4), ("_CANDIDATES", 2)):
+            patch.setattr(fronts, name, value)
+        patch.setattr(fronts, "_PAIRS_A_ROW", most)
+        assert front_probability(draws, maximise) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.01, 0.3])
+def test_a_large_table_over_many_draws_is_the_fronts_of_its_draws(noise):
+    """With several hundred rows on each front, and more rows than are settled at a time."""
+    generator = np.random.default_rng(5)
+    truth = np.abs(generator.normal(size=(1_500, 4)))
+    truth *= generator.random((1_500, 1)) ** 0.2 / np.linalg.norm(truth, axis=1, keepdims=True)
+    truth[:100] = truth[100:200]
+    draws = truth + noise * generator.standard_normal((31, *truth.shape))
+    maximise = [True, False, True, True]
+    expected = np.mean([front(draw, maximise) for draw in draws], axis=0)
+    assert (front_probability(iter([draws[:6], draws[6:]]), maximise) == expected).all()
+
+
+def test_what_dominated_in_earlier_draws_is_tried_first(monkeypatch):
+    """Rows whose dominator stays the same are held against nothing else."""
+    generator = np.random.default_rng(6)
+    truth = generator.random((600, 3))
+    draws = truth + 0.001 * generator.standard_normal((60, *truth.shape))
+    held = []
+
+    def counted(low, high):
+        held.append(low.shape[1])
+        return pairs(low, high)
+
+    pairs = fronts._possible_pairs
+    monkeypatch.setattr(fronts, "_possible_pairs", counted)
+    front_probability(draws, [True] * 3)
+    assert len(held) == 3
+    assert max(held) < 200
+
+
 def test_large_tables_where_all_are_on_the_front():
     generator = np.random.default_rng(3)
     sphere = np.abs(generator.normal(size=(3_000, 5)))
@@ -127,8 +179,6 @@ def test_a_large_table_in_blocks_is_what_all_pairs_say(monkeypatch):
 @settings(max_examples=60, deadline=None)
 @given(arrays(float, (3, 7, 3), elements=CELL), st.lists(st.booleans(), min_size=3, max_size=3))
 def test_rows_sorted_out_by_bit_sets_are_those_of_all_pairs(draws, maximise):
-    from precision_explorer.pareto import fronts
-
     expected = np.mean([brute(draw.tolist(), maximise) for draw in draws], axis=0)
     before = fronts._FEW
     fronts._FEW = 1

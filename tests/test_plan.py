@@ -297,7 +297,8 @@ def test_the_same_measurements_have_the_same_hash():
 
 READ_LATER = {
     "price_per_hour": 2.0, "slo": "p99=1s", "quality_budget": 0.05, "reference": "bf16",
-    "grid_g_per_kwh": 300.0,
+    "grid_g_per_kwh": 300.0, "value_per_correct": 0.002, "cost_per_error": 0.01,
+    "price": {"prices": [{"kind": "list", "term": "spot"}]},
     "out": "somewhere", "cell_timeout": 5.0, "allow_metric": "f1",
 }  # fmt: skip
 MEASURED = {
@@ -543,7 +544,10 @@ def test_a_variable_that_changes_numbers_makes_another_cell_and_what_the_tool_se
     for name in ("ONEDNN_DEFAULT_FPMATH_MODE", "OMP_NUM_THREADS"):
         monkeypatch.delenv(name, raising=False)
     before = planned().cells[0].cell_id
-    for name in ("OMP_NUM_THREADS", "KMP_DUPLICATE_LIB_OK", "KMP_INIT_AT_FORK"):
+    for name in (
+        "OMP_NUM_THREADS", "KMP_DUPLICATE_LIB_OK", "KMP_INIT_AT_FORK",
+        "PYTORCH_NVML_BASED_CUDA_CHECK",
+    ):  # fmt: skip
         monkeypatch.setenv(name, "1")
         assert planned().cells[0].cell_id == before
     monkeypatch.setenv("ONEDNN_DEFAULT_FPMATH_MODE", "BF16")

@@ -526,8 +526,8 @@ def test_every_group_is_told_apart(output: Any) -> None:
         *perplexity_rows(),
         tasks=(*sentiment.context.tasks, ARTICLES),
         objectives=(
-            f"tiny, sentiment, Test CPU, m1: {OBJECTIVES}",
-            "tiny, articles, Test CPU, m1: quality",
+            f"tiny, sentiment, m1: {OBJECTIVES}",
+            "tiny, articles, m1: quality",
         ),
     )
     text = output(both)
@@ -537,11 +537,22 @@ def test_every_group_is_told_apart(output: Any) -> None:
     assert "On the front, by quality: fp32, int8-llm and bf16." in text
 
 
-def test_devices_are_not_compared_with_each_other(output: Any) -> None:
+def test_devices_of_one_method_stand_together_each_with_its_own_reference(output: Any) -> None:
     here, there = table().rows, [r | {"device": "Other CPU"} for r in table().rows]
     there[1]["latency_p50_s"] = 0.001
+    there[0]["latency_p50_s"] = 0.005
     text = output(table(*here, *there))
-    assert "tiny on sentiment, device Test CPU" in text
+    assert "tiny on sentiment" in text
+    assert "int8-dynamic on Other has the lowest median latency: 1.00 ms" in text
+    assert "1.00 ms, against 5.00 ms for fp32 on Other (5.00 times as fast)" in text
+
+
+def test_devices_of_other_methods_are_not_compared_with_each_other(output: Any) -> None:
+    here = table().rows
+    there = [r | {"device": "Other CPU", "method_id": "m2"} for r in table().rows]
+    there[1]["latency_p50_s"] = 0.001
+    text = output(table(*here, *there))
+    assert "tiny on sentiment, device Test CPU, method id m1" in text
     assert "4.00 ms, against 10.0 ms for fp32 (2.50 times" in text
     assert "1.00 ms, against 10.0 ms for fp32 (10.0 times" in text
 

@@ -11,9 +11,11 @@ from precision_explorer.table import ROW_KEY, OfflineSize, OfflineTable
 from tests.test_report import compared, row, table
 
 
-def of(one, *sizes):
-    """(size, rate, tokens per second, joules)"""
-    made = tuple(OfflineSize(n, r, t, j, None if j else "too short") for n, r, t, j in sizes)
+def of(one, *sizes, batches=5):
+    """(size, rate, tokens per second, joules), of `batches` batches each."""
+    made = tuple(
+        OfflineSize(n, r, t, j, None if j else "too short", batches) for n, r, t, j in sizes
+    )
     return OfflineTable(tuple(one[name] for name in ROW_KEY), made)
 
 
@@ -48,7 +50,17 @@ def test_a_crossover_is_seen():
     assert [line["Energy / bf16's"] for line in found] == ["—", "—", "1.30", "0.890", "—"]
     assert [line["Rate / bf16's"] for line in found] == ["—", "—", "1.10", "1.50", "—"]
     assert found[2]["Energy per request"] == "2.60 J"
+    assert {line["Batches timed"] for line in found} == {"5"}
     assert found[4]["Output tokens"] == "—"
+
+
+def test_a_single_batch_gives_no_ratio():
+    sizes = [(8, 100.0, None, None), (128, 800.0, None, None)]
+    rows = row("bf16"), compared("fp8-dynamic")
+    for batches, expected in ((1, None), (2, "1.00")):
+        offline = tuple(of(one, *sizes, batches=batches) for one in rows)
+        found = lines(replace(table(*rows, reference="bf16"), offline=offline))
+        assert found[2].get("Rate / bf16's") == expected
 
 
 def test_without_joules_the_rates_stand_alone_and_the_note_says_what_to_do():
@@ -56,7 +68,7 @@ def test_without_joules_the_rates_stand_alone_and_the_note_says_what_to_do():
     bare = [of(row("bf16"), (1, 10.0, None, None), (8, 100.0, None, None))]
     shown = replace(shown, offline=tuple(bare))
     (first, second) = lines(shown)
-    assert set(first) == {"Format", "Batch size", "Requests"}
+    assert set(first) == {"Format", "Batch size", "Batches timed", "Requests"}
     assert second["Requests"] == "100 /s"
     assert "raise offline_seconds" in to_markdown(shown)
     assert "Energy is the meter's" not in to_markdown(shown)

@@ -299,3 +299,11 @@ def test_rows_whose_median_another_run_did_not_find_again_say_so(tmp_path, secon
     if apart:
         assert "4.9 % apart" in found.context.cautions["not-repeated"]
     assert "not-repeated" not in build(runs[:1]).rows[0]["cautions"]
+
+
+def test_a_row_of_another_kernel_is_no_repetition(tmp_path):
+    runs = [make_run(tmp_path / "a", [in_rounds("fp32", (1.0,) * 3)])]
+    record, rows = in_rounds("fp32", (2.0,) * 3)
+    cell = record.cell.model_copy(update={"recipe": {"kernel": "another"}})
+    runs.append(make_run(tmp_path / "b", [(record.model_copy(update={"cell": cell}), rows)]))
+    assert not any("not-repeated" in r["cautions"] for r in build(runs).rows)

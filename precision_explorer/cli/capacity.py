@@ -7,12 +7,15 @@ from typing import Any
 
 import click
 
+from precision_explorer.cli.money import money_from, price_option
+
 
 @click.command("capacity", short_help="Machines per format for a rate within a latency objective.")
 @click.argument("run", type=click.Path(path_type=Path), metavar="RUN")
 @click.option("--rate", metavar="200/s", required=True, help="Requests that come, per s, min or h.")
 @click.option("--slo", metavar="p99=200ms", help="The latency objective (that of RUN's sweep).")
 @click.option("--price-per-hour", type=float, metavar="USD", help="Your price for one machine.")
+@price_option
 @click.option(
     "--arrivals", metavar="poisson|gamma:CV",
     help="How requests come (poisson); gamma:3 comes in bursts: the times between requests vary "
@@ -35,7 +38,9 @@ import click
 )  # fmt: skip
 @click.option("--seed", type=int, metavar="N", default=0, help="Seed of every draw (0).")
 @click.option("--json", "as_json", is_flag=True, help="The same as one JSON document.")
-def command(run: Path, as_json: bool, price_per_hour: float | None, **options: Any) -> int:
+def command(
+    run: Path, as_json: bool, price_per_hour: float | None, price: Path | None, **options: Any
+) -> int:
     """How many machines each format of RUN needs for a rate of requests within a latency objective,
     and what that fleet costs.
 
@@ -45,7 +50,10 @@ def command(run: Path, as_json: bool, price_per_hour: float | None, **options: A
 
     demand = _demand(run, options)
     table = capacity_of(
-        run, demand, price_per_hour, lambda name: click.echo(f"simulating {name}", err=True)
+        run,
+        demand,
+        money_from(price, price_per_hour),
+        lambda name: click.echo(f"simulating {name}", err=True),
     )
     if as_json:
         click.echo(_json(table))

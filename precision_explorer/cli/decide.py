@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from precision_explorer.cli.limits import limit_options, reader_from
+from precision_explorer.cli.money import money_from, money_options
 
 
 @click.command("decide", short_help="Which format, from limits and one objective.")
@@ -15,13 +16,14 @@ from precision_explorer.cli.limits import limit_options, reader_from
 @click.option(
     "--objective", metavar="NAME", default="cost",
     help="What the best is asked for (cost): cost, latency, latency_p90, latency_p99, "
-    "latency_p999, rate (where it was searched), throughput, memory, weights, energy, value, "
-    "quality.",
+    "latency_p999, rate (where it was searched), throughput, memory, weights, energy (or "
+    "efficiency), value, net (with --value-per-correct), quality.",
 )  # fmt: skip
 @click.option("--slo", metavar="p99=50ms", help="The latency that a format must hold.")
 @click.option("--task", metavar="NAME", help="Only this task of the runs.")
 @click.option("--price-per-hour", type=float, metavar="USD", help="Your price for the device.")
 @click.option("--json", "as_json", is_flag=True, help="The same as one JSON document.")
+@money_options
 @limit_options
 def command(
     runs: tuple[Path, ...],
@@ -29,6 +31,9 @@ def command(
     slo: str | None,
     task: str | None,
     price_per_hour: float | None,
+    price: Path | None,
+    value_per_correct: float | None,
+    cost_per_error: float | None,
     as_json: bool,
     **limits: Any,
 ) -> int:
@@ -47,8 +52,7 @@ def command(
 
     wanted = parse_objective(objective)
     reader = reader_from(slo, **limits)
-    if price_per_hour is not None:
-        reader["price_per_hour"] = price_per_hour
+    reader |= money_from(price, price_per_hour, value_per_correct, cost_per_error)
     table = build(list({path.resolve(): path for path in runs}.values()), reader)
     question = Question(wanted, limits_of(table.context))
     found = decisions(table, question, task)

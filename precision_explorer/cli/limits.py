@@ -4,9 +4,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import click
+
+from precision_explorer.cli.money import money_from, money_options
 
 _OPTIONS: list[Callable[..., Any]] = [
     click.option(
@@ -22,8 +25,8 @@ _OPTIONS: list[Callable[..., Any]] = [
 objectives_option = click.option(
     "--objectives", metavar="a,b,...",
     help="What the Pareto front is taken over: quality, latency, latency_p90, latency_p99, "
-    "latency_p999, rate (where it was searched), throughput, memory, weights, cost, value, energy "
-    "(where it was measured).",
+    "latency_p999, rate (where it was searched), throughput, memory, weights, cost, value, net, "
+    "energy (where it was measured).",
 )  # fmt: skip
 
 
@@ -52,7 +55,7 @@ _READER: list[Callable[..., Any]] = [
 
 def reader_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """Add all that a reader may decide for a table; `table_reader` takes their values."""
-    function = limit_options(objectives_option(function))
+    function = money_options(limit_options(objectives_option(function)))
     for option in reversed(_READER):
         function = option(function)
     return function
@@ -60,6 +63,9 @@ def reader_options(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def table_reader(
     price_per_hour: float | None,
+    price: Path | None,
+    value_per_correct: float | None,
+    cost_per_error: float | None,
     grid_g_per_kwh: float | None,
     slo: str | None,
     quality_budget: str | None,
@@ -78,12 +84,12 @@ def table_reader(
     if budget is not None and limits["max_quality_loss"] is not None:
         raise UsageError("--max-quality-loss is a quality budget too; give one of the two")
     reader = {
-        "price_per_hour": price_per_hour,
         "grid_g_per_kwh": grid_g_per_kwh,
         "quality_budget": budget,
         "metric": metric,
     }
-    return {k: v for k, v in reader.items() if v is not None} | reader_from(slo, **limits)
+    given = {k: v for k, v in reader.items() if v is not None} | reader_from(slo, **limits)
+    return given | money_from(price, price_per_hour, value_per_correct, cost_per_error)
 
 
 def reader_from(

@@ -85,6 +85,18 @@ _OPTIONS: list[Callable[..., Any]] = [
     ),
     click.option("--price-per-hour", type=float, metavar="USD", help="Your price for the device."),
     click.option(
+        "--price", metavar="FILE.yaml",
+        help="A price model: an hourly price, a list price under another term, or ownership.",
+    ),
+    click.option(
+        "--value-per-correct", type=float, metavar="USD",
+        help="What a correct result is worth, for net dollars.",
+    ),
+    click.option(
+        "--cost-per-error", type=float, metavar="USD",
+        help="What a wrong result costs, for net dollars.",
+    ),
+    click.option(
         "--grid-g-per-kwh", type=float, metavar="GRAMS",
         help="Grams of CO2 equivalent per kWh of your grid, for carbon from measured energy.",
     ),

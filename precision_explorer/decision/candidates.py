@@ -41,6 +41,7 @@ OVER_TASKS: dict[str, tuple[Callable[[Parts], np.ndarray], str]] = {
     "cost": (_mean, "the mean over the tasks, as many requests of each"),
     "energy": (_mean, "the mean over the tasks, as many requests of each"),
     "throughput": (_harmonic, "the rate of as many requests of each task"),
+    "net": (_mean, "the mean over the tasks, as many requests of each"),
     "value": (_harmonic, "as many useful results of each task per dollar"),
     "latency": (_largest, "that of the slowest task"),
     "latency_p90": (_largest, "that of the slowest task"),
@@ -50,6 +51,14 @@ OVER_TASKS: dict[str, tuple[Callable[[Parts], np.ndarray], str]] = {
     "weights": (_largest, "that of the largest task"),
 }
 """Quality is missing: nothing adds up scores of different tasks."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """A format on one task: its samples, and its checks as they are named there."""
+
+    samples: Samples
+    checks: tuple[Check, ...]
 
 
 @dataclass(frozen=True)
@@ -68,6 +77,8 @@ class Candidate:
     spread: float | None
     verdicts: tuple[str | None, ...] = ()
     """Of the quality on each task; ``reference`` of the reference."""
+    parts: tuple[Part, ...] = ()
+    """One per task."""
 
     @property
     def state(self) -> str:
@@ -83,7 +94,7 @@ class Candidate:
 def unfit(group: Group, objective: str) -> str | None:
     """Why the group's rows may not be ranked by the objective; None where they may."""
     if objective == "energy":
-        problem = unfit_energy([row["power_source"] for row in group.ok])
+        problem = unfit_energy(group.ok)
         return None if problem is None else problem.removesuffix("; leave it out")
     if FIGURES[objective].quantile is not None and at_own_rates(group.ok):
         return "formats were served at rates of their own, so their latencies rank nothing"
@@ -100,7 +111,7 @@ def asked_of(table: Table, group: Group, question: Question) -> Question:
 
 
 def of_group(table: Table, group: Group, question: Question) -> list[Candidate]:
-    """One candidate per row of the group with a result."""
+    """One candidate per row of the group with a result, of whatever device."""
     found = []
     for row in group.ok:
         samples = table.samples.get(tuple(row[name] for name in ROW_KEY))
@@ -136,16 +147,18 @@ def _candidate(group: Group, row: Row, samples: Samples, question: Question) -> 
     column = FIGURES[name].column
     spread = "throughput_round_spread" if name in ("cost", "throughput", "value") else None
     spread = "latency_p50_round_spread" if column.startswith("latency") else spread
+    found = checks(samples, question.limits)
     return Candidate(
         name=group.named(row),
         rows=(row,),
-        checks=checks(samples, question.limits),
+        checks=found,
         barred=barred,
         value=None if unfit(group, name) else samples.value(name),
         draws=None if unfit(group, name) else samples.draws(name),
         tells=samples.tells(name),
         spread=row[spread] if spread else None,
         verdicts=("reference" if group.is_reference(row) else row["verdict"],),
+        parts=(Part(samples, found),),
     )
 
 
@@ -175,9 +188,10 @@ def _merge(parts: list[Candidate], tasks: list[str], objective: str) -> Candidat
         tells=all(part.tells for part in parts),
         spread=max(spreads, default=None),
         verdicts=tuple(verdict for part in parts for verdict in part.verdicts),
+        parts=tuple(one for part in parts for one in part.parts),
     )
 
 
-def _key(candidate: Candidate) -> tuple[str, str]:
+def _key(candidate: Candidate) -> tuple[str, str, str]:
     row = candidate.rows[0]
-    return row["format"], row["runtime"]
+    return row["format"], row["runtime"], row["device"]

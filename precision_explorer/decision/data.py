@@ -40,11 +40,41 @@ class Option:
     figures: dict[str, float | None]
     verdicts: tuple[str | None, ...]
     cautions: tuple[str, ...]
+    device: str = ""
+    """On which it was measured, and to which its figures and price belong."""
+
+
+@dataclass(frozen=True)
+class Change:
+    """From `value` on (of a lower one: below it), `factor` times what it is, the answer is
+    `choice`; None where no format is named then."""
+
+    value: float
+    factor: float
+    choice: str | None
+
+
+@dataclass(frozen=True)
+class Sensitivity:
+    """One input, moved alone. `value`: what it is now; `least`, `most`: between which values it was
+    moved. `lower`, `higher`: the nearest change of the choice in that direction, None where there
+    is none. `unit`: ``usd``, ``share``, ``seconds``, ``bytes``, ``years``, ``watts`` or empty.
+    `note`: why it can't change the choice at all, or why it was not moved."""
+
+    input: str
+    unit: str
+    value: float
+    least: float
+    most: float
+    lower: Change | None
+    higher: Change | None
+    note: str | None = None
 
 
 @dataclass(frozen=True)
 class Decision:
-    """The answer for one model, device and task, or for all of its tasks together.
+    """The answer for one model and task, or for all of its tasks together: a format, and where
+    machines measured alike also the device, of those that `device` lists.
 
     ``recommended``: `chosen` is the best in the objective of those that hold all limits; `ties`
     names the others that can't be told from it, and `contender` is the best of those that would be
@@ -75,6 +105,9 @@ class Decision:
     options: tuple[Option, ...]
     changes: tuple[str, ...]
     uncovered: tuple[str, ...]
+    sensitivity: tuple[Sensitivity, ...] = ()
+    """Which input, moved alone by how much, would change `chosen`; empty without one, and where it
+    was not asked for."""
 
     @property
     def qualifying(self) -> tuple[Option, ...]:

@@ -1,10 +1,11 @@
-"""`decisions`: one answer per model, device and task, and one over all tasks of a model."""
+"""`decisions`: one answer per model and task (of a format and, where machines measured alike, a
+device), and one over all tasks of a model."""
 
 from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -20,13 +21,14 @@ from precision_explorer.decision.candidates import (
     unfit,
 )
 from precision_explorer.decision.data import Decision, Option, Question, Status
+from precision_explorer.decision.sensitivity import sensitivity
 from precision_explorer.decision.words import changes, contenders, missing_value, uncovered
 from precision_explorer.errors import UsageError, unknown_name
 from precision_explorer.records import NOT_SCORED
 from precision_explorer.table import Table
 from precision_explorer.table.curve import is_below
 from precision_explorer.table.figures import FIGURES, figure_words
-from precision_explorer.table.groups import Group, groups, solves_nothing
+from precision_explorer.table.groups import Group, by_devices, by_meter, groups, solves_nothing
 
 # Central share of the paired draws of a difference: what holds 0 is no difference.
 _TAIL = 0.025
@@ -44,6 +46,8 @@ def decisions(table: Table, question: Question, task: str | None = None) -> list
         if task not in known:
             raise UsageError(unknown_name("task", task, known))
         found = [group for group in found if group.rows[0]["task"] == task]
+    if question.objective == "energy":
+        found = [part for group in found for part in _by_meter(group)]
     problems = [unfit(group, question.objective) for group in found]
     if question.objective == "energy" and problems and all(problems):
         raise UsageError(f"{problems[0]}; choose another --objective")
@@ -51,18 +55,29 @@ def decisions(table: Table, question: Question, task: str | None = None) -> list
     for group in found:
         own = asked_of(table, group, question)
         members.append((group, of_group(table, group, own), own))
-    each = [decide(group, own, candidates) for group, candidates, own in members]
+    each = [decide(group, own, candidates, True) for group, candidates, own in members]
     overall, notes = _over_all(members, question)
     return [*(replace(one, uncovered=(*one.uncovered, *notes)) for one in each), *overall]
 
 
-def decide(group: Group, question: Question, candidates: Sequence[Candidate]) -> Decision:
-    """The answer for one group."""
-    return _decision(group.title, [group], question, candidates)
+def _by_meter(group: Group) -> list[Group]:
+    """The group, by the meters of its devices where they can't be ranked together."""
+    if not group.is_joined or unfit(group, "energy") is None:
+        return [group]
+    parts = by_meter(group.ok, group.ok).values()
+    made = [replace(group, rows=rows) for rows in parts]
+    return [replace(part, title=f"{group.title}, {' and '.join(part.devices)}") for part in made]
+
+
+def decide(
+    group: Group, question: Question, candidates: Sequence[Candidate], with_moves: bool = False
+) -> Decision:
+    """The answer for one group; `with_moves`: and which input, moved, would change it."""
+    return _decision(group.title, [group], question, candidates, with_moves)
 
 
 def _over_all(members: list[Member], question: Question) -> tuple[list[Decision], list[str]]:
-    """One decision for each model and device with several tasks, each of one method; none in
+    """One decision for each model and its devices with several tasks, each of one method; none in
     quality and searched rates, which do not add up over tasks. And what is left out, in
     sentences."""
     if question.objective not in OVER_TASKS:
@@ -70,9 +85,10 @@ def _over_all(members: list[Member], question: Question) -> tuple[list[Decision]
     models: dict[tuple[Any, ...], list[Member]] = defaultdict(list)
     for member in members:
         row = member[0].rows[0]
-        models[row["model"], row["model_revision"], row["device"]].append(member)
+        models[row["model"], row["model_revision"]].append(member)
     found, notes = [], []
-    for (model, _, _), with_questions in models.items():
+    for with_questions in _on_shared_devices(models.values()):
+        model = with_questions[0][0].rows[0]["model"]
         of_model = [(group, candidates) for group, candidates, _ in with_questions]
         tasks = [group.rows[0]["task"] for group, _ in of_model]
         if len(tasks) < 2 or len(set(tasks)) < len(tasks):
@@ -89,12 +105,26 @@ def _over_all(members: list[Member], question: Question) -> tuple[list[Decision]
             of_groups = [group for group, _ in of_model]
             # All tasks of a model are asked alike.
             own = with_questions[0][2]
-            found.append(_decision(f"{model} on all tasks", of_groups, own, merged))
+            found.append(_decision(f"{model} on all tasks", of_groups, own, merged, True))
     return found, notes
 
 
+def _on_shared_devices(models: Iterable[list[Member]]) -> list[list[Member]]:
+    """The members of each model whose groups have devices in common."""
+    found = []
+    for members in models:
+        of = {id(member[0]): member for member in members}
+        joined = by_devices(member[0] for member in members)
+        found += [[of[id(group)] for group in groups_] for groups_ in joined]
+    return found
+
+
 def _decision(
-    title: str, of_groups: list[Group], question: Question, candidates: Sequence[Candidate]
+    title: str,
+    of_groups: list[Group],
+    question: Question,
+    candidates: Sequence[Candidate],
+    with_moves: bool,
 ) -> Decision:
     higher = _higher(of_groups[0], question.objective)
     words = figure_words(question.objective, [group.is_share for group in of_groups])
@@ -114,7 +144,7 @@ def _decision(
     return Decision(
         title=title,
         model=row["model"],
-        device=row["device"],
+        device=", ".join(dict.fromkeys(d for group in of_groups for d in group.devices)),
         tasks=tuple(str(group.rows[0]["task"]) for group in of_groups),
         objective=question.objective,
         limits=question.limits.words,
@@ -130,6 +160,9 @@ def _decision(
         options=tuple(options[c.name] for c in ranked),
         changes=() if reason else tuple(changes(chosen, ranked, question, higher, words)),
         uncovered=tuple(uncovered(of_groups, chosen or nearest)),
+        sensitivity=sensitivity(chosen, candidates, question, higher)
+        if with_moves and chosen is not None
+        else (),
     )
 
 
@@ -139,7 +172,7 @@ def _reason(
     """Why no format can be the answer, whatever its figures are."""
     if candidates and all(c.barred for c in candidates):
         return "what ran was not verified (a server's format is declared, not proved)"
-    if question.objective in ("quality", "value") and any(g.is_synthetic for g in of_groups):
+    if question.objective in ("quality", "value", "net") and any(g.is_synthetic for g in of_groups):
         return NOT_SCORED
     for group in of_groups:
         unsolved = solves_nothing(group)
@@ -190,7 +223,7 @@ def _answer(
         which = ", ".join(disturbed)
         return "cannot-tell", None, f"timing on an idle machine: other work disturbed {which}"
     best = _best(fit, higher)
-    if higher and best.value == 0:
+    if higher and best.value == 0 and objective != "net":
         return "cannot-tell", None, f"any {words} above 0"
     return "recommended", best, None
 
@@ -289,6 +322,7 @@ def _option(candidate: Candidate, best: float | None) -> Option:
         qualifies_probability=math.prod(known) if len(known) == len(chances) else None,
         checks=candidate.checks,
         figures=figures,
+        device=row["device"],
         verdicts=candidate.verdicts,
         cautions=tuple(
             dict.fromkeys(i for r in candidate.rows for i in (r["cautions"] or "").split(";") if i)

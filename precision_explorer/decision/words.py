@@ -22,6 +22,11 @@ def missing_value(objective: str, words: str, qualifying: Sequence[Candidate]) -
     if needed:
         n, name = min(needed)
         return f"a {words}; {name} needs n >= {n:,} requests"
+    if objective == "net":
+        return (
+            "a price per hour and what a correct result is worth (--value-per-correct) or an error "
+            "costs (--cost-per-error)"
+        )
     if objective in ("cost", "value"):
         return "a price per hour (--price-per-hour) and a throughput"
     if objective == "rate":
@@ -43,6 +48,8 @@ def changes(
         *_wider(chosen, ranked, question, higher, words),
         *_runner_up(chosen, ranked, question, higher, words),
     ]
+    if chosen is not None and question.objective == "net" and (chosen.value or 0.0) < 0:
+        lines.append(f"At this worth and these prices even {chosen.name} loses money.")
     prices = {row["price_per_hour_usd"] for c in ranked for row in c.rows}
     capped = question.limits.max_cost_per_1k_usd is not None
     moved = question.objective in ("cost", "value") and len(prices) == 1 and not capped
@@ -246,7 +253,8 @@ def _load(rows: Sequence[Row]) -> str:
     asked = low if low == high else f"{low} to {high}"
     return (
         f"Load: latency is that under {asked} by one pattern of arrivals; another rate or pattern "
-        "has other tails. Cost supposes a device that is busy all the time."
+        "has other tails. Cost supposes a device that is busy all the time; the table has it at "
+        "the offered load too."
     )
 
 

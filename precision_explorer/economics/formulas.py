@@ -28,6 +28,34 @@ def cost_per_1k(price_per_hour: float | None, rate_per_s: float | None) -> float
     return _quotient(1000 * price_per_hour, 3600 * rate_per_s)
 
 
+def cost_per_1m_tokens(price_per_hour: float | None, tokens_per_s: float | None) -> float | None:
+    """Dollars per million output tokens at a sustained rate: 1e6 x price / (3600 x tokens/s)."""
+    if price_per_hour is None or tokens_per_s is None:
+        return None
+    return _quotient(1e6 * price_per_hour, 3600 * tokens_per_s)
+
+
+def net_per_1k(
+    quality_share: float | None,
+    rate_within_slo: float | None,
+    price_per_hour: float | None,
+    usd_per_correct: float | None,
+    usd_per_error: float | None,
+) -> float | None:
+    """Net dollars per 1,000 requests that are answered within the SLO.
+
+    1000 x (q x worth of a correct result - (1 - q) x cost of an error) - 1000 x price /
+    (3600 x rate within the SLO). Requests beyond the limit are paid for and bring nothing. Of
+    worth and cost one may be None, which is then 0; both None: there is no net.
+    """
+    cost = cost_per_1k(price_per_hour, rate_within_slo)
+    if quality_share is None or cost is None or (usd_per_correct is None and usd_per_error is None):
+        return None
+    gain = quality_share * (usd_per_correct or 0.0)
+    loss = (1 - quality_share) * (usd_per_error or 0.0)
+    return 1000 * (gain - loss) - cost
+
+
 def requests_per_joule(requests: float | None, energy_j: float | None) -> float | None:
     """Requests per joule over one window: both counted within the same boundary."""
     if requests is None or energy_j is None:

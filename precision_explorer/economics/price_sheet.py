@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from functools import lru_cache
 from pathlib import Path
@@ -16,6 +17,8 @@ from precision_explorer.errors import UsageError
 from precision_explorer.units import significant
 
 BUNDLED = Path(__file__).with_name("prices.yaml")
+Term = Literal["on-demand", "reserved", "spot"]
+"""How an hour is bought: as it comes, by commitment, or of capacity that may be taken back."""
 # A larger file is no price sheet; the bundled one has a few kilobytes.
 _SHEET_BYTES = 1_000_000
 
@@ -25,16 +28,27 @@ class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Offer(_Strict):
-    """One instance type's list price, in US dollars per hour of the whole instance."""
+class Listed(_Strict):
+    """A list price of the whole instance, in US dollars per hour."""
 
-    provider: str
-    instance_type: str
-    region: str
     instance_usd_per_hour: float = Field(gt=0, allow_inf_nan=False)
     source: str
     date: str = Field(pattern=r"^\d{4}(-\d{2}(-\d{2})?)?$")
     """For which day, month or year the source states the price."""
+
+
+class Offer(Listed):
+    """One instance type; its own price is on demand. `terms`: those by commitment or of spare
+    capacity, each with a source and a date of its own."""
+
+    provider: str
+    instance_type: str
+    region: str
+    terms: dict[Literal["reserved", "spot"], Listed] = Field(default_factory=dict)
+
+    def of(self, term: Term) -> Listed | None:
+        """The price under `term`; None where the sheet has none."""
+        return self if term == "on-demand" else self.terms.get(term)
 
 
 class DeviceOffer(Offer):
@@ -64,12 +78,17 @@ class PriceSheet(_Strict):
 @dataclass(frozen=True)
 class Price:
     """`per_hour_usd` of the device or the CPU threads used; `basis` says in one line how it came
-    about; `date` as the source has it."""
+    about; `date` as the source has it. `kind`: ``list``, ``given``, ``hourly`` or ``ownership``;
+    `term`: how it is bought, None where nobody said; `inputs`: every number that it is computed
+    from, by its name with the unit."""
 
     per_hour_usd: float
     source: str
     date: str
     basis: str
+    kind: str = "list"
+    term: str | None = None
+    inputs: Mapping[str, float] = field(default_factory=dict)
 
 
 def load_sheet(path: Path | str | None = None) -> PriceSheet:
@@ -106,8 +125,10 @@ def price_for(
     threads: int,
     override_per_hour: float | None,
     sheet: PriceSheet,
+    term: Term = "on-demand",
 ) -> Price | None:
-    """The price per hour of what a cell uses, or None when the sheet has none for it.
+    """The price per hour of what a cell uses, or None when the sheet has none for it (under
+    `term`).
 
     `device_kind`: ``cuda`` looks `device_name` (NVML's) up; ``cpu`` charges one whole core for each
     of the `threads` used, whatever the processor's name; others have no list price.
@@ -120,10 +141,10 @@ def price_for(
         name = device_name.strip().lower()
         for offer in sheet.devices:
             if any(fnmatchcase(name, pattern.lower()) for pattern in offer.names):
-                return _device_price(offer)
+                return _device_price(offer, term)
         return None
     if device_kind == "cpu" and sheet.cpu is not None:
-        return _cpu_price(sheet.cpu, threads)
+        return _cpu_price(sheet.cpu, threads, term)
     return None
 
 
@@ -132,36 +153,70 @@ def _given(per_hour: float) -> Price:
         raise UsageError(
             f"a price of {per_hour} dollars per hour can't be; give one above 0, such as 1.25"
         )
-    basis = f"{_exact(per_hour)} per hour, as given by the reader"
-    return Price(float(per_hour), "given with --price-per-hour", "undated", basis)
+    basis = f"{exact_usd(per_hour)} per hour, as given by the reader"
+    return Price(
+        float(per_hour),
+        "given with --price-per-hour",
+        "undated",
+        basis,
+        "given",
+        inputs={"usd_per_hour": float(per_hour)},
+    )
 
 
-def _device_price(offer: DeviceOffer) -> Price:
-    count = offer.devices_per_instance
-    per_hour = offer.instance_usd_per_hour / count
-    shared = f" / {count} devices = {_exact(per_hour)}" if count > 1 else ""
-    return Price(per_hour, offer.source, offer.date, f"{_words(offer)}{shared}")
+def _device_price(offer: DeviceOffer, term: Term) -> Price | None:
+    listed, count = offer.of(term), offer.devices_per_instance
+    if listed is None:
+        return None
+    per_hour = listed.instance_usd_per_hour / count
+    shared = f" / {count} devices = {exact_usd(per_hour)}" if count > 1 else ""
+    return Price(
+        per_hour,
+        listed.source,
+        listed.date,
+        f"{_words(offer, listed, term)}{shared}",
+        term=term,
+        inputs={
+            "instance_usd_per_hour": listed.instance_usd_per_hour,
+            "devices_per_instance": count,
+        },
+    )
 
 
-def _cpu_price(offer: CpuOffer, threads: int) -> Price:
+def _cpu_price(offer: CpuOffer, threads: int, term: Term) -> Price | None:
     if threads < 1:
         raise ValueError(f"{threads} threads can't be priced; need 1 or more")
+    listed = offer.of(term)
+    if listed is None:
+        return None
     cores = offer.vcpus / offer.vcpus_per_core
-    per_core = offer.instance_usd_per_hour / cores
+    per_core = listed.instance_usd_per_hour / cores
     basis = (
-        f"{_words(offer)} / {cores:g} cores of {offer.vcpus_per_core} vCPUs = {_exact(per_core)} "
-        f"per core-hour x {threads} threads, a core each"
+        f"{_words(offer, listed, term)} / {cores:g} cores of {offer.vcpus_per_core} vCPUs = "
+        f"{exact_usd(per_core)} per core-hour x {threads} threads, a core each"
     )
-    return Price(per_core * threads, offer.source, offer.date, basis)
+    return Price(
+        per_core * threads,
+        listed.source,
+        listed.date,
+        basis,
+        term=term,
+        inputs={
+            "instance_usd_per_hour": listed.instance_usd_per_hour,
+            "vcpus": offer.vcpus,
+            "vcpus_per_core": offer.vcpus_per_core,
+            "threads": threads,
+        },
+    )
 
 
-def _words(offer: Offer) -> str:
+def _words(offer: Offer, listed: Listed, term: Term) -> str:
     return (
-        f"{offer.provider} {offer.instance_type} in {offer.region}, on-demand list price "
-        f"{_exact(offer.instance_usd_per_hour)} per hour as of {offer.date}"
+        f"{offer.provider} {offer.instance_type} in {offer.region}, {term} list price "
+        f"{exact_usd(listed.instance_usd_per_hour)} per hour as of {listed.date}"
     )
 
 
-def _exact(value: float) -> str:
+def exact_usd(value: float) -> str:
     """Enough digits to check the arithmetic, which three would round away."""
     return f"${significant(value, 6)}"

@@ -18,11 +18,16 @@ from torch import nn
 from precision_explorer.errors import FormatNotApplied
 from precision_explorer.formats import microscaling
 from precision_explorer.formats.autocast import autocast_forward
-from precision_explorer.formats.catalog import AS_SHIPPED, MIXED, is_mixed, spec_of
-from precision_explorer.formats.four_bit import group_size, int4_config, int4_fits, nf4_linear
-from precision_explorer.formats.fp8 import (
+from precision_explorer.formats.catalog import (
+    AS_SHIPPED,
+    MIXED,
     SCALED_MM,
     WIDENED,
+    is_mixed,
+    spec_of,
+)
+from precision_explorer.formats.four_bit import group_size, int4_config, int4_fits, nf4_linear
+from precision_explorer.formats.fp8 import (
     float8_linear,
     widened_float8,
     widened_int8,

@@ -149,6 +149,14 @@ DEFAULT_FORMATS: tuple[str, ...] = (
 )  # fmt: skip
 
 
+SCALED_MM, WIDENED = "scaled-mm", "widened"
+OWN_ON_CUDA = {
+    "fp8-dynamic": SCALED_MM,
+    "fp8-dynamic-per-tensor": SCALED_MM,
+    "fp8-weight-only": WIDENED,
+    "int8-weight-only": WIDENED,
+}
+"""Formats that are tried on CUDA by torchao's layers and by our own kernel of this name (`fp8`)."""
 # The library, storage and arithmetic of a format that is several: `mixed:NAME`, by a recipe.
 MIXED = "mixed"
 

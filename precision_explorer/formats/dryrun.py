@@ -18,10 +18,9 @@ from torch import nn
 
 from precision_explorer.formats import reference
 from precision_explorer.formats.apply import apply_format, set_matmul_precision
-from precision_explorer.formats.catalog import spec_of
+from precision_explorer.formats.catalog import OWN_ON_CUDA, spec_of
 from precision_explorer.formats.compiling import compiled
 from precision_explorer.formats.four_bit import GROUPS
-from precision_explorer.formats.fp8 import SCALED_MM, WIDENED
 from precision_explorer.formats.kernels import CPU_KERNELS, CUDA_KERNELS
 from precision_explorer.formats.runtimes import RUNTIMES, Runtime
 from precision_explorer.formats.static import (
@@ -42,13 +41,6 @@ WRONG = 0.06
 # Where the error itself proves what computed: float32 rounds to 24 bits (an error of about 1e-7
 # here), TF32 to 11 (about 3e-4), bfloat16 to 8 (about 3e-3).
 _EXACTNESS = {"fp32": (0.0, 1e-5), "tf32": (2e-5, 2e-3), "bf16-autocast": (5e-4, 2e-2)}
-# Formats of which torchao's way and our own are tried on CUDA.
-_TWO_WAYS = {
-    "fp8-dynamic": SCALED_MM,
-    "fp8-dynamic-per-tensor": SCALED_MM,
-    "fp8-weight-only": WIDENED,
-    "int8-weight-only": WIDENED,
-}
 # Kernels whose times differ by less than this are equally fast: so much do two dry runs differ.
 _AS_FAST = 0.1
 
@@ -221,8 +213,8 @@ def _recipes(format_id: str, device: str) -> list[dict[str, Any]]:
         # torch's kernel for CPUs is fast in one type only: on a CPU with AVX2 it took 31 x as long
         # in float32 as in bfloat16 (128 rows; `formats --json` shows both as candidates).
         return [base | {"compute_dtype": dtype} for dtype in ("float32", "bfloat16")]
-    if format_id in _TWO_WAYS and device != "cpu":
-        return [base | {"kernel": _TWO_WAYS[format_id], "library": "torch"}, base]
+    if format_id in OWN_ON_CUDA and device != "cpu":
+        return [base | {"kernel": OWN_ON_CUDA[format_id], "library": "torch"}, base]
     if format_id not in ("int8-dynamic", "int8-static"):
         return [base]
     if format_id == "int8-static":

@@ -165,6 +165,8 @@ def products_of(text: str) -> list[Product]:
 
 # -- CUDA -------------------------------------------------------------------------------------
 
+CUDA_NAMES = "CUDA kernel names"
+"""The evidence of a certificate made on CUDA."""
 _IS_PRODUCT = re.compile(r"gemm|gemv|nvjet|xmma|cutlass|wgmma|scaled_mm|matmul", re.IGNORECASE)
 # Attention's own kernels multiply too, but no layer's weights.
 _NO_PRODUCT = re.compile(

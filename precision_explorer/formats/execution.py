@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from precision_explorer.errors import FormatNotApplied
 from precision_explorer.formats.catalog import AS_SHIPPED, MIXED, FormatSpec
-from precision_explorer.formats.evidence import NATIVE, SOFTWARE, UNKNOWN
+from precision_explorer.formats.evidence import CUDA_NAMES, NATIVE, SOFTWARE, UNKNOWN
 from precision_explorer.records import Caution, Certificate, OffLabel
 from precision_explorer.units import share
 
@@ -134,5 +134,16 @@ def _off(spec: FormatSpec, wanted: str, certificate: Certificate) -> Caution:
     return Caution(
         id="partly-executed",
         message=f"{share(certificate.executed_share)} of the linear layers' FLOPs ran in "
-        f"{meant}{which}: {', '.join(names[:3])}{more} ran in {found}",
+        f"{meant}{which}: {', '.join(names[:3])}{more} ran in {found}"
+        f"{_outliers(spec, certificate)}",
+    )
+
+
+def _outliers(spec: FormatSpec, certificate: Certificate) -> str:
+    """LLM.int8() multiplies a layer's outlier columns apart, so such a layer makes two products."""
+    if spec.id != "int8-llm" or certificate.evidence != CUDA_NAMES:
+        return ""
+    return (
+        "; it may be their outlier columns, which LLM.int8() multiplies in the wider type: a "
+        "layer's FLOPs are shared by the time that its products took"
     )

@@ -1,9 +1,10 @@
 """Linear layers of 8-bit weights on CUDA, as few operators around one product.
 
-torchao's tensor subclasses, which are meant to be compiled, spend up to half a millisecond of
-Python on each eager call: on an H200 a decode step of an 8B-shaped model took 106 ms in eager
-``fp8-dynamic`` and 22 ms in bfloat16, whatever the batch (`results/h200-decoder`). Which way is
-taken is decided by the timed dry run in `dryrun`.
+torchao's tensor subclasses are meant to be compiled. Called eagerly, those that quantize
+activations spend some half a millisecond of Python on each product: on an H200 92 % of an
+8B-shaped model's decode step passed between operators (`results/h200-decoder`). Those that hold
+weights alone widen them in more passes over memory than a cast takes (57 and 85 % of the step).
+Which way is taken is decided by the timed dry run in `dryrun`.
 """
 
 from __future__ import annotations
@@ -17,7 +18,6 @@ E4M3_MAX = 448.0
 _LEAST_PEAK = 1e-12
 # cuBLASLt's fp8 GEMM takes multiples of 16 only (torch._scaled_mm's own check).
 _MULTIPLE = 16
-SCALED_MM, WIDENED = "scaled-mm", "widened"
 
 
 def _quantized(values: torch.Tensor, by_row: bool) -> tuple[torch.Tensor, torch.Tensor]:
@@ -64,13 +64,16 @@ class Float8Linear(nn.Module):
 
 
 class WidenedLinear(nn.Module):
-    """8-bit weights with a scale per row, widened to the activations' type at each call: e4m3 and
-    int8 values are exact in bfloat16 and float16's product, and the scale goes on the result."""
+    """8-bit weights with a scale per row, widened to the activations' type at each call. e4m3 and
+    int8 values are exact in it, and the scale goes on the result, so the type must hold unscaled
+    sums: bfloat16 or float32. ValueError for float16, in which they overflow."""
 
     weight = None
 
     def __init__(self, linear: nn.Linear, values: torch.Tensor, scale: torch.Tensor) -> None:
         super().__init__()
+        if linear.weight.dtype == torch.float16:
+            raise ValueError("unscaled 8-bit weights overflow float16's sums; compute in bfloat16")
         self.in_features, self.out_features = linear.in_features, linear.out_features
         self.register_buffer("weight_8bit", values)
         self.register_buffer("scale", scale.reshape(-1).float())

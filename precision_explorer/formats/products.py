@@ -23,6 +23,7 @@ import torch
 from torch import nn
 
 from precision_explorer.formats.evidence import (
+    CUDA_NAMES,
     NATIVE,
     SOFTWARE,
     UNKNOWN,
@@ -340,10 +341,17 @@ def _products(kernels: list[tuple[str, float]]) -> list[tuple[Product, float]]:
 def _in_order(calls: list[Call], eager: Call | None, whole: Call) -> list[Part] | None:
     """Each call with the kernels that stand in its place in `whole`, whose products are as many as
     the eager pass made, be it those of its layers or, beside them, such as rotary embeddings make;
-    None where they are neither. A compiler keeps the order of what depends on each other.
+    None where they are neither.
+
+    A compiler keeps the order of what depends on each other, and moves the rest: a product that no
+    layer makes may stand anywhere, so kernels that the eager pass started outside of layers alone
+    are left out on both sides.
     """
-    owners: list[Call | None] = _owners(calls, eager) if eager is not None else []
-    made = _products(whole.kernels)
+    owned = _owners(calls, eager) if eager is not None else []
+    inside = {name for name, owner in owned if owner is not None}
+    outside = {name for name, owner in owned if owner is None} - inside
+    owners = [owner for name, owner in owned if name not in outside]
+    made = _products([(name, t) for name, t in whole.kernels if name not in outside])
     if len(made) != len(owners):
         owners = [owner for owner in owners if owner is not None]
     if not made or len(made) != len(owners):
@@ -358,17 +366,18 @@ def _in_order(calls: list[Call], eager: Call | None, whole: Call) -> list[Part] 
     ]
 
 
-def _owners(calls: list[Call], eager: Call) -> list[Call | None]:
-    """The call that made each product of the eager pass, in its order; None where none did."""
+def _owners(calls: list[Call], eager: Call) -> list[tuple[str, Call | None]]:
+    """(kernel, the call that made it) of each product of the eager pass, in its order; None where
+    no layer did."""
     waiting: dict[tuple[str, float], list[Call]] = {}
     for call in calls:
         for name, seconds in call.kernels:
             waiting.setdefault((name, round(seconds, 9)), []).append(call)
-    owners: list[Call | None] = []
+    owners: list[tuple[str, Call | None]] = []
     for name, seconds in eager.kernels:
         if cuda_product(name) is not None:
             left = waiting.get((name, round(seconds, 9)))
-            owners.append(left.pop(0) if left else None)
+            owners.append((name, left.pop(0) if left else None))
     return owners
 
 
@@ -464,7 +473,7 @@ def watch(
     as `_shared` says.
     """
     cuda = any(p.is_cuda for p in model.parameters())
-    evidence = "CUDA kernel names" if cuda else "oneDNN and MKL verbose lines"
+    evidence = CUDA_NAMES if cuda else "oneDNN and MKL verbose lines"
     hooks = _Watch(model, elements)
     calls = hooks.calls
     try:

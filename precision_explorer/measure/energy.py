@@ -33,7 +33,8 @@ counter that is renewed every 100 ms, and read at such renewals."""
 SETTLE_S = 0.5
 """How long a device rests after the work before it is read again. Clocks stay up for longer, which
 is why there are two readings; more would cost each block more than it tells. Both are declared
-choices: together they add at most 2.5 s to a block."""
+choices: together they add at most 3 s to a block (2.5 s with a
+counter renewed every 100 ms)."""
 LONGEST_S = 12.0
 """A latency window is not made longer than this for a meter: one that is renewed less than every
 240 ms gives no joules, rather than take the budget of the latency. A declared choice."""

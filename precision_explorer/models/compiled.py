@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -18,10 +19,10 @@ from precision_explorer.formats.runtimes import Runtime, next_power, padded_leng
 Shape = tuple[Any, ...]
 # The argument that takes the cache: transformers 5.24 renamed it and drops the second in 5.40.
 _CACHES: tuple[str, ...] = ("cache", "past_key_values")
-# Outputs beside the logits that adapters read, one per token of the input.
 # A GPU's int8 products are padded to more rows than this (`formats.kernels`), which is a branch, so
-# that code for more rows is other code.
+# that code for more rows, of all sequences together, is other code.
 _PADDED_ROWS = 16
+# Outputs beside the logits that adapters read, one per token of the input.
 _PER_TOKEN = ("start_logits", "end_logits", "last_hidden_state")
 
 
@@ -220,19 +221,18 @@ class CompiledModel:
 
     def shape_class(self, shape: Shape) -> Shape:
         """What shapes share code: those that are alike, and with dynamic shapes those that differ
-        in sizes above 1 only (torch.compile takes 0 and 1 as special), on a GPU on one side of
-        `_PADDED_ROWS`."""
+        in sizes above 1 only (torch.compile takes 0 and 1 as special), on a GPU with their rows on
+        one side of `_PADDED_ROWS`."""
         if not self.runtime.dynamic:
             return shape
-        most = _PADDED_ROWS if self._kind != "cpu" else None
-
-        def kind_of(size: int) -> int:
-            return most + 1 if most is not None and size > most else min(size, 2)
-
-        return tuple(
-            (name, tuple(map(kind_of, value)) if isinstance(value, tuple) else value)
+        sizes = tuple(
+            (name, tuple(min(size, 2) for size in value) if isinstance(value, tuple) else value)
             for name, value in shape
         )
+        ids = dict(shape).get("input_ids")
+        if self._kind == "cpu" or not isinstance(ids, tuple):
+            return sizes
+        return (*sizes, ("rows", math.prod(ids) > _PADDED_ROWS))
 
     def share(self) -> float | None:
         """The share of a forward pass's operators that is run compiled, at the first shape that was

@@ -17,6 +17,14 @@ _FIRST, _LEADERS = 8, 64
 # Rows whose dominated rows are found at a time: their bit sets are 128 bytes a row.
 _CHUNK = 1024
 _WORD = 64
+# Draws that are sorted out together: what may dominate a row in any of them is sought once.
+_TOGETHER = 25
+# Below so many draws each is sorted out by itself.
+_SINGLE = 4
+# Rows among which each row's surest dominator is sought, and how many are remembered of it.
+_CANDIDATES, _REMEMBERED = 512, 3
+# Above so many pairs for each row to be held against each other the draws differ too much.
+_PAIRS_A_ROW = 200
 
 
 def front(values: np.ndarray, maximise: Sequence[bool]) -> np.ndarray:
@@ -38,15 +46,15 @@ def front_probability(
     a draw.
     """
     blocks = [draws] if isinstance(draws, np.ndarray) else draws
-    count, total, leaders = 0, np.zeros(1), None
+    count, total, many = 0, np.zeros(1), None
     for block in blocks:
         costs = _by_objective(block, maximise)
-        if leaders is None:
-            leaders = _leaders(costs[0])
         if costs.shape[2] <= _FEW:
             total = total + _all_pairs(costs)
         else:
-            total = total + sum(_front(one, leaders) for one in costs)
+            many = many or _Many(costs)
+            for start in range(0, len(costs), _TOGETHER):
+                total = total + many.on_front(costs[start : start + _TOGETHER])
         count += len(costs)
     if not count:
         raise ValueError("there are no draws; give (draws, rows, objectives)")
@@ -80,6 +88,126 @@ def _all_pairs(costs: np.ndarray) -> np.ndarray:
         on = ~(no_worse & better).any(axis=1) & ~np.isnan(block).any(axis=1)
         total += on.sum(axis=0)
     return total
+
+
+class _Many:
+    """The fronts of many draws of one large table. Draws resemble each other, so what dominated a
+    row in one is tried first in the next, and only what may dominate it in any draw of a block is
+    held against it at all."""
+
+    def __init__(self, costs: np.ndarray) -> None:
+        """`costs` (draws, objectives, rows): the first draws, by which the others are foretold."""
+        self._leaders = _leaders(costs[0])
+        self._dominators: list[np.ndarray] = []
+        """(rows,) each: a row that dominated it, or may."""
+        self._turn = 0
+
+    def on_front(self, costs: np.ndarray) -> np.ndarray:
+        """(rows,): on how many fronts of `costs` (draws, objectives, rows) each row is."""
+        if len(costs) < _SINGLE or np.isnan(costs).any():
+            return self._each(costs)
+        if not self._dominators:
+            self._dominators = [_surest_dominators(costs, self._leaders)] * _REMEMBERED
+        beaten = self._beaten_again(costs)
+        left = np.flatnonzero(~beaten.all(axis=0))
+        held = np.ascontiguousarray(costs[:, :, left])
+        pairs = _possible_pairs(held.min(axis=0), held.max(axis=0))
+        if pairs is None:
+            return self._each(costs)
+        self._dominators = [*self._dominators]
+        slot = self._dominators[self._turn % _REMEMBERED].copy()
+        for index, one in enumerate(held):
+            open_ = ~beaten[index, left]
+            losers, winners = _decided(one, *(side[open_[pairs[0]]] for side in pairs))
+            beaten[index, left[losers]] = True
+            slot[left[losers]] = left[winners]
+        self._dominators[self._turn % _REMEMBERED] = slot
+        self._turn += 1
+        return np.asarray((~beaten).sum(axis=0))
+
+    def _each(self, costs: np.ndarray) -> np.ndarray:
+        return np.sum([_front(one, self._leaders) for one in costs], axis=0)
+
+    def _beaten_again(self, costs: np.ndarray) -> np.ndarray:
+        """(draws, rows) bool: where one of the remembered rows dominates."""
+        beaten = np.zeros((len(costs), costs.shape[2]), dtype=bool)
+        for dominators in self._dominators:
+            left = np.flatnonzero(~beaten.all(axis=0))
+            by = dominators[left]
+            no_worse: np.ndarray = np.ones((len(costs), left.size), dtype=bool)
+            better = np.zeros_like(no_worse)
+            for k in range(costs.shape[1]):
+                ours, theirs = costs[:, k, left], costs[:, k, by]
+                no_worse &= theirs <= ours
+                better |= theirs < ours
+            beaten[:, left] |= no_worse & better
+        return beaten
+
+
+def _surest_dominators(costs: np.ndarray, leaders: np.ndarray) -> np.ndarray:
+    """(rows,): the row, of some on the mean draw's front, whose least advantage over it is the
+    largest, each objective in units of its spread; any where nothing beats the row."""
+    with np.errstate(invalid="ignore"):  # Infinite values have no mean, and beat nothing here.
+        mean = costs.mean(axis=0)
+        spread = mean.std(axis=1, keepdims=True)
+        mean = mean / np.where(spread > 0, spread, 1.0)
+    on = np.flatnonzero(_front(mean, leaders))
+    if not on.size:
+        return np.zeros(mean.shape[1], dtype=int)
+    chosen = on[:: -(-on.size // _CANDIDATES)]
+    best = np.full(mean.shape[1], -np.inf)
+    found = np.full(mean.shape[1], chosen[0])
+    for start in range(0, chosen.size, _LEADERS):
+        some = chosen[start : start + _LEADERS]
+        margin = np.full((some.size, mean.shape[1]), np.inf)
+        for column in mean:
+            with np.errstate(invalid="ignore"):
+                np.minimum(margin, column - column[some][:, None], out=margin)
+        place = margin.argmax(axis=0)
+        largest = margin[place, np.arange(mean.shape[1])]
+        better = largest > best
+        best[better], found[better] = largest[better], some[place[better]]
+    return found
+
+
+def _possible_pairs(low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
+    """(rows, others): every pair of which the other may be no costlier in all objectives, where
+    each value lies between `low` and `high` (objectives, rows); None where they are too many."""
+    rows = low.shape[1]
+    least = np.stack([_at_most(column) for column in low])
+    most = np.stack(
+        [np.searchsorted(np.sort(a), b, side="right") for a, b in zip(low, high, strict=True)]
+    )
+    found: list[tuple[np.ndarray, np.ndarray]] = []
+    total = 0
+    for start in range(0, rows, _CHUNK):
+        bits = _intersection(least[:, start : start + _CHUNK], most, rows)
+        row, word = np.nonzero(bits)
+        # At least one pair a word: what is too much already need not be unpacked.
+        if total + row.size > _PAIRS_A_ROW * rows:
+            return None
+        flags = np.unpackbits(
+            bits[row, word].astype("<u8").view(np.uint8).reshape(-1, 8), axis=1, bitorder="little"
+        )
+        place, bit = np.nonzero(flags)
+        ours, theirs = row[place], start + _WORD * word[place] + bit
+        apart = ours != theirs
+        found.append((ours[apart], theirs[apart]))
+        total += int(apart.sum())
+        if total > _PAIRS_A_ROW * rows:
+            return None
+    return np.concatenate([a for a, _ in found]), np.concatenate([b for _, b in found])
+
+
+def _decided(
+    costs: np.ndarray, rows: np.ndarray, others: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Those of the pairs in which the other dominates the row, by `costs` (objectives, rows)."""
+    for column in costs:
+        kept = column[others] <= column[rows]
+        rows, others = rows[kept], others[kept]
+    better = (costs[:, others] < costs[:, rows]).any(axis=0)
+    return rows[better], others[better]
 
 
 def _leaders(costs: np.ndarray) -> np.ndarray:

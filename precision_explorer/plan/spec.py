@@ -15,7 +15,7 @@ from pydantic import (
     model_validator,
 )
 
-from precision_explorer.economics import parse_slo
+from precision_explorer.economics import load_prices, parse_prices, parse_slo
 from precision_explorer.endpoint import Address, is_endpoint, parse_address
 from precision_explorer.errors import PrecisionExplorerError, UsageError, unknown_name
 from precision_explorer.formats.catalog import CATALOG, DEFAULT_FORMATS, MIXED, is_mixed
@@ -29,7 +29,16 @@ from precision_explorer.workload.background import as_list
 EXECUTORS = ("local",)
 # Options that a reader decides later: they change tables, not what is measured.
 READER_FIELDS = frozenset(
-    {"price_per_hour", "grid_g_per_kwh", "slo", "quality_budget", "reference"}
+    {
+        "price_per_hour",
+        "price",
+        "grid_g_per_kwh",
+        "value_per_correct",
+        "cost_per_error",
+        "slo",
+        "quality_budget",
+        "reference",
+    }
 )
 _TRUTH_VALUES = ("trust_remote_code", "until_decided", "find_rate")
 # A longer wait than some 24 days is more milliseconds than poll() takes.
@@ -46,9 +55,9 @@ class SweepSpec(BaseModel):
     """One field per option of `sweep`; a spec file holds the same names (``-`` or ``_``).
 
     `quality_budget` is a share (0.01 for 1%), `cell_timeout` and `duration` seconds, `memory_limit`
-    bytes. `tails`, `duration`, `background` and `find_rate` change the workload
-    (`workload.changed`). The reference is always among `formats`: one that was not named is put in
-    front.
+    bytes, `price` a price file or its models. `tails`, `duration`, `background` and `find_rate`
+    change the workload (`workload.changed`). The reference is always among `formats`: one that was
+    not named is put in front.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -73,6 +82,9 @@ class SweepSpec(BaseModel):
     out: str | None = None
     cell_timeout: float = Field(default=3600.0, gt=0, le=_LONGEST_S)
     price_per_hour: float | None = None
+    price: dict[str, Any] | None = None
+    value_per_correct: float | None = Field(default=None, ge=0)
+    cost_per_error: float | None = Field(default=None, ge=0)
     grid_g_per_kwh: float | None = Field(default=None, ge=0)
     slo: str | None = None
     quality_budget: float = Field(default=0.01, gt=0, lt=1)
@@ -180,6 +192,14 @@ class SweepSpec(BaseModel):
             raise ValueError(f"memory-limit {value} bytes is too small; give a unit, as in 8GB")
         return value
 
+    @field_validator("price", mode="before")
+    @classmethod
+    def _price_file(cls, value: Any) -> Any:
+        """The file's models themselves: the run must not depend on a file that may change."""
+        if value is None:
+            return None
+        return as_document(value)
+
     @field_validator("price_per_hour")
     @classmethod
     def _price(cls, value: float | None) -> float | None:
@@ -207,6 +227,8 @@ class SweepSpec(BaseModel):
                 f"duration {self.duration:g} s leaves no time within the cell-timeout of "
                 f"{self.cell_timeout:g} s; raise --cell-timeout"
             )
+        if self.price is not None and self.price_per_hour is not None:
+            raise ValueError("price and price-per-hour are two prices; give one of them")
         if self.slo is not None:
             parse_slo(self.slo)
         elif self.find_rate:
@@ -286,6 +308,12 @@ class SweepSpec(BaseModel):
         later = ("batch_tokens", "tails", "duration", "background")
         skipped |= {name for name in later if getattr(self, name) is None}  # As above.
         return canonical_hash(self.model_dump(mode="json", exclude=set(skipped)), 6)
+
+
+def as_document(price: Any) -> dict[str, Any]:
+    """The document of the price models in the file that `price` names, or that it is."""
+    prices = parse_prices(price) if isinstance(price, dict) else load_prices(str(price))
+    return prices.model_dump(mode="json")
 
 
 def _one_line(error: ValidationError) -> str:

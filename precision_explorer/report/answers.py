@@ -14,6 +14,7 @@ from precision_explorer.report.ranking import (
     EFFICIENCY,
     LARGEST_RATE,
     LATENCY,
+    NET,
     RESULTS,
     Measure,
 )
@@ -25,7 +26,8 @@ from precision_explorer.table.limits import Limits, limits_of
 
 @dataclass(frozen=True)
 class Answer:
-    """`question`: ``cost``, ``efficiency``, ``value``, ``latency`` or ``rate``; `text` names a
+    """`question`: ``cost``, ``efficiency``, ``value``, ``latency``, ``net`` or
+    ``rate``; `text` names a
     format, or says that none qualifies or that it can't be told."""
 
     question: str
@@ -39,6 +41,7 @@ _ASKED = (
     ("value", "Most value", "value", RESULTS),
     ("latency", "Lowest latency", "latency", LATENCY),
 )
+_NET = ("net", "Most net dollars", "net", NET)
 _SEARCHED = ("rate", "Largest rate", "rate", LARGEST_RATE)
 
 
@@ -54,6 +57,8 @@ def answers(table: Table, group: Group) -> list[Answer]:
     if at_own_rates(group.ok):
         # Latencies at different rates rank nothing.
         asked = [one for one in asked if one[0] != "latency"]
+    if any(row["net_usd_per_1k_requests"] is not None for row in group.ok):
+        asked.append(_NET)
     if any(row["search_slo"] is not None for row in group.ok):
         asked.append(_SEARCHED)
     return [

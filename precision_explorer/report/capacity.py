@@ -119,7 +119,7 @@ def _finding(rows: list[CapacityRow]) -> str:
 
 def _price_line(row: CapacityRow) -> str:
     if row.price_per_hour_usd is None:
-        return f"No price is known for {row.device}; give yours by --price-per-hour."
+        return f"No price is known for {row.device}; give yours by --price-per-hour or --price."
     price = significant(row.price_per_hour_usd, 4)
     return f"{row.device}: ${price} per machine and hour ({row.price_source})."
 

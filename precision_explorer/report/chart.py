@@ -9,7 +9,7 @@ from precision_explorer.report.axes import Axis, Tick
 from precision_explorer.report.columns import change, change_text, quality_text
 from precision_explorer.report.findings import is_unsure
 from precision_explorer.report.groups import Group, Row
-from precision_explorer.report.placing import Box, place
+from precision_explorer.report.placing import Box, Place, covered, place
 from precision_explorer.report.text import listed
 from precision_explorer.units import bytes_, seconds, share
 
@@ -17,6 +17,13 @@ WIDTH, HEIGHT = 720, 440
 _LEFT, _RIGHT, _TOP, _BOTTOM = 82, 24, 34, 56
 # From this ratio on, the latencies of the fast formats would crowd on a linear axis.
 _LOG_FROM = 20
+# Outlines that stand for devices, told apart without colour: circle, square, triangle, star.
+_OUTLINES = (
+    "M-6 0a6 6 0 1 0 12 0a6 6 0 1 0-12 0z",
+    "M-6-6h12v12h-12z",
+    "M0-8l8 14h-16z",
+    "M0-9l2.5 6.5l6.5 2.5l-6.5 2.5l-2.5 6.5l-2.5-6.5l-6.5-2.5l6.5-2.5z",
+)
 # Losses beyond so many budgets stand at the edge, so that those near the budget can be told apart.
 _FAR_BUDGETS = 25
 
@@ -36,6 +43,8 @@ class Point:
     anchor: str
     leader: bool
     title: str
+    mark: str = ""
+    """Of rows of several devices: the outline that stands for the device, about 0, 0."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +74,8 @@ class Chart:
     beyond: bool
     """Whether a row stands at the edge since its value lies beyond; its label gives the value."""
     left_out: str
+    devices: tuple[tuple[str, str], ...] = ()
+    """Where there are several: each with its outline."""
 
 
 @dataclass(frozen=True)
@@ -120,6 +131,7 @@ def make_chart(
     values = [measure.value(r) or 0.0 for r in rows]
     x_axis, y_axis = _x_axis(rows, width), _y_axis(rows, measure, height)
     budget = _budget(group, measure)
+    outlines = _outlines(group)
     left_out = listed([group.named(r) for r in group.ok if r not in rows])
     return Chart(
         width=width,
@@ -135,14 +147,25 @@ def make_chart(
         y_title=_y_title(group, measure),
         zero=y_axis.at(0) if measure.relative else None,
         budget=None if budget is None else y_axis.at(budget),
-        budget_text="" if budget is None else f"budget {measure.text(budget)}",
+        budget_text="" if budget is None else _budget_text(measure, budget),
         title=f"{_y_title(group, measure)} against median latency: {group.title}",
         description=_description(group, rows),
         front=any(r["pareto"] is not None for r in rows),
         unsure=any(map(is_unsure, rows)),
         beyond=any(map(y_axis.is_beyond, values)),
         left_out=left_out,
+        devices=tuple((short, outlines[d]) for d, short in group.short_devices.items())
+        if outlines
+        else (),
     )
+
+
+def _outlines(group: Group) -> dict[str, str]:
+    """{device: its outline}; none where one device needs no telling, and where there are more than
+    outlines, so that labels tell."""
+    if not 1 < len(group.devices) <= len(_OUTLINES):
+        return {}
+    return dict(zip(group.devices, _OUTLINES, strict=False))
 
 
 def _is_paired(group: Group) -> bool:
@@ -184,19 +207,30 @@ def _budget(group: Group, measure: _Measure) -> float | None:
     return -float(budget) if group.higher_is_better else float(budget)
 
 
+def _budget_text(measure: _Measure, budget: float) -> str:
+    return f"budget {measure.text(budget)}"
+
+
 def _points(rows: list[Row], measure: _Measure, x_axis: Axis, y_axis: Axis) -> list[Point]:
     group = measure.group
+    outlines = _outlines(group)
     spots, labels = [], []
     for row in rows:
         value = measure.value(row) or 0.0
         beyond = y_axis.is_beyond(value)
         unsure = "?" if is_unsure(row) else ""
-        labels.append(group.named(row) + unsure + (f" {measure.text(value)}" if beyond else ""))
+        name = group.on_its_device(row) if outlines else group.named(row)
+        labels.append(name + unsure + (f" {measure.text(value)}" if beyond else ""))
         spots.append((x_axis.at(row["latency_p50_s"]), y_axis.at(value)))
     area = Box(x_axis.start, y_axis.end, x_axis.end, y_axis.start)
+    limit = _budget(group, measure)
+    obstacles = []
+    if limit is not None:
+        words = Place(x_axis.end, y_axis.at(limit) - 5, "end", False)
+        obstacles.append(covered(words, _budget_text(measure, limit)))
     points = []
     for row, (x, y), label, where in zip(
-        rows, spots, labels, place(spots, labels, area), strict=True
+        rows, spots, labels, place(spots, labels, area, obstacles), strict=True
     ):
         ends = measure.interval(row)
         points.append(
@@ -212,6 +246,7 @@ def _points(rows: list[Row], measure: _Measure, x_axis: Axis, y_axis: Axis) -> l
                 anchor=where.anchor,
                 leader=where.far,
                 title=_tooltip(measure, row),
+                mark=outlines.get(str(row["device"]), ""),
             )
         )
     return points
@@ -248,6 +283,9 @@ def _y_title(group: Group, measure: _Measure) -> str:
 def _description(group: Group, rows: list[Row]) -> str:
     on = [group.named(r) for r in rows if r["pareto"] == "yes"]
     off = [group.named(r) for r in rows if r["pareto"] == "no"]
-    text = f"{len(rows)} formats."
+    count = len(rows)
+    text = (
+        f"{count} rows of {len(group.devices)} devices." if group.is_joined else f"{count} formats."
+    )
     text += f" On the Pareto front: {listed(on)}." if on else ""
     return text + (f" Not on it: {listed(off)}." if off else "")

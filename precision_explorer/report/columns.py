@@ -239,9 +239,36 @@ def _economy_columns(group: Group) -> list[_Column]:
             "Requests per joule", lambda g, r: _estimate(significant(r["requests_per_joule"]), r)
         ),
         _Column("Cost per 1k requests", _plain("cost_per_1k_requests_usd", usd)),
+        *_if_any(
+            group,
+            ("Cost at the offered load", "cost_per_1k_requests_offered_usd"),
+            ("Cost per 1M output tokens", "cost_per_1m_output_tokens_usd"),
+            ("Tokens at the offered load", "cost_per_1m_output_tokens_offered_usd"),
+        ),
         _Column(results, _plain("value_per_usd", count)),
+        *([_Column("Net per 1k requests [95% CI]", _net)] if _has(group, _NET) else []),
         *(carbon if any(r["carbon_g_per_1k_requests"] is not None for r in group.ok) else []),
     ]
+
+
+_NET = "net_usd_per_1k_requests"
+
+
+def _has(group: Group, column: str) -> bool:
+    return any(row[column] is not None for row in group.ok)
+
+
+def _if_any(group: Group, *named: tuple[str, str]) -> list[_Column]:
+    """Columns of dollars that some row has."""
+    return [_Column(heading, _plain(name, usd)) for heading, name in named if _has(group, name)]
+
+
+def _net(group: Group, row: Row) -> str:
+    if row[_NET] is None:
+        return MISSING
+    low, high = (row[f"{_NET}_ci_{end}"] for end in ("low", "high"))
+    ends = "no interval" if low is None else f"{usd(low)}, {usd(high)}"
+    return f"{usd(row[_NET])} [{ends}]"
 
 
 def _other_scores(group: Group, row: Row) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 from precision_explorer.report.aggregates import group_scores
 from precision_explorer.report.answers import Answer, answers, limits_line
@@ -17,6 +17,7 @@ from precision_explorer.report.loads import Loads, load_sections
 from precision_explorer.report.offline import lacks_energy, offline_view
 from precision_explorer.report.questions import Question, questions
 from precision_explorer.report.safety import Safety, safeties
+from precision_explorer.report.sensitivity import group_view
 from precision_explorer.report.soak import SoakSection, soak_sections
 from precision_explorer.report.text import cleaned, listed
 from precision_explorer.report.why import WhySection, of_group
@@ -34,7 +35,7 @@ class Fact:
 
 @dataclass(frozen=True)
 class Section:
-    """All that is said of one (model, task, device, method)."""
+    """All that is said of one (model, task, method)."""
 
     group: Group
     title: str
@@ -43,23 +44,25 @@ class Section:
     findings: list[Finding]
     answers: list[Answer]
     """What stands above everything else."""
-    questions: list[Question]
     views: list[View]
-    detail: View | None
-    offline: View | None
-    """Rates and joules at each batch size."""
-    short_windows: bool
-    """Whether a batch size has no joules since a meter's window was too short."""
-    differences: View | None
-    """How formats differ from the reference, beyond the verdict."""
-    over_time: list[SoakSection]
-    """Rows that were measured for several windows of time."""
-    disturbed: DisturbedSection | None
-    """Alone and beside background work."""
     rates: RateSection | None
     """Rows whose rate was searched."""
     unmeasured: View | None
-    why: WhySection | None
+    questions: list[Question] = field(default_factory=list)
+    detail: View | None = None
+    offline: View | None = None
+    """Rates and joules at each batch size."""
+    short_windows: bool = False
+    """Whether a batch size has no joules since a meter's window was too short."""
+    differences: View | None = None
+    """How formats differ from the reference, beyond the verdict."""
+    over_time: list[SoakSection] = field(default_factory=list)
+    """Rows that were measured for several windows of time."""
+    disturbed: DisturbedSection | None = None
+    """Alone and beside background work."""
+    sensitivity: View | None = None
+    """Which input, moved alone, would change the choices."""
+    why: WhySection | None = None
     """Why formats are or are not faster than the reference."""
 
 
@@ -88,13 +91,24 @@ class Content:
     reproduce: str
     held: str
     """The limits that the formats named in `answers` hold."""
+    left_out: str
+    """Of a brief report: what is left out, and where it stands; else empty."""
 
 
-def make_content(table: Table) -> Content:
-    """The content of a report of `table`."""
+_LEFT_OUT = (
+    "As there are many cells, this page leaves out details: bars of cost, efficiency and value, "
+    "differences beyond the verdict, rates at each batch size, rows over time, beside background "
+    "work, and why formats are or are not faster. They stand in tradeoffs.md, which was written "
+    "beside this page, and every figure in tradeoffs.csv."
+)
+
+
+def make_content(table: Table, brief: bool = False) -> Content:
+    """The content of a report of `table`. `brief`: without what only few readers ask of each row,
+    which `left_out` then says."""
     table = cleaned(table)
     context = table.context
-    sections = [_section(group, table) for group in groups(table)]
+    sections = [_section(group, table, brief) for group in groups(table)]
     of_models = [f"{m.name}: {c}" for m in context.models for c in m.cautions]
     return Content(
         title=f"Precision tradeoffs: {_subject(table)}",
@@ -109,6 +123,7 @@ def make_content(table: Table) -> Content:
         cautions=context.cautions,
         notes=_notes(sections, context),
         held=limits_line(table),
+        left_out=_LEFT_OUT if brief else "",
         reproduce=f"precision-explorer report {shlex.join(context.run.split(', '))}",
     )
 
@@ -121,36 +136,42 @@ def _subject(table: Table) -> str:
     return f"{listed(models)} on {listed(tasks)}"
 
 
-def _section(group: Group, table: Table) -> Section:
+def _section(group: Group, table: Table, brief: bool) -> Section:
     row = group.rows[0]
     n = next((r["quality_n"] for r in group.ok if r["quality_n"]), None)
     parts = [
         f"model {row['model']} ({row['model_revision']})",
         f"task {row['task']} v{row['task_version']}",
         f"n = {n:,}" if n else "no examples scored",
-        f"device {row['device']}",
+        f"{'devices' if group.is_joined else 'device'} {listed(list(group.devices))}",
     ]
     if row.get("workload") not in (None, "single-stream"):
         parts.append(f"workload {row['workload']} ({row['scenario']})")
     if row.get("background"):
         parts.append(f"background {row['background']}")
     found = answers(table, group)
-    return Section(
+    section = Section(
         group=group,
         title=group.title,
         line=" · ".join(parts),
         findings=findings(group),
         answers=found,
-        questions=questions(group, found),
         views=main_views(group),
+        rates=rate_section(group, table),
+        unmeasured=unmeasured_view(group),
+    )
+    if brief:
+        return section
+    return replace(
+        section,
+        questions=questions(group, found),
         detail=detail_view(group),
         offline=offline_view(group, table),
         short_windows=lacks_energy(group, table),
         differences=differences_view(group, table),
         over_time=soak_sections(group, table),
         disturbed=disturbed_section(group, table),
-        rates=rate_section(group, table),
-        unmeasured=unmeasured_view(group),
+        sensitivity=group_view(table, group),
         why=of_group(table, group),
     )
 
@@ -254,6 +275,12 @@ def _notes(sections: list[Section], context: Context) -> tuple[str, ...]:
             "Largest rate: at Held up to the whole 95 % interval of the percentile was within the "
             "limit, and no queue grew; at Missed from it was beyond, or more came than was served. "
             "In between it could not be told. The row's own latencies are those at Held up to."
+        )
+    if any(s.sensitivity for s in sections):
+        notes.append(
+            "What would change the choice: each input moved alone, from a tenth to ten times what "
+            "it is as far as it can be, everything measured as it is. Below and from say where "
+            "another format is named; x is the multiple of what it is now."
         )
     if estimated:
         notes.append("est.: an estimate, not a measurement; it is never ranked.")

@@ -12,13 +12,14 @@ from rich.text import Text
 from precision_explorer.decision import Decision, Option
 from precision_explorer.report.columns import Cell, View
 from precision_explorer.report.headline import asked, headline
+from precision_explorer.report.sensitivity import decision_view
 from precision_explorer.report.terminal import grid
 from precision_explorer.report.text import cleaned, listed
 from precision_explorer.table.figures import FIGURES
 from precision_explorer.table.limits import Check
 from precision_explorer.units import MISSING, share
 
-_SHOWN = ("cost", "latency", "throughput", "memory", "energy", "value")
+_SHOWN = ("cost", "latency", "throughput", "memory", "energy", "value", "net")
 _STATES = {"yes": "yes", "no": "no", "cannot-tell": "can't tell", "barred": "may not compete"}
 _TONES = {"yes": "good", "no": "bad", "cannot-tell": "unsure", "barred": "bad"}
 
@@ -46,6 +47,10 @@ def _print(decision: Decision, console: Console) -> None:
         console.print(Padding(Text(line), (0, 0, 0, 2)))
     console.print()
     console.print(grid(_view(decision), console.width))
+    moves = decision_view(decision)
+    if moves is not None:
+        console.print()
+        console.print(grid(moves, console.width))
     _list("Not qualified", _reasons(decision), console)
     _list("What would change it", decision.changes, console)
     _list("What this does not cover", decision.uncovered, console)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from precision_explorer.report.curve import outcome as rate_outcome
 from precision_explorer.report.groups import Group, Row
 from precision_explorer.report.ranking import LATENCY, MEMORY, WEIGHTS, outcome, rank
 from precision_explorer.report.text import listed
-from precision_explorer.units import points, share
+from precision_explorer.units import points, share, usd
 
 # Outside these, membership of the front is called certain.
 _UNSURE = (0.1, 0.9)
@@ -27,6 +28,7 @@ def findings(group: Group) -> list[Finding]:
     if not group.ok:
         return [Finding("Result", "No format has a result; the reasons are given below.")]
     found = [
+        Finding("Devices", _devices(group)),
         Finding("Pareto front", _front(group)),
         Finding("Quality", _quality(group)),
         _rate(group) or Finding("Latency", _latency(group)),
@@ -45,7 +47,7 @@ def is_unsure(row: Row) -> bool:
 
 
 def _names(group: Group, rows: list[Row]) -> str:
-    return listed([group.named(r) for r in rows])
+    return group.listing(rows)
 
 
 def _front(group: Group) -> str:
@@ -55,8 +57,8 @@ def _front(group: Group) -> str:
         return "There is none: no objective was measured for every format."
     text = _members(group, rows) if rows else "There is none: every format is left out."
     if out:
-        each = [f"{group.named(r)} ({r['pareto_note'].removeprefix('left out: ')})" for r in out]
-        text += f" Left out before: {listed(each)}."
+        each = group.listing(out, note=lambda r: r["pareto_note"].removeprefix("left out: "))
+        text += f" Left out before: {each}."
     return text
 
 
@@ -67,22 +69,52 @@ def _members(group: Group, rows: list[Row]) -> str:
     text = f"On the front{by}: {_names(group, on)}."
     references = [r for r in rows if group.is_reference(r)]
     if references:
-        there = "on the front" if any(r in on for r in references) else "not on the front"
-        text += f" {group.reference}, the reference, is {there}."
+        text += _references(group, references, on)
     off = [r for r in rows if r["pareto"] == "no"]
     if off:
         text += (
             " Not on it, as another format is as good in each of these and better in one: "
             f"{_names(group, off)}."
         )
-    unsure = [
-        f"{group.named(r)} ({share(r['pareto_probability'], 0)})" for r in rows if is_unsure(r)
-    ]
+    unsure = [r for r in rows if is_unsure(r)]
     if any(r["pareto_probability"] is None for r in rows):
         text += f" How sure that is can't be told: {_untold(group, rows)}."
     if unsure:
-        text += f" Not certain, by the share of resamples on the front: {listed(unsure)}."
+        known = group.listing(unsure, note=lambda r: share(r["pareto_probability"], 0))
+        text += f" Not certain, by the share of resamples on the front: {known}."
     return text + _ties(group, on) + _knee(group, on)
+
+
+def _references(group: Group, references: list[Row], on: list[Row]) -> str:
+    if not group.is_joined:
+        there = "on the front" if any(r in on for r in references) else "not on the front"
+        return f" {group.reference}, the reference, is {there}."
+    names = group.listing([r for r in references if r in on]) or "none"
+    return f" Of the references on it: {names}."
+
+
+def _devices(group: Group) -> str:
+    """On several devices: at what price each counts, and which reference its rows have."""
+    if not group.is_joined:
+        return ""
+    short = group.short_devices
+    parts = []
+    for device in group.devices:
+        rows = [r for r in group.ok if r["device"] == device]
+        prices = list(dict.fromkeys(r["price_per_hour_usd"] for r in rows))
+        paid = [f"{usd(price)} per hour" for price in prices if price is not None]
+        held = dict.fromkeys(r["reference_device"] for r in rows if r["reference_device"])
+        others = [f"held against {group.reference} on {short[d]}" for d in held if d != device]
+        none = [] if held else ["no reference"]
+        words = [*(paid or ["no price"]), *others, *none]
+        parts.append(f"{short[device]} ({', '.join(words)})")
+    fronts = {r["pareto_devices"] for r in group.ok if r["pareto_devices"]}
+    front = "share one front" if len(fronts) < 2 else "stand together, each meter's with a front"
+    return (
+        f"{listed(parts)} were measured by one method, so their rows {front}, each at the "
+        f"price of its own device. Changes, ratios and verdicts are against {group.reference} on "
+        "the same device, unless the brackets say otherwise."
+    )
 
 
 def _untold(group: Group, rows: list[Row]) -> str:
@@ -126,6 +158,8 @@ def all_tasks(group: Group) -> str:
         if row["pareto_all_tasks"] == "yes":
             known = row["pareto_all_tasks_probability"]
             on.append(group.named(row) + ("" if known is None else f" ({share(known, 0)})"))
+    if not on:
+        return "None of these is on the front over all tasks, which holds rows of other devices."
     return (
         "On the front over all tasks, where a format beats another only if it is as good in every "
         f"objective on each task (in brackets: how often in the resamples): {listed(on)}."
@@ -234,27 +268,28 @@ def _memory(group: Group) -> str:
 def _execution(group: Group) -> str:
     """Formats that are not what their name promises to hardware."""
     parts = []
-    emulated = [group.label(r) for r in group.ok if r["execution"] == "emulated"]
+    emulated = [r for r in group.ok if r["execution"] == "emulated"]
     if emulated:
         parts.append(
-            f"{listed(emulated)} {_are(emulated)} emulated: software computes the format here, so "
-            "the speed says nothing about hardware that has it."
+            f"{group.listing(emulated, named=False)} {_are(emulated)} emulated: software computes "
+            "the format here, so the speed says nothing about hardware that has it."
         )
-    stored = [group.label(r) for r in group.ok if r["execution"] == "dequantized"]
+    stored = [r for r in group.ok if r["execution"] == "dequantized"]
     if stored:
         parts.append(
-            f"{listed(stored)} {_are(stored)} stored in the format but computed in a wider one."
+            f"{group.listing(stored)} {_are(stored)} stored in the format but computed in a wider "
+            "one."
         )
     return " ".join(parts)
 
 
 def _unmeasured(group: Group) -> str:
-    skipped = [group.label(r) for r in group.unmeasured if r["status"] == "skipped"]
-    failed = [group.label(r) for r in group.unmeasured if r["status"] != "skipped"]
-    parts = [f"{listed(skipped)} skipped"] if skipped else []
-    parts += [f"{listed(failed)} failed"] if failed else []
+    skipped = [r for r in group.unmeasured if r["status"] == "skipped"]
+    failed = [r for r in group.unmeasured if r["status"] != "skipped"]
+    parts = [f"{group.listing(skipped, named=False)} skipped"] if skipped else []
+    parts += [f"{group.listing(failed, named=False)} failed"] if failed else []
     return f"{'; '.join(parts)}. The reasons stand below." if parts else ""
 
 
-def _are(items: list[str]) -> str:
+def _are(items: Sequence[object]) -> str:
     return "are" if len(items) > 1 else "is"

@@ -12,10 +12,14 @@ from precision_explorer.report.content import make_content
 from precision_explorer.report.safety import KEY
 from precision_explorer.table import Table
 
+# Above so many cells a page leaves out details: with them a cell takes 5 kB, of 2 MB for 1,000.
+MANY = 150
+
 
 def to_html(table: Table) -> str:
-    """The report of `table` as an HTML page."""
-    content = make_content(table)
+    """The report of `table` as an HTML page; of a table of many cells without the details, which
+    tradeoffs.md holds all the same."""
+    content = make_content(table, brief=len(table.rows) > MANY)
     # Latencies at rates that differ from row to row are no axis to compare rows on.
     charts = [None if s.rates else make_chart(s.group) for s in content.sections]
     return render("report.html.j2", content=content, charts=charts, safety_key=KEY)

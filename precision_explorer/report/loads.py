@@ -47,7 +47,8 @@ class _Load:
 def load_sections(groups: Sequence[Group]) -> list[Loads]:
     """One for each model, task and device that was measured under more than one workload."""
     found: dict[tuple[str, ...], list[Group]] = {}
-    for group in groups:
+    apart = [one for group in groups for one in group.per_device]
+    for group in apart:
         row = group.rows[0]
         names = ("model", "model_revision", "task", "task_version", "device")
         if any(r["latency_p50_s"] is not None for r in group.ok):
@@ -57,15 +58,23 @@ def load_sections(groups: Sequence[Group]) -> list[Loads]:
         for members in found.values()
         if len({g.rows[0].get("workload") for g in members}) > 1
     ]
-    return [_section(members) for members in several]
+    subjects = [_subject(members) for members in several]
+    return [
+        _section(members, name if subjects.count(name) == 1 else f"{name}, {members[0].devices[0]}")
+        for members, name in zip(several, subjects, strict=True)
+    ]
 
 
-def _section(members: list[Group]) -> Loads:
+def _subject(members: list[Group]) -> str:
+    row = members[0].rows[0]
+    return f"{row['model']} on {row['task']}"
+
+
+def _section(members: list[Group], subject: str) -> Loads:
     loads = _loads(members)
     labels = list(dict.fromkeys(label for load in loads for label in load.rows))
-    row = members[0].rows[0]
     return Loads(
-        title=f"{row['model']} on {row['task']}: how the load moves latency",
+        title=f"{subject}: how the load moves latency",
         view=_view(loads, labels),
         lines=(*_orders(loads), _changes(loads), *_repeats(loads)),
     )

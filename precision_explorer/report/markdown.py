@@ -93,7 +93,7 @@ def _section(section: Section) -> list[str]:
     points += [] if section.answers else [(q.topic, q.answer) for q in section.questions]
     found = [f"**{escape(topic)}:** {escape(text)}" for topic, text in points]
     rates = [section.rates.view, *section.rates.points] if section.rates else []
-    more = (section.offline, section.detail, section.differences)
+    more = (section.sensitivity, section.offline, section.detail, section.differences)
     views = [*section.views, *rates, *(view for view in more if view)]
     return [
         f"## {escape(section.title)}",

@@ -8,6 +8,7 @@ from precision_explorer.table import ROW_KEY, OfflineSize, OfflineTable, Table
 from precision_explorer.units import MISSING, joules, rate, significant
 
 _Sizes = dict[int, OfflineSize]
+_FEWEST = 2
 
 
 def offline_view(group: Group, table: Table) -> View | None:
@@ -27,6 +28,7 @@ def offline_view(group: Group, table: Table) -> View | None:
     columns = [
         (f"{heading}", [show(size, base) for _, size, base in lines])
         for heading, show in (
+            ("Batches timed", lambda s, b: f"{s.batches:,}"),
             ("Requests", lambda s, b: rate(s.requests_per_s)),
             ("Output tokens", lambda s, b: rate(s.output_tokens_per_s)),
             (f"Rate / {group.reference}'s", _rate_ratio),
@@ -72,7 +74,10 @@ def _reference_size(
 
 
 def _rate_ratio(size: OfflineSize, base: OfflineSize | None) -> str:
-    return MISSING if base is None else significant(size.requests_per_s / base.requests_per_s)
+    """None from a single batch: nothing says how far the next one would have been from it."""
+    if base is None or min(size.batches, base.batches) < _FEWEST:
+        return MISSING
+    return significant(size.requests_per_s / base.requests_per_s)
 
 
 def _energy_ratio(size: OfflineSize, base: OfflineSize | None) -> str:

@@ -48,22 +48,28 @@ class Place:
     far: bool
 
 
-def place(spots: Sequence[tuple[float, float]], labels: Sequence[str], area: Box) -> list[Place]:
-    """One place per label: the nearest free one beside its spot, left to right."""
+def place(
+    spots: Sequence[tuple[float, float]],
+    labels: Sequence[str],
+    area: Box,
+    obstacles: Sequence[Box] = (),
+) -> list[Place]:
+    """One place per label: the nearest free one beside its spot, left to right; `obstacles` are
+    taken already."""
     marks = [Box(x - _MARK, y - _MARK, x + _MARK, y + _MARK) for x, y in spots]
-    taken: list[Box] = []
+    taken: list[Box] = [*obstacles]
     places: dict[int, Place] = {}
     for index in sorted(range(len(spots)), key=lambda i: spots[i]):
         candidates = _candidates(spots[index])
-        boxes = [covered(c, labels[index]) for c in candidates]
-        free = [
+        boxes = (covered(c, labels[index]) for c in candidates)
+        free = (
             n
             for n, box in enumerate(boxes)
             if area.holds(box) and not any(box.overlaps(b) for b in [*taken, *marks])
-        ]
-        chosen = free[0] if free else 0
-        taken.append(boxes[chosen])
-        places[index] = candidates[chosen]
+        )
+        chosen = candidates[next(free, 0)]
+        taken.append(covered(chosen, labels[index]))
+        places[index] = chosen
     return [places[i] for i in range(len(spots))]
 
 

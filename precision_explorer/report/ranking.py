@@ -35,6 +35,10 @@ def _times(best: float, reference: float) -> str:
     return f"{significant(best / reference)} times as many"
 
 
+def _more(best: float, reference: float) -> str:
+    return f"{usd(best - reference)} more"
+
+
 def _larger(best: float, reference: float) -> str:
     return f"{significant(best / reference)} times as large"
 
@@ -65,6 +69,7 @@ RESULTS = Measure(
 REQUESTS = Measure(
     "value_per_usd", "number of requests per dollar", "highest", count, _times, True, spread=_RATE
 )
+NET = Measure("net_usd_per_1k_requests", "net dollars per 1,000 requests", "most", usd, _more, True)
 LARGEST_RATE = Measure("held_rate_per_s", "rate that held", "largest", rate, _larger, True)
 
 

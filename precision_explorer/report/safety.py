@@ -65,7 +65,7 @@ def safeties(groups: list[Group]) -> list[Safety]:
     """One for each model and device with more than one task and a result on any; none for others.
     A task without a result of any format is a column all the same: nothing is safe for it."""
     found: dict[tuple[str, ...], list[Group]] = {}
-    for group in groups:
+    for group in (one for joined in groups for one in joined.per_device):
         if group.is_synthetic:
             continue  # Nothing is known to be safe of random weights.
         row = group.rows[0]

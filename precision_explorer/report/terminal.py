@@ -88,6 +88,9 @@ def _print_section(section: Section, console: Console) -> None:
     for view in [*_packed(section.views, console.width), *rates, *unmeasured]:
         console.print()
         console.print(grid(view, console.width))
+    if section.sensitivity is not None:
+        console.print()
+        console.print(grid(section.sensitivity, console.width))
     console.print()
     console.print(Text("Findings", style="bold"))
     for finding in section.findings:

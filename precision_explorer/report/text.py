@@ -14,11 +14,14 @@ _BREAKS = re.compile("[\t\n\v\f\r\x1c-\x1e\x85\u2028\u2029]+")
 _HIDDEN = re.compile(
     "[\x00-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u202a-\u202e\u2060-\u2069\ufeff\ufff9-\ufffb]"
 )
+_PLAIN = frozenset({bool, int, float})
 _SURROGATES = re.compile("[\ud800-\udfff]")
 
 
 def clean(text: str) -> str:
     """One line without control characters, line breaks as spaces; encodable as UTF-8."""
+    if text.isascii() and text.isprintable():
+        return text  # Nearly all texts: nothing to look for.
     return printable(_BREAKS.sub(" ", text))
 
 
@@ -31,6 +34,8 @@ def printable(text: str) -> str:
 
 def cleaned(value: Any) -> Any:
     """`value` with every text in it cleaned, through dicts, lists, tuples and dataclasses."""
+    if value is None or type(value) in _PLAIN:
+        return value
     if isinstance(value, str):
         return clean(value)
     if isinstance(value, dict):

@@ -4,7 +4,7 @@ device's limits fared."""
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from precision_explorer.diagnose import CellWhy, Ranking, Why
 from precision_explorer.diagnose.roofline import LARGEST_BATCH
@@ -182,5 +182,18 @@ def of_group(table: Table, group: Group) -> WhySection | None:
     if not group.ok:
         return None
     row = group.rows[0]
-    names = ("model_revision", "task", "task_version", "device", "method_id")
-    return why_section([w for w in table.why if all(getattr(w, n) == row[n] for n in names)])
+    names = ("model_revision", "task", "task_version", "method_id")
+    fit = [w for w in table.why if all(getattr(w, n) == row[n] for n in names)]
+    found = {d: why_section(o) for d in group.devices if (o := [w for w in fit if w.device == d])}
+    if not found or not group.is_joined:
+        return next(iter(found.values()), why_section([]))
+    short = group.short_devices
+    return WhySection(
+        tuple(
+            replace(view, title=f"{short[device]}: {view.title}")
+            for device, one in found.items()
+            for view in one.views
+        ),
+        tuple(f"{short[d]}: {text}" for d, one in found.items() for text in one.sentences),
+        tuple(f"{short[d]}: {text}" for d, one in found.items() for text in one.lines),
+    )

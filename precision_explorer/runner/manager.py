@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from precision_explorer.hardware.nvml import gpu_present
-from precision_explorer.plan.expand import OWN_VARIABLES
+from precision_explorer.plan.expand import NVML_CHECK, OWN_VARIABLES
 from precision_explorer.runner.guard import signal_name
 from precision_explorer.runner.protocol import receive
 
@@ -79,8 +79,7 @@ def prepare_environment(threads: int) -> None:
     os.environ["TRANSFORMERS_VERBOSITY"] = "error"
     os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
     os.environ["TQDM_DISABLE"] = "1"
-    # Whether there is a GPU torch then asks NVML: asking CUDA would break it in forked workers.
-    os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"
+    os.environ[NVML_CHECK] = "1"
     for name in OWN_VARIABLES:
         os.environ[name] = str(threads)
 

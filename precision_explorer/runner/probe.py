@@ -12,6 +12,7 @@ from typing import Any
 from precision_explorer import __version__
 from precision_explorer.errors import UsageError
 from precision_explorer.formats import Support, decide
+from precision_explorer.formats.catalog import OWN_ON_CUDA
 from precision_explorer.formats.runtimes import RUNTIMES
 from precision_explorer.formats.support import candidates
 from precision_explorer.hardware import DeviceFacts, compiler
@@ -33,8 +34,6 @@ _TIME_LIMIT_S = 120.0
 _COMPILED_LIMIT_S = 900.0
 # Formats for which the fastest kernel may be another one when it is compiled.
 _CHOOSE_KERNEL = ("int8-dynamic", "int8-static")
-# The same on CUDA alone.
-_CHOOSE_ON_CUDA = ("fp8-dynamic", "fp8-dynamic-per-tensor", "fp8-weight-only", "int8-weight-only")
 # Formats of number types that torch.compile has code for on some devices only.
 _MAY_NOT_COMPILE = ("mxfp8", "nvfp4")
 _CHECK = "check the installation by: python -c 'import torch, transformers'"
@@ -79,7 +78,7 @@ def probe_compiled(
     at all. Empty for the eager runtime, where there is no compiler, and, with a note, without `ask`
     where they were not tried before."""
     tools, missing = compiler(facts.kind, versions)
-    asked = (*_CHOOSE_KERNEL, *_MAY_NOT_COMPILE, *(_CHOOSE_ON_CUDA if facts.kind == "cuda" else ()))
+    asked = (*_CHOOSE_KERNEL, *_MAY_NOT_COMPILE, *(OWN_ON_CUDA if facts.kind == "cuda" else ()))
     wanted = [f for f in formats if f in asked]
     if not RUNTIMES[runtime].compiles or missing is not None or not wanted:
         return {}

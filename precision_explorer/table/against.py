@@ -12,6 +12,7 @@ from precision_explorer.stats import Divergence, NoiseFloor, divergence, holm, i
 from precision_explorer.table.computed import Computed, computed_floor, paired_computed
 from precision_explorer.table.data import ROW_KEY, Comparison
 from precision_explorer.table.quality import (
+    Margin,
     Quality,
     above_noise,
     common,
@@ -40,8 +41,10 @@ def against_reference(group: list[Entry], lent: Sequence[Entry] = ()) -> None:
         noise = _noise_floor(entry, base, repeats[id(base)])
         if noise is not None:
             entry.row.update(noise_floor_flips=noise.flips, noise_floor_delta=noise.delta)
+        entry.row["reference_device"] = base.row["device"]
         if not is_reference(entry):
             _paired(entry, base, noise)
+            _same_device(entry, base)
     _next_tokens(group)
 
 
@@ -56,6 +59,8 @@ def _paired(entry: Entry, base: Entry, noise: NoiseFloor | None) -> None:
         if entry.row["quality_delta"] is not None:
             _same_plan(entry, base)
             _beside(entry, first, second)
+            if entry.row["verdict"] is not None:
+                entry.margin = Margin(first, second, seed)
     elif isinstance(first, Computed) and isinstance(second, Computed):
         _computed(entry, base, first, second)
 
@@ -146,6 +151,18 @@ def _same_plan(entry: Entry, base: Entry) -> None:
     entry.row.update(verdict=None, verdict_note="scored in other batches than the reference")
 
 
+def _same_device(entry: Entry, base: Entry) -> None:
+    """Where the row's device has no reference of its own, the change holds the devices' too."""
+    own, other = entry.row["device"], base.row["device"]
+    if own == other or entry.record.cell.runtime == ENDPOINT:
+        return
+    text = (
+        f"held against {base.row['format']} on {other}, as {own} has no result of it: the change "
+        "is that of the format and of the device together"
+    )
+    entry.cautions.append(Caution(id="reference-of-another-device", message=text))
+
+
 def _same_batches(entry: Entry, base: Entry) -> bool:
     """Of scores in looks, whether the looks that both had were of the same batches; taken for
     granted in records that don't say."""
@@ -165,11 +182,12 @@ def is_reference(entry: Entry) -> bool:
 
 def reference_of(entry: Entry, references: list[Entry]) -> Entry | None:
     """The reference of the entry's runtime: of its own run, else of another that asked the same
-    examples."""
+    examples, on the entry's device where there is one."""
     cell = entry.record.cell
     fit = [r for r in references if r.record.cell.runtime == cell.runtime]
     own = [r for r in fit if r.folder is entry.folder]
     same = [r for r in fit if r.record.cell.task.item_ids_hash == cell.task.item_ids_hash]
+    same.sort(key=lambda r: r.record.cell.device_name != cell.device_name)
     return next(iter([*own, *same]), None)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from precision_explorer.economics import Price, Slo, parse_slo
+from precision_explorer.economics import Price, Slo, parse_prices, parse_slo
 from precision_explorer.errors import StoreError, UsageError
 from precision_explorer.records import NOT_SCORED, Caution, CellRecord, Roof
 from precision_explorer.stats import Divergence, Ratio, round_spread
@@ -30,7 +30,7 @@ from precision_explorer.table.data import COLUMNS, ROW_KEY, Curve, DisturbedTabl
 from precision_explorer.table.disturbed import background_names, disturbed_columns
 from precision_explorer.table.energy import energy_columns
 from precision_explorer.table.figures import in_words
-from precision_explorer.table.front import Front, check_energy, front_of, mark_all_tasks
+from precision_explorer.table.front import Front, check_energy, fronts_of, mark_all_tasks
 from precision_explorer.table.headline import (
     check_metric,
     headline,
@@ -39,9 +39,15 @@ from precision_explorer.table.headline import (
     scores_text,
 )
 from precision_explorer.table.latency import latency_columns
-from precision_explorer.table.money import economics_columns
+from precision_explorer.table.money import (
+    check_money,
+    check_priced,
+    check_worth,
+    economics_columns,
+    sampled_money,
+)
 from precision_explorer.table.offline import over_sizes
-from precision_explorer.table.quality import Quality, own_columns
+from precision_explorer.table.quality import Margin, Quality, own_columns
 from precision_explorer.table.rounds import mark_drift, mark_repeats
 from precision_explorer.table.samples import Samples, sample
 from precision_explorer.table.serving import served_columns
@@ -60,6 +66,8 @@ class Entry:
     """What its quality is counted in, where that is not the record's own metric."""
     row: dict[str, Any] = field(default_factory=lambda: dict.fromkeys(COLUMNS))
     quality: Quality | Computed | None = None
+    margin: Margin | None = None
+    """Whether its loss is within any budget, of one that was scored by a fixed plan."""
     base: Entry | None = None
     """The reference of a row that was scored until its verdict was clear."""
     latencies: list[np.ndarray] = field(default_factory=list)
@@ -99,7 +107,8 @@ def build(
 ) -> Table:
     """The table of the runs at `paths`.
 
-    `reader`: price_per_hour, grid_g_per_kwh, slo, quality_budget, reference, metric, objectives
+    `reader`: price_per_hour or price (a document of `Prices`), grid_g_per_kwh, value_per_correct,
+    cost_per_error (dollars), slo, quality_budget, reference, metric, objectives
     (names of `FIGURES`) and limits (a `Limits`) of the one who reads; by default what the first
     run's sweep was given, each run's own price and grid, each task's metric, and no limits.
     UsageError for one that can't be, StoreError when a path is no run or holds no record. `roof`:
@@ -111,8 +120,8 @@ def build(
     for path in paths:
         folder, sweep = read_run(path)
         first = runs[0][1]["reader"] if runs else sweep["reader"]
-        own = {name: sweep["reader"].get(name) for name in ("price_per_hour", "grid_g_per_kwh")}
-        options = first | own | (reader or {})
+        own = {name: sweep["reader"].get(name) for name in _OF_A_RUN}
+        options = first | own | _one_price(reader or {})
         _check(options)
         missing: list[str] = []
         for cell in sweep["plan"]["cells"]:
@@ -128,7 +137,11 @@ def build(
     check_metric(wanted, [(e.folder, e.record) for e in entries])
     for entry in entries:
         _own_row(entry)
+    if reader:
+        check_worth(entries, reader)
     objectives = _across_rows(entries)
+    if (reader or {}).get("price") is not None:
+        check_priced(entries)
     context = make_context(runs, entries, objectives)
     return Table(
         [e.row for e in entries],
@@ -150,6 +163,17 @@ def build(
     )
 
 
+# What each run was swept with, also beside other runs.
+_OF_A_RUN = ("price_per_hour", "price", "grid_g_per_kwh")
+
+
+def _one_price(reader: dict[str, Any]) -> dict[str, Any]:
+    """`reader` with whichever price it names in place of the sweep's of the other kind."""
+    pair = ("price_per_hour", "price")
+    named = [name for name in pair if reader.get(name) is not None]
+    return dict.fromkeys(pair) | reader if named else reader
+
+
 def _check(reader: dict[str, Any]) -> None:
     price, budget = reader["price_per_hour"], reader["quality_budget"]
     if price is not None and not 0 < price < float("inf"):
@@ -161,6 +185,9 @@ def _check(reader: dict[str, Any]) -> None:
         raise UsageError("quality-budget must be above 0 and below 100%; write it as 1%")
     if reader["slo"]:
         parse_slo(reader["slo"])
+    check_money(reader)
+    if reader.get("price") is not None:
+        parse_prices(reader["price"])
 
 
 def _own_row(entry: Entry) -> None:
@@ -264,8 +291,9 @@ def _across_rows(entries: list[Entry]) -> dict[str, str]:
     groups: dict[tuple[str, ...], list[Entry]] = defaultdict(list)
     for entry in entries:
         cell, method = entry.record.cell, entry.record.method_id
-        # Two folders of one name are two models: the method holds the revision.
-        groups[cell.model.name, cell.task.name, cell.device_name, method].append(entry)
+        # Two folders of one name are two models: the method holds the revision. It holds no device,
+        # so machines that measured alike share a front.
+        groups[cell.model.name, cell.task.name, method].append(entry)
     words: dict[str, str] = {}
     fronts: list[Front] = []
     lent = lent_references(entries)
@@ -275,14 +303,15 @@ def _across_rows(entries: list[Entry]) -> dict[str, str]:
         for entry in ok:
             economics_columns(entry)
         sample(ok, group[0].record.cell.seed)
+        sampled_money(ok)
         mark_drift(ok)
         mark_repeats(ok)
         for entry in ok:
             entry.row["cautions"] = _caution_ids(entry)
-        found = front_of(ok)
-        if found is not None:
-            words[", ".join(key)] = in_words(found.names)
-            fronts.append(found)
+        found = fronts_of(ok)
+        if found:
+            words[", ".join(key)] = in_words(found[0].names)
+            fronts += found
     if "energy" in (entries[0].reader.get("objectives") or ()):
         check_energy(
             fronts,

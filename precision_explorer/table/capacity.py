@@ -83,18 +83,18 @@ class CapacityTable:
 def capacity_of(
     path: Path,
     demand: Demand,
-    price_per_hour: float | None = None,
+    money: dict[str, Any] | None = None,
     on_cell: Callable[[str], Any] | None = None,
 ) -> CapacityTable:
     """Machines per model, task, format and runtime of the run at `path`.
 
-    `price_per_hour`: the reader's for one machine, else that of the run's sweep or the price sheet.
+    `money`: the reader's price_per_hour or price of one machine, as `build` takes them, else that
+    of the run's sweep or the price sheet.
     `on_cell` is told each row's name before it is simulated. StoreError for a folder that is no run
     or holds no service times; UsageError for a largest batch above all that were measured.
     """
     folder, sweep = read_run(path)
-    reader = {"price_per_hour": price_per_hour} if price_per_hour is not None else {}
-    table = build([path], reader)
+    table = build([path], money)
     known = [folder.read_record(cell["cell_id"]) for cell in sweep["plan"]["cells"]]
     both = list(zip(table.rows, [r for r in known if r is not None], strict=True))
     unfit = [_not_simulated(record) for _, record in both]

@@ -6,6 +6,7 @@ from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
 from precision_explorer.table.against import is_in_looks
+from precision_explorer.table.methods import apart
 from precision_explorer.units import share
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ _DISTURBED = (
     "other parts of it."
 )
 _BUSY = "Cost and value assume that the device is busy all the time at the offline rate."
+_NO_METHOD = "Formats, devices and versions of libraries are no part of the method."
 _OF_VERDICTS = (
     "A verdict holds for this task and these examples; another task may lose more or less."
 )
@@ -45,6 +47,7 @@ def caveats(runs: list[Run], entries: list[Entry]) -> tuple[str, ...]:
     lines += [_OF_VERDICTS] if scored else []
     for _, sweep, options, _ in runs:
         lines += _of_run(sweep, options)
+    lines += _one_price(runs)
     lines += _of_rows(entries)
     lines += [_budget(entries)] if scored else []
     return (*lines, *_of_methods(entries))
@@ -79,6 +82,19 @@ def _of_run(sweep: dict[str, Any], options: dict[str, Any]) -> list[str]:
             "the metric that they were swept with."
         )
     return lines
+
+
+def _one_price(runs: list[Run]) -> list[str]:
+    """That a reader's price is that of several devices, which have others."""
+    devices = {sweep["environment"]["device_name"] for _, sweep, _, _ in runs}
+    given = {options["price_per_hour"] for _, _, options, _ in runs}
+    own = any(s["reader"].get("price_per_hour") not in given for _, s, _, _ in runs)
+    if len(devices) < 2 or None in given or len(given) > 1 or not own:
+        return []
+    return [
+        f"All {len(devices)} devices count at the one price given; without it each run counts at "
+        "its own, or at that of the price sheet for its device."
+    ]
 
 
 def _of_rows(entries: list[Entry]) -> list[str]:
@@ -141,12 +157,13 @@ def _without_difference(entries: list[Entry]) -> list[str]:
 
 
 def _of_methods(entries: list[Entry]) -> list[str]:
-    methods: dict[tuple[str, ...], set[str]] = defaultdict(set)
+    methods: dict[tuple[str, str], dict[str, dict[str, Any]]] = defaultdict(dict)
     for e in entries:
-        methods[e.row["model"], e.row["task"], e.row["device"]].add(e.record.method_id)
+        methods[e.row["model"], e.row["task"]][e.record.method_id] = e.record.cell.method()
     return [
-        f"{model}, {task} on {device} was measured by more than one method (see method_id): "
-        "compare only rows of the same method."
-        for (model, task, device), ids in methods.items()
-        if len(ids) > 1
+        f"{model} on {task} was measured by more than one method: compare only rows of the same "
+        f"method_id, which stand in a section and have a front of their own. {apart(documents)} "
+        f"{_NO_METHOD}"
+        for (model, task), documents in methods.items()
+        if len(documents) > 1
     ]

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from precision_explorer.economics.price_sheet import exact_usd
 from precision_explorer.endpoint import ENDPOINT
 from precision_explorer.records import NOT_SCORED, metric_info
 from precision_explorer.store import RunFolder
 from precision_explorer.table.caveats import caveats
 from precision_explorer.table.data import Context, ModelContext, TaskContext
 from precision_explorer.table.disturbed import background_names
+from precision_explorer.table.money import unpriced
 from precision_explorer.table.scenario_words import latency_words
 from precision_explorer.table.sequential import RULE
 from precision_explorer.units import bytes_, significant
@@ -30,11 +32,7 @@ def make_context(runs: list[Run], entries: list[Entry], objectives: dict[str, st
         models=_unique(_model(m) for sweep in sweeps for m in sweep["models"]),
         tasks=_unique(_task(t, entries) for sweep in sweeps for t in sweep["tasks"]),
         devices=_unique([*(_device(s["environment"]) for s in sweeps), *_servers(entries)]),
-        stack={
-            name: version
-            for sweep in sweeps
-            for name, version in sorted(sweep["environment"]["libraries"].items())
-        },
+        stack=_stack(sweeps),
         method_ids=tuple(sorted({e.record.method_id for e in entries})),
         method=(
             *_unique(s for sweep in sweeps for m in sweep["methods"].values() for s in _how(m)),
@@ -54,6 +52,15 @@ def make_context(runs: list[Run], entries: list[Entry], objectives: dict[str, st
             sorted({e.record.started_at[:10] for e in entries if e.record.status != "skipped"})
         ),
     )
+
+
+def _stack(sweeps: list[dict[str, Any]]) -> dict[str, str]:
+    """Library name to version, or to all that the runs had."""
+    found: dict[str, list[str]] = {}
+    for sweep in sweeps:
+        for name, version in sorted(sweep["environment"]["libraries"].items()):
+            found.setdefault(name, []).append(version)
+    return {name: " and ".join(dict.fromkeys(versions)) for name, versions in found.items()}
 
 
 def _unique(values: Any) -> tuple[Any, ...]:
@@ -200,15 +207,33 @@ def _signatures(entries: list[Entry]) -> tuple[str, ...]:
 
 
 def _prices(entries: list[Entry]) -> tuple[str, ...]:
+    """All that money is computed from: prices with their inputs, and what results are worth."""
+    each: dict[str, set[str]] = {}
+    for entry in entries:
+        each.setdefault(entry.row["device"], set()).add(entry.row["price_inputs"] or "")
     lines = []
     for entry in entries:
-        price = entry.price
+        price, whose = entry.price, entry.row["device"]
         if price is not None:
+            # With a power of each row's own the formats' prices differ.
+            whose = f"{whose}, {entry.row['format']}" if len(each[whose] - {""}) > 1 else whose
             lines.append(
-                f"{entry.row['device']}: ${significant(price.per_hour_usd, 4)} per hour "
+                f"{whose}: ${significant(price.per_hour_usd, 4)} per hour "
                 f"({price.basis}; {price.source}, {price.date})"
             )
-    return _unique(lines)
+        elif entry.reader.get("price") is not None and entry.record.status == "ok":
+            lines.append(f"{whose}: no price ({unpriced(entry)})")
+    return (*_unique(lines), *_worth(entries[0].reader))
+
+
+def _worth(reader: dict[str, Any]) -> list[str]:
+    worth, harm = reader.get("value_per_correct"), reader.get("cost_per_error")
+    if worth is None and harm is None:
+        return []
+    return [
+        f"A correct result is worth {exact_usd(worth or 0.0)} and a wrong one costs "
+        f"{exact_usd(harm or 0.0)}, as given by the reader."
+    ]
 
 
 def _objective_words(objectives: dict[str, str]) -> tuple[str, ...]:

@@ -52,6 +52,11 @@ EXTRA_COLUMNS: tuple[str, ...] = (
     "pareto_ties", "pareto_note", "pareto_all_tasks", "pareto_all_tasks_probability",
     "search_slo", "held_rate_per_s", "missed_rate_per_s", "search_note",
     "energy_net_per_request_j", "energy_check", "grid_g_per_kwh", "carbon_g_per_1k_requests",
+    "price_kind", "price_term", "price_inputs", "cost_per_1m_output_tokens_usd",
+    "cost_per_1k_requests_offered_usd", "cost_per_1m_output_tokens_offered_usd",
+    "usd_per_correct", "usd_per_error", "net_usd_per_1k_requests",
+    "net_usd_per_1k_requests_ci_low", "net_usd_per_1k_requests_ci_high",
+    "pareto_devices", "reference_device",
 )  # fmt: skip
 COLUMNS = CONTRACT_COLUMNS + EXTRA_COLUMNS
 # What tells a row from all others of a table.
@@ -174,6 +179,8 @@ class OfflineSize:
     output_tokens_per_s: float | None
     energy_per_request_j: float | None
     energy_note: str | None
+    batches: int
+    """How many batches the rate is of."""
 
 
 @dataclass(frozen=True)

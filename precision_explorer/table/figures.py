@@ -3,8 +3,9 @@ end."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from precision_explorer.errors import UsageError, unknown_name
 from precision_explorer.units import bytes_, count, joules, rate, seconds, significant, usd
@@ -40,11 +41,12 @@ FIGURES = {
         Figure("weights", "weight_bytes", "memory of the weights", False, bytes_, timed=False),
         Figure("cost", "cost_per_1k_requests_usd", "cost per 1,000 requests", False, usd),
         Figure("value", "value_per_usd", "useful results per dollar", True, count),
+        Figure("net", "net_usd_per_1k_requests", "net dollars per 1,000 requests", True, usd),
         Figure("energy", "energy_per_request_j", "energy per request", False, joules),
     )
 }
 DEFAULT = ("quality", "latency", "rate", "memory", "cost", "energy")
-_ALIASES = {"latency_p50": "latency"}
+_ALIASES = {"latency_p50": "latency", "efficiency": "energy"}
 
 
 def parse_objectives(text: str) -> tuple[str, ...]:
@@ -79,21 +81,23 @@ def in_words(names: list[str] | tuple[str, ...]) -> str:
     return ", ".join(FIGURES[name].words for name in names)
 
 
-def unfit_energy(sources: list[str | None]) -> str | None:
-    """Why energy of rows with these sources can be no objective, and what to do; None where it
-    can."""
-    problem = energy_problem(sources)
+def unfit_energy(rows: Sequence[Mapping[str, Any]]) -> str | None:
+    """Why the rows' energy can be no objective, and what to do; None where it can."""
+    problem = energy_problem(rows)
     return None if problem is None else f"{problem}, so it can be no objective; leave it out"
 
 
-def energy_problem(sources: list[str | None]) -> str | None:
-    """What keeps energy of rows with these sources from being ranked; None where nothing does: an
-    estimate ranks nothing, and two meters don't read the same."""
-    known = list(dict.fromkeys(source or "unavailable" for source in sources))
+def energy_problem(rows: Sequence[Mapping[str, Any]]) -> str | None:
+    """What keeps the rows' energy from being ranked; None where nothing does: an estimate ranks
+    nothing, two meters don't read the same, and one meter's boundaries differ."""
+    known = list(dict.fromkeys(row["power_source"] or "unavailable" for row in rows))
     bad = [source for source in known if not source.startswith("measured")]
     if bad:
         what = "was not measured" if bad[0] == "unavailable" else f"is an estimate ({bad[0]})"
         return f"energy {what}"
     if len(known) > 1:
         return f"energy was read from different meters ({', '.join(known)})"
+    within = list(dict.fromkeys(b for row in rows if (b := row.get("energy_boundary"))))
+    if len(within) > 1:
+        return f"energy was read within different boundaries ({'; '.join(within)})"
     return None

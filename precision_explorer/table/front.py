@@ -1,4 +1,4 @@
-"""The Pareto columns of the rows of one (model, task, device, method), and those over all tasks."""
+"""The Pareto columns of the rows of one (model, task, method), and those over all tasks."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from precision_explorer.pareto import front, front_probability, knee
 from precision_explorer.table.against import is_in_looks
 from precision_explorer.table.curve import is_below
 from precision_explorer.table.figures import DEFAULT, FIGURES, energy_problem, unfit_energy
+from precision_explorer.table.groups import by_devices, by_meter
 from precision_explorer.table.limits import Check, Limits, checks
 from precision_explorer.table.samples import DRAWS, Samples
 from precision_explorer.table.serving import is_steady_load
@@ -40,9 +41,23 @@ class Front:
     alike: np.ndarray
     """(rows, rows, objectives) bool: the rates between which the two answers lie overlap."""
 
+    @property
+    def devices(self) -> tuple[str, ...]:
+        """Of its rows, in their order."""
+        return tuple(dict.fromkeys(str(s.row["device"]) for s in self.samples))
 
-def front_of(ok: list[Entry]) -> Front | None:
-    """The front of a group's entries, all ok, with their columns filled in."""
+
+def fronts_of(ok: list[Entry]) -> list[Front]:
+    """The front of a group's entries, all ok, with their columns filled in: one over all devices,
+    unless a reader wants energy and they have different meters, when each meter's have one."""
+    wanted = (ok[0].reader.get("objectives") or ()) if ok else ()
+    parts = [ok]
+    if "energy" in wanted and energy_problem([e.row for e in ok]) is not None:
+        parts = list(by_meter(ok, [e.row for e in ok]).values())
+    return [found for part in parts if (found := _front_of(part)) is not None]
+
+
+def _front_of(ok: list[Entry]) -> Front | None:
     # As little is known of the others' latency as of a failed row's.
     stands = []
     for entry in ok:
@@ -111,25 +126,24 @@ def _names(samples: list[Samples], wanted: tuple[str, ...] | None, with_quality:
     if any(s.row["search_slo"] is not None for s in samples):
         # Each row's is that at a rate of its own.
         names = [n for n in names if n != "latency"]
-    energy = unfit_energy([s.row["power_source"] for s in samples])
+    energy = unfit_energy([s.row for s in samples])
     return [n for n in names if (n != "quality" or known) and (n != "energy" or energy is None)]
 
 
 def check_energy(fronts: Sequence[Front], groups: Sequence[Sequence[dict[str, Any]]]) -> None:
     """UsageError where no front holds energy that was wanted, since the rows (all ok) of no group
     can be ranked by it."""
-    problems = [unfit_energy([row["power_source"] for row in rows]) for rows in groups if rows]
+    problems = [unfit_energy(rows) for rows in groups if rows]
     if problems and None not in problems and not any("energy" in f.names for f in fronts):
         raise UsageError(f"{problems[0]} of --objectives")
 
 
 def _has_no_energy(samples: list[Samples]) -> bool:
     """Whether the rows of a group can't be ranked by energy, which their notes then say."""
-    sources = [s.row["power_source"] for s in samples]
-    if energy_problem(sources) is None:
+    if energy_problem([s.row for s in samples]) is None:
         return False
-    for sample, source in zip(samples, sources, strict=True):
-        why = energy_problem([source]) or "energy of other formats is not from the same meter"
+    for sample in samples:
+        why = energy_problem([sample.row]) or "energy of other formats is not from the same meter"
         sample.row["pareto_note"] = f"left out: {why}"
     return True
 
@@ -185,9 +199,11 @@ def _enter(found: Front) -> None:
     probability = front_probability(found.draws, found.maximise) if found.told else None
     ties = _ties(found, on) if found.told else {}
     hint = knee(found.values[on], found.maximise)
+    devices = ";".join(found.devices)
     for index, sample in enumerate(found.samples):
         row = sample.row
         row["pareto"] = "yes" if on[index] else "no"
+        row["pareto_devices"] = devices
         row["pareto_probability"] = None if probability is None else float(probability[index])
         others = [found.samples[k].row for k in ties.get(index, ())]
         row["pareto_ties"] = ";".join(_label(other, row) for other in others) or None
@@ -199,7 +215,8 @@ def _enter(found: Front) -> None:
 
 def _label(row: dict[str, Any], beside: dict[str, Any]) -> str:
     same = row["runtime"] in (None, beside["runtime"])
-    return str(row["format"]) if same else f"{row['format']} ({row['runtime']})"
+    text = str(row["format"]) if same else f"{row['format']} ({row['runtime']})"
+    return text if row["device"] == beside["device"] else f"{text} on {row['device']}"
 
 
 def _ties(found: Front, on: np.ndarray) -> dict[int, list[int]]:
@@ -224,17 +241,19 @@ def _ties(found: Front, on: np.ndarray) -> dict[int, list[int]]:
 
 
 def mark_all_tasks(fronts: Sequence[Front]) -> None:
-    """Fill the columns of the front over all tasks, of each model, device and runtime that several
+    """Fill the columns of the front over all tasks, of each model and its devices that several
     tasks have fronts of.
 
-    A format beats another there if it is at least as good in every objective on every task and
-    better in one: nothing is added up over tasks. A format that is missing on one is no candidate.
+    A format on a device beats another there if it is at least as good in every objective on every
+    task and better in one: nothing is added up over tasks. One that is missing on a task is no
+    candidate.
     """
     models: dict[tuple[Any, ...], list[Front]] = defaultdict(list)
     for found in fronts:
         row = found.samples[0].row
-        models[row["model"], row["model_revision"], row["device"]].append(found)
-    for of_model in models.values():
+        models[row["model"], row["model_revision"]].append(found)
+    joined = [one for of_model in models.values() for one in by_devices(of_model)]
+    for of_model in joined:
         tasks = [found.samples[0].row["task"] for found in of_model]
         if len(tasks) > 1 and len(set(tasks)) == len(tasks):
             _all_tasks(of_model)
@@ -265,4 +284,4 @@ def _all_tasks(fronts: list[Front]) -> None:
 
 
 def _key(sample: Samples) -> tuple[Any, ...]:
-    return sample.row["format"], sample.row["runtime"]
+    return sample.row["format"], sample.row["runtime"], sample.row["device"]

@@ -1,23 +1,28 @@
-"""Rows that may be compared: one model, task, device and method."""
+"""Rows that may be compared: one model, task and method, on one device or on several."""
 
 from __future__ import annotations
 
+import re
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, Protocol, TypeVar
 
 from precision_explorer.records import SYNTHETIC
 from precision_explorer.table.data import Context, Table, TaskContext
 
 Row = dict[str, Any]
+Note = Callable[[Row], str]
 
-_KEY = ("model", "model_revision", "task", "task_version", "device", "method_id")
+_KEY = ("model", "model_revision", "task", "task_version", "method_id")
+# What a processor's name holds beside what tells it from others.
+_FILLER = re.compile(r"\((?:R|TM)\)|\bCPU\b|\bProcessor\b|@.*$", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
 class Group:
-    """The rows of one (model, task, device, method) and what is needed to read them."""
+    """The rows of one (model, task, method) and what is needed to read them."""
 
     title: str
     rows: list[Row]
@@ -26,10 +31,42 @@ class Group:
     objectives: str
     """What the front is taken over, in words; empty if unknown."""
 
-    @property
+    @cached_property
     def ok(self) -> list[Row]:
         """Rows with results."""
         return [r for r in self.rows if r["status"] == "ok"]
+
+    @cached_property
+    def devices(self) -> tuple[str, ...]:
+        """The devices of the rows, in order of appearance."""
+        return tuple(dict.fromkeys(str(r["device"]) for r in self.rows))
+
+    @cached_property
+    def short_devices(self) -> dict[str, str]:
+        """Device to a name short enough for a row."""
+        return device_labels(self.devices)
+
+    @cached_property
+    def _runtimes(self) -> int:
+        return len({r["runtime"] for r in self.rows})
+
+    @cached_property
+    def _alike(self) -> Counter[tuple[Any, ...]]:
+        """How many rows are of one format, runtime and device."""
+        return Counter(map(_of_one, self.rows))
+
+    @property
+    def is_joined(self) -> bool:
+        """Whether the rows are of several devices."""
+        return len(self.devices) > 1
+
+    @property
+    def per_device(self) -> list[Group]:
+        """A group for each device, for what is never compared over devices."""
+        return [
+            replace(self, rows=[r for r in self.rows if r["device"] == device])
+            for device in self.devices
+        ]
 
     @property
     def unmeasured(self) -> list[Row]:
@@ -71,26 +108,103 @@ class Group:
         return bool(row["format"] == self.reference)
 
     def reference_of(self, row: Row) -> Row | None:
-        """The reference of `row`'s runtime, of its own run where there is a choice."""
+        """The reference of `row`'s runtime: of its own run where there is a choice, else of its own
+        device, else of another."""
         found = [r for r in self.ok if self.is_reference(r) and r["runtime"] == row["runtime"]]
-        found.sort(key=lambda r: r["manifest_root"] != row["manifest_root"])
+        own = ("manifest_root", "device")
+        found.sort(key=lambda r: [r[name] != row[name] for name in own])
         return found[0] if found else None
 
     def label(self, row: Row) -> str:
-        """The row's format, with the runtime and run where the format alone is not unique."""
+        """The row's format, with the runtime and run where the format alone is not unique, and the
+        device where there are several."""
+        where = f" on {self.short_devices[row['device']]}" if self.is_joined else ""
+        return self.on_its_device(row) + where
+
+    def on_its_device(self, row: Row) -> str:
+        """The same without the device."""
         parts = []
-        if len({r["runtime"] for r in self.rows}) > 1:
+        if self._runtimes > 1:
             parts.append(row["runtime"])
-        same = Counter((r["format"], r["runtime"]) for r in self.rows)
-        if same[row["format"], row["runtime"]] > 1:
+        if self._alike[_of_one(row)] > 1:
             parts.append(f"run {str(row['manifest_root'])[:6]}")
         # In brackets: labels are listed with commas.
         return f"{row['format']} ({', '.join(parts)})" if parts else str(row["format"])
 
     def named(self, row: Row) -> str:
         """The label, which says so when slow software computes the format."""
-        emulated = " (emulated)" if row["execution"] == "emulated" else ""
-        return self.label(row) + emulated
+        return self.label(row) + _emulated(row)
+
+    def listing(self, rows: Sequence[Row], named: bool = True, note: Note | None = None) -> str:
+        """The rows' names (labels, without `named`) in a sentence, those of one device together; a
+        `note` stands in brackets after each."""
+        found: dict[str, list[str]] = {}
+        for device in dict.fromkeys(r["device"] for r in rows):
+            own = [
+                self.on_its_device(r)
+                + (_emulated(r) if named else "")
+                + (f" ({note(r)})" if note else "")
+                for r in rows
+                if r["device"] == device
+            ]
+            found.setdefault(_in_words(own), []).append(self.short_devices[device])
+        where = {
+            names: f" on {_in_words(on)}" if self.is_joined else "" for names, on in found.items()
+        }
+        return "; ".join(names + where[names] for names in found)
+
+
+def _emulated(row: Row) -> str:
+    return " (emulated)" if row["execution"] == "emulated" else ""
+
+
+def _in_words(items: Sequence[str]) -> str:
+    return " and ".join([", ".join(items[:-1]), items[-1]] if len(items) > 1 else items)
+
+
+def _of_one(row: Row) -> tuple[Any, ...]:
+    return row["format"], row["runtime"], row["device"]
+
+
+def device_labels(devices: Sequence[str]) -> dict[str, str]:
+    """{device: a name short enough for a row}: without what all processors' names hold, where the
+    names then still differ."""
+    short = {device: " ".join(_FILLER.sub(" ", device).split()) for device in devices}
+    counts = Counter(short.values())
+    return {d: s if s and counts[s] == 1 else d for d, s in short.items()}
+
+
+class _Placed(Protocol):
+    @property
+    def devices(self) -> tuple[str, ...]: ...
+
+
+_T = TypeVar("_T", bound=_Placed)
+
+
+def by_devices(items: Iterable[_T]) -> list[list[_T]]:
+    """`items` that share a device together, also by way of others: what was measured on two devices
+    in one task is put together with what was measured on one of them in another."""
+    found: list[list[_T]] = []
+    for item in items:
+        near = [m for m in found if any(set(item.devices) & set(one.devices) for one in m)]
+        merged = [one for members in near for one in members] + [item]
+        found = [m for m in found if m not in near] + [merged]
+    return found
+
+
+_Item = TypeVar("_Item")
+
+
+def by_meter(items: Sequence[_Item], rows: Sequence[Row]) -> dict[frozenset[Any], list[_Item]]:
+    """`items`, of which each has one of `rows`, by what meters their devices were read with."""
+    meters: dict[str, set[Any]] = {}
+    for row in rows:
+        meters.setdefault(row["device"], set()).add((row["power_source"], row["energy_boundary"]))
+    found: dict[frozenset[Any], list[_Item]] = {}
+    for item, row in zip(items, rows, strict=True):
+        found.setdefault(frozenset(meters[row["device"]]), []).append(item)
+    return found
 
 
 def is_synthetic(row: Row) -> bool:
@@ -130,18 +244,18 @@ def groups(table: Table) -> list[Group]:
     found: dict[tuple[Any, ...], list[Row]] = {}
     for row in table.rows:
         found.setdefault(tuple(row[name] for name in _KEY), []).append(row)
-    first = {key: rows[0] for key, rows in found.items()}
-    return [_group(table.context, key, first, rows) for key, rows in found.items()]
+    return [_group(table.context, key, found) for key in found]
 
 
 def _group(
-    context: Context, key: tuple[Any, ...], first: dict[tuple[Any, ...], Row], rows: list[Row]
+    context: Context, key: tuple[Any, ...], found: dict[tuple[Any, ...], list[Row]]
 ) -> Group:
+    rows = found[key]
     row = rows[0]
     tasks = [t for t in context.tasks if t.name == row["task"]]
     same_version = [t for t in tasks if t.version == row["task_version"]]
     return Group(
-        title=_title(row, key, first),
+        title=_title(key, found),
         rows=rows,
         task=next(iter(same_version or tasks), None),
         reference=context.reference,
@@ -149,14 +263,19 @@ def _group(
     )
 
 
-def _title(row: Row, key: tuple[Any, ...], first: dict[tuple[Any, ...], Row]) -> str:
-    """Model and task; what else tells the group from others with the same two. `first`: the first
-    row of each group, by its key."""
+def _title(key: tuple[Any, ...], found: dict[tuple[Any, ...], list[Row]]) -> str:
+    """Model and task; what else tells the group from others with the same two. `found`: the rows of
+    each group, by its key."""
+    row = found[key][0]
     title = f"{row['model']} on {row['task']}"
-    same = [k for k in first if (k[0], k[2]) == (key[0], key[2])]
-    if len({first[k].get("workload") for k in same}) > 1:
+    same = [k for k in found if (k[0], k[2]) == (key[0], key[2])]
+    if len({found[k][0].get("workload") for k in same}) > 1:
         title += f", workload {row['workload']}"
+    devices = {k: tuple(dict.fromkeys(str(r["device"]) for r in found[k])) for k in same}
     for index, name in enumerate(_KEY):
+        if name == "method_id" and len(set(devices.values())) > 1:
+            title += f", {'devices' if len(devices[key]) > 1 else 'device'} "
+            title += " and ".join(devices[key])
         if name not in ("model", "task") and len({k[index] for k in same}) > 1:
             title += f", {name.replace('_', ' ')} {row[name]}"
     return title
@@ -166,6 +285,6 @@ def _objectives(context: Context, row: Row) -> str:
     """The table says them once when all groups agree, else once per group with its name before."""
     if len(context.objectives) == 1:
         return context.objectives[0]
-    key = [row[name] for name in ("model", "task", "device", "method_id")]
+    key = [row[name] for name in ("model", "task", "method_id")]
     start = f"{', '.join(key)}: "
     return next((o.removeprefix(start) for o in context.objectives if o.startswith(start)), "")

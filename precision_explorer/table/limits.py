@@ -202,7 +202,7 @@ def _latency(samples: Samples, slo: Slo) -> Check:
     if within.verdict == "within":
         return Check(limit, "yes", found, None, *rest)
     if within.verdict == "outside" and not is_disturbed(samples.row):
-        least = _slowest_held(samples, slo)
+        least = slowest_held(samples, slo)
         asks = f"{slo.name}={duration_option(least or reached)}"
         return Check(limit, "no", found, None, *rest, asks=asks, shown=least is not None)
     if within.verdict == "outside":
@@ -213,7 +213,7 @@ def _latency(samples: Samples, slo: Slo) -> Check:
     return Check(limit, "cannot-tell", found, f"{slo.name} needs {n}", *rest)
 
 
-def _slowest_held(samples: Samples, slo: Slo) -> float | None:
+def slowest_held(samples: Samples, slo: Slo) -> float | None:
     """The least limit that the row's requests are shown to hold: one of its latencies, since the
     answer changes nowhere else; None where these are too few for any."""
     values = np.concatenate(list(samples.latencies))

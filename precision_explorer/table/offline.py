@@ -25,6 +25,7 @@ def over_sizes(entry: Entry) -> OfflineTable | None:
             if rate.energy_j is not None and rate.requests
             else None,
             energy_note=rate.energy_note,
+            batches=rate.batches,
         )
         for size, rate in sorted(throughput.by_batch_size.items(), key=lambda item: int(item[0]))
         if rate.requests_per_s is not None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -144,6 +145,52 @@ def paired_columns(
         found = _bootstrap_columns(reference, other, groups, budget, seed)
         found |= flips_of(reference, other)
     return found | above_noise(found, noise)
+
+
+class Margin:
+    """Whether the loss of `other` against `reference` is shown to be within a budget, for any
+    budget: the verdict of `paired_columns` alone, without its columns."""
+
+    def __init__(self, reference: Quality, other: Quality, seed: int) -> None:
+        self._reference, self._other, self._seed = reference, other, seed
+
+    def is_within(self, budget: float) -> bool:
+        """Of a `budget` above 0 and below 1, as the columns count it."""
+        return self._verdict(budget).verdict == "within"
+
+    def least_budget(self, low: float, high: float) -> float:
+        """The least budget from `low` to `high` that the loss is shown to be within, to one part in
+        a million; `low` where that is, infinity where not even `high` is wide enough."""
+        if not self.is_within(high):
+            return math.inf
+        if self.is_within(low):
+            return low
+        while high / low - 1 > 1e-6:
+            middle = math.sqrt(low * high)
+            low, high = (low, middle) if self.is_within(middle) else (middle, high)
+        return high
+
+    @cached_property
+    def _verdict(self) -> Callable[[float], Verdict]:
+        reference, other = self._reference, self._other
+        column = zero_one_column(reference.metric, reference.columns, other.columns)
+        groups = _groups(reference)
+        if column:
+            first, second = (np.asarray(q.columns[column], dtype=float) for q in (reference, other))
+            if groups is None or few_clusters(second - first, groups):
+                n = len(first)
+                scale = effective_clusters(groups, n) / n
+                b, c = (count * scale for count in flips(first, second))
+                return lambda budget: verdict_for_share(b, c, n * scale, budget)
+        terms = both_terms(reference, other)
+        oriented = oriented_draws(reference, terms, self._seed, groups)
+        if oriented is None:
+            return lambda budget: Verdict("cannot-tell")
+        n, effective = len(other), effective_clusters(groups, len(other))
+        few = few_differing(reference, terms, groups)
+        return lambda budget: verdict_for_bootstrap(
+            oriented, budget, n, effective=effective, few=few
+        )
 
 
 def above_noise(found: dict[str, Any], noise: NoiseFloor | None) -> dict[str, Any]:

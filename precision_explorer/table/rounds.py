@@ -53,7 +53,7 @@ def batches_by_round(rate: BatchRate) -> list[np.ndarray]:
 
 
 def mark_drift(entries: Sequence[Entry]) -> None:
-    """Give all ok rows of a (model, task, device, method) a caution where their reference tells of
+    """Give all ok rows of a (model, task, method) a caution where their reference tells of
     a machine that changed; each run's rows by its own reference."""
     for run in dict.fromkeys(entry.folder.path for entry in entries):
         rows = [entry for entry in entries if entry.folder.path == run]
@@ -66,12 +66,12 @@ def mark_drift(entries: Sequence[Entry]) -> None:
 
 
 def mark_repeats(entries: Sequence[Entry]) -> None:
-    """Give rows of a (model, task, device, method) that several runs measured alike a caution where
-    their median latencies lie further apart than `REPEATED`."""
-    alike: dict[tuple[str, str], list[Entry]] = {}
+    """Give rows of one cell (the same format, kernel, libraries, device and method) that several
+    runs measured a caution where their median latencies lie further apart than `REPEATED`."""
+    alike: dict[str, list[Entry]] = {}
     for entry in entries:
-        if entry.row["latency_p50_s"] is not None:
-            alike.setdefault((entry.row["format"], entry.row["runtime"]), []).append(entry)
+        if entry.row["latency_p50_s"] is not None and not entry.tried:
+            alike.setdefault(entry.record.cell.cell_id, []).append(entry)
     for rows in alike.values():
         if len({entry.folder.path for entry in rows}) < 2:
             continue
@@ -80,10 +80,10 @@ def mark_repeats(entries: Sequence[Entry]) -> None:
         if high / low - 1 <= REPEATED:
             continue
         text = (
-            f"{len(rows)} runs measured this the same way and found medians from {seconds(low)} to "
-            f"{seconds(high)} ({share(high / low - 1)} apart), above {share(REPEATED, 0)}: the "
-            "machine does not repeat itself, so don't rely on differences between formats that are "
-            "smaller"
+            f"{len(rows)} runs of the same cell found medians from {seconds(low)} to "
+            f"{seconds(high)} ({share(high / low - 1)} apart), above {share(REPEATED, 0)}: too few "
+            "requests, or a machine that does not repeat itself; don't rely on differences between "
+            "formats that are smaller"
         )
         for entry in rows:
             entry.cautions.append(Caution(id="not-repeated", message=text))

@@ -3,12 +3,12 @@ them (the front, how sure a decision is)."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from precision_explorer.economics import Slo
+from precision_explorer.economics import Price, Slo
 from precision_explorer.stats import (
     Within,
     effective_n,
@@ -33,6 +33,11 @@ FEW_REQUESTS = 6
 (`order_interval`): resampling them would show no doubt where there is much."""
 
 
+NO_NET = -1e30
+"""Stands in draws for net dollars where no request is within the objective, so that each costs
+without end; a number, since two infinities have no difference."""
+
+
 class Samples:
     """One row's samples; its columns of quality, speed, cost and value are filled in."""
 
@@ -48,6 +53,11 @@ class Samples:
         """Those at the rate that `value_per_usd` rests on, where that was searched."""
         self.reference: Samples | None = None
         """What the row's quality was compared with; itself where it is a reference."""
+        self.margin = entry.margin
+        """Whether the loss is within any budget; None where that is known of the row's own only."""
+        self.price: Price | None = None
+        self.rate_within: Callable[[Slo | None], float | None] = lambda slo: None
+        """Requests per second within another objective than the row's own."""
         self._seed = seed
         self._drawn: dict[str, np.ndarray | None] = {}
 
@@ -101,6 +111,8 @@ class Samples:
             return self._percentile(figure.quantile)
         if name == "value":
             return self._value()
+        if name == "net":
+            return self._net()
         if name == "energy":
             return self._energy()
         if name == "rate":
@@ -180,6 +192,32 @@ class Samples:
             return None
         own = quality / known if self.placed is None else quality / self.placed[0]
         return value * own * (1.0 if rate is None else rate)
+
+    @property
+    def share(self) -> float | None:
+        """The share of right results, comparable with the other rows'; None where the quality is no
+        share."""
+        if self.quality is None or not self.quality.is_share:
+            return None
+        return self.value("quality")
+
+    def gain_per_1k(self, share: Any) -> Any:
+        """Dollars that 1,000 requests bring, and their errors cost, at this share of right results
+        or (n,) of them."""
+        worth, harm = self.row["usd_per_correct"] or 0.0, self.row["usd_per_error"] or 0.0
+        return 1000 * (share * worth - (1 - share) * harm)
+
+    def _net(self) -> np.ndarray | None:
+        """Of the net dollars: the draws of the share of right results, and those of the rate that
+        the cost rests on."""
+        quality, rate, share = self._quality(), self._rate(), self.share
+        if share is None:
+            return None
+        cost = self.gain_per_1k(share) - self.row["net_usd_per_1k_requests"]
+        drawn = np.full(DRAWS, share) if quality is None else quality
+        slowed = np.ones(DRAWS) if rate is None else rate
+        net = self.gain_per_1k(drawn) - cost / np.where(slowed > 0, slowed, 1.0)
+        return np.where(slowed > 0, net, NO_NET)
 
     def _rate(self) -> np.ndarray | None:
         """(DRAWS,) of the rate within the objective, as a multiple of the measured one."""

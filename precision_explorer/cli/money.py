@@ -1,0 +1,52 @@
+"""The options by which a reader says what an hour costs and what a result is worth, shared by
+`report`, `decide` and `capacity`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+price_option = click.option(
+    "--price", type=click.Path(path_type=Path), metavar="FILE.yaml",
+    help="A price model: an hourly price, a list price under another term, or ownership.",
+)  # fmt: skip
+_OPTIONS: list[Callable[..., Any]] = [
+    price_option,
+    click.option(
+        "--value-per-correct", type=float, metavar="USD",
+        help="What a correct result is worth, for net dollars.",
+    ),
+    click.option(
+        "--cost-per-error", type=float, metavar="USD",
+        help="What a wrong result costs, for net dollars.",
+    ),
+]  # fmt: skip
+
+
+def money_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options of prices and worth to a command."""
+    for option in reversed(_OPTIONS):
+        function = option(function)
+    return function
+
+
+def money_from(
+    price: Path | None,
+    price_per_hour: float | None,
+    value_per_correct: float | None = None,
+    cost_per_error: float | None = None,
+) -> dict[str, Any]:
+    """What `table.build` takes of these, without those that were not given; UsageError for a price
+    file that can't be."""
+    from precision_explorer.economics import load_prices
+
+    found = {
+        "price": load_prices(price).model_dump(mode="json") if price is not None else None,
+        "price_per_hour": price_per_hour,
+        "value_per_correct": value_per_correct,
+        "cost_per_error": cost_per_error,
+    }
+    return {name: value for name, value in found.items() if value is not None}
