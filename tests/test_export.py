@@ -32,6 +32,7 @@ from precision_explorer.export.mlflow_ import ROW_ID, log_rows, logged_rows
 from precision_explorer.export.model_card import MARK
 from precision_explorer.export.png import to_pngs
 from precision_explorer.report import to_csv, to_markdown
+from precision_explorer.report.placing import Box, covered, place
 from precision_explorer.stats import Tail
 from precision_explorer.table import COLUMNS, ROW_KEY, Curve, CurvePoint, Table, build
 from tests.command import run
@@ -387,6 +388,14 @@ def test_searched_rates_are_drawn_as_load_curves(monkeypatch):
     assert {"fp32", "int8-dynamic", "p99 = 50.0 ms"} <= set(texts)
     assert "Requests per second that come (more →)" in texts
     assert any(text.startswith("Full: held; pale: can't be told") for text in texts)
+
+
+def test_labels_that_find_no_free_place_are_not_cut_off():
+    spots = [(680.0 - n, 200.0) for n in range(60)]
+    area = Box(0, 0, 700, 400)
+    labels = ["format-weight-only"] * len(spots)
+    places = place(spots, labels, area)
+    assert all(area.holds(covered(p, label)) for p, label in zip(places, labels, strict=True))
 
 
 def test_pngs_are_for_slides_and_the_same_each_time(runs, tmp_path):

@@ -117,13 +117,12 @@ class _Canvas:
         self, x: float, y: float, text: str, size: float = 10.5, colour: str = _INK,
         align: str = "left", bold: bool = False,
     ) -> None:  # fmt: skip
-        """One line with its base at `y`; `size` in units. Lines behind it stop short of it."""
-        from matplotlib.patheffects import withStroke
-
+        """One line with its base at `y`; `size` in units. Lines behind it stop short of it, marks
+        don't."""
         self.axes.text(
             x, y + self.down, text, fontsize=0.72 * size, color=colour, ha=align, va="baseline",
-            fontweight="bold" if bold else "normal", zorder=8,
-            path_effects=[withStroke(linewidth=2.2, foreground="#ffffff")],
+            fontweight="bold" if bold else "normal", zorder=4,
+            bbox={"facecolor": "#ffffff", "edgecolor": "none", "pad": 0.8},
         )  # fmt: skip
 
     def line(

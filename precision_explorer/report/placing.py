@@ -61,13 +61,15 @@ def place(
     places: dict[int, Place] = {}
     for index in sorted(range(len(spots)), key=lambda i: spots[i]):
         candidates = _candidates(spots[index])
-        boxes = (covered(c, labels[index]) for c in candidates)
+        boxes = ((c, covered(c, labels[index])) for c in candidates)
         free = (
-            n
-            for n, box in enumerate(boxes)
+            c
+            for c, box in boxes
             if area.holds(box) and not any(box.overlaps(b) for b in [*taken, *marks])
         )
-        chosen = candidates[next(free, 0)]
+        # Where all is taken a label covers another, but is not cut off at the edge.
+        within = (c for c in candidates if area.holds(covered(c, labels[index])))
+        chosen = next(free, None) or next(within, candidates[0])
         taken.append(covered(chosen, labels[index]))
         places[index] = chosen
     return [places[i] for i in range(len(spots))]
