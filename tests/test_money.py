@@ -243,10 +243,12 @@ def test_the_other_price_files_of_the_docs_are_some(tmp_path):
         assert load_prices(path).prices
 
 
-def test_the_csv_has_the_new_columns_at_its_end(tmp_path):
+def test_the_csv_has_the_new_columns_after_the_old_ones(tmp_path):
     path = make_run(tmp_path / "r", [ok("fp32", classified(REF_WRONG))])
     header = to_csv(build([path])).splitlines()[0].split(",")
-    assert header[-11:] == [
+    first = header.index("price_kind")
+    assert first > header.index("carbon_g_per_1k_requests")
+    assert header[first : first + 11] == [
         "price_kind", "price_term", "price_inputs", "cost_per_1m_output_tokens_usd",
         "cost_per_1k_requests_offered_usd", "cost_per_1m_output_tokens_offered_usd",
         "usd_per_correct", "usd_per_error", "net_usd_per_1k_requests",
