@@ -18,6 +18,7 @@ from precision_explorer.table import build
 from tests.command import run
 from tests.test_table import (
     MS,
+    NVML,
     REF_WRONG,
     SERVER,
     N,
@@ -145,6 +146,17 @@ def test_efficiency_of_runs_without_energy_is_one_line(tmp_path):
     assert done.stderr.count("\n") == 1
 
 
+def test_tokens_per_joule_with_and_without_the_idle_device(tmp_path):
+    """60 J in 3 s, of which the idle device draws 5 W: 160 tokens for 60 J, or for 45 J."""
+    requests = served([0.1] * N, ttft_s=0.25, tpot_s=0.05, output_tokens=4)
+    energy = NVML | {"idle_power_w": 5.0}
+    cell = ok("fp32", classified(REF_WRONG), requests, generates=True, energy=energy)
+    (row,) = build([make_run(tmp_path / "r", [cell])]).rows
+    assert row["output_tokens_per_joule"] == pytest.approx(160 / 60)
+    assert row["output_tokens_per_joule_above_idle"] == pytest.approx(160 / 45)
+    assert row["requests_per_joule_above_idle"] == pytest.approx(N / 45)
+
+
 def test_a_loss_is_called_one(tmp_path):
     path = make_run(tmp_path / "r", [ok("fp32", classified(REF_WRONG))])
     shown = run("decide", path, "--objective", "net", "--cost-per-error", "0.01")
@@ -243,12 +255,11 @@ def test_the_other_price_files_of_the_docs_are_some(tmp_path):
         assert load_prices(path).prices
 
 
-def test_the_csv_has_the_new_columns_after_the_old_ones(tmp_path):
+def test_the_csv_has_the_columns_of_money_in_their_order(tmp_path):
     path = make_run(tmp_path / "r", [ok("fp32", classified(REF_WRONG))])
     header = to_csv(build([path])).splitlines()[0].split(",")
-    first = header.index("price_kind")
-    assert first > header.index("carbon_g_per_1k_requests")
-    assert header[first : first + 11] == [
+    start = header.index("price_kind")
+    assert header[start : start + 11] == [
         "price_kind", "price_term", "price_inputs", "cost_per_1m_output_tokens_usd",
         "cost_per_1k_requests_offered_usd", "cost_per_1m_output_tokens_offered_usd",
         "usd_per_correct", "usd_per_error", "net_usd_per_1k_requests",

@@ -234,6 +234,18 @@ def test_the_reader_s_price_goes_before_the_sweep_s(tmp_path, file):
     assert build([given], {"price": prices}).rows[0]["price_per_hour_usd"] == 1.25
 
 
+def test_a_sweep_whose_file_has_no_price_for_the_device_has_its_table(tmp_path, file):
+    """What was measured is shown; why there is no cost stands where the price would."""
+    prices = load_prices(file(HOURLY + "device: NVIDIA*\n")).model_dump(mode="json")
+    cells = [ok("fp32", classified(REF_WRONG))]
+    path = make_run(tmp_path / "r", cells, {"price": prices, "price_per_hour": None})
+    table = build([path])
+    assert table.rows[0]["cost_per_1k_requests_usd"] is None
+    assert table.rows[0]["latency_p50_s"] is not None
+    (line,) = table.context.prices
+    assert "no price (price file mine.yaml has no price for" in line
+
+
 def test_a_sweep_keeps_the_models_not_the_path(file, tmp_path):
     path = file(OWNED)
     kept = make_spec({"price": path}).price
@@ -252,7 +264,9 @@ def test_capacity_takes_a_price_file(file):
     found = run("capacity", "results/demo-sentiment-cpu", "--rate", "50/s", "--slo", "p50=1s",
                 "--price", file(HOURLY))  # fmt: skip
     assert found.returncode == 0
-    assert "$1.250 per machine and hour (our bill (2026))" in " ".join(found.stdout.split())
+    assert "$1.250 per machine and hour (our bill (2026); from usd_per_hour 1.25)" in " ".join(
+        found.stdout.split()
+    )
 
 
 def test_the_kinds_are_those_of_the_docs_and_no_price_is_infinite(file):

@@ -4,6 +4,7 @@ against deciding again with the input moved."""
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import numpy as np
@@ -232,6 +233,9 @@ def test_the_table_stands_in_decide_its_document_and_the_reports(small):
     text = " ".join(done.stdout.split())
     assert "What would change the choice, each input moved alone (bf16 now)" in text
     assert "no change: one price for all formats moves them alike" in text
+    # The limit as it reads lets the other format in.
+    shown = re.search(r"from (\S+%) \(x", text)
+    assert "fp16, lowest cost" in run("decide", small, "--max-quality-loss", shown[1]).stdout
     (found,) = json.loads(run("decide", small, "--json").stdout)["decisions"]
     budget = next(s for s in found["sensitivity"] if s["input"] == "quality_budget")
     assert budget["higher"]["choice"] == "fp16"
@@ -244,7 +248,7 @@ def test_the_table_stands_in_decide_its_document_and_the_reports(small):
         assert "What would change the choice, each input moved alone" in page
         for heading in ("Cost: bf16", "Value: bf16", "Net: bf16"):
             assert heading in page
-        assert "Efficiency: " not in page
+        assert "Efficiency: bf16" not in page
         assert "): fp16" in page
     assert "Input " in run("report", small).stdout
 

@@ -121,7 +121,8 @@ def _price_line(row: CapacityRow) -> str:
     if row.price_per_hour_usd is None:
         return f"No price is known for {row.device}; give yours by --price-per-hour or --price."
     price = significant(row.price_per_hour_usd, 4)
-    return f"{row.device}: ${price} per machine and hour ({row.price_source})."
+    inputs = (row.price_inputs or "").replace(";", ", ").replace("=", " ")
+    return f"{row.device}: ${price} per machine and hour ({row.price_source}; from {inputs})."
 
 
 def _notes(rows: list[CapacityRow], demand: Demand) -> list[str]:

@@ -12,7 +12,18 @@ from precision_explorer.report.groups import Group
 from precision_explorer.report.text import cleaned
 from precision_explorer.table import Table
 from precision_explorer.table.limits import limits_of
-from precision_explorer.units import bytes_, seconds, share, significant, usd, watts
+from precision_explorer.units import (
+    bytes_,
+    duration_option,
+    number_option,
+    seconds,
+    share,
+    share_option,
+    significant,
+    size_option,
+    usd,
+    watts,
+)
 
 TITLE = "What would change the choice, each input moved alone"
 LABELS = {
@@ -38,6 +49,12 @@ _SHOW: dict[str, Callable[[float], str]] = {
     "years": lambda value: f"{significant(value)} years",
     "watts": watts,
     "": significant,
+}
+_WIDE: dict[str, Callable[[float], str]] = {
+    "slo": duration_option,
+    "quality_budget": share_option,
+    "max_memory_bytes": size_option,
+    "max_cost_per_1k_usd": lambda value: f"${number_option(value)}",
 }
 _QUESTIONS = (("cost", "Cost"), ("energy", "Efficiency"), ("value", "Value"), ("net", "Net"))
 
@@ -107,7 +124,9 @@ def _side(one: Sensitivity, change: Change | None, end: float) -> str:
     if change is None:
         return f"no change to x{_times(one, end)}"
     where = "below" if change.factor < 1 else "from"
-    value = _SHOW[one.unit](change.value)
+    # Rounded up, so that a limit set to what is read is wide enough.
+    show = _WIDE.get(one.input) if change.factor > 1 else None
+    value = (show or _SHOW[one.unit])(change.value)
     choice = change.choice or "no format is named"
     return f"{where} {value} (x{change.factor:.3g}): {choice}"
 

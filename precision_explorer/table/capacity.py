@@ -28,7 +28,8 @@ _DISPATCH_WORDS = {
 @dataclass(frozen=True)
 class CapacityRow:
     """One format of one model and task. `verdict`: of its quality against the reference, which is
-    ``reference`` itself. `price_per_hour_usd` of one machine, None where there is no price;
+    ``reference`` itself. `price_per_hour_usd` of one machine, None where there is no price, made of
+    `price_inputs` as the table has them;
     `peak_memory_bytes` of one machine. `measured_n`: the fewest service times
     of a batch size that were measured; `steady`: of the latencies among them, as in the table."""
 
@@ -42,6 +43,7 @@ class CapacityRow:
     capacity: Capacity
     price_per_hour_usd: float | None
     price_source: str | None
+    price_inputs: str | None
     peak_memory_bytes: int | None
     measured_n: int
     steady: str | None
@@ -279,6 +281,7 @@ def _row(row: dict[str, Any], service: ServiceTimes, demand: Demand, reference: 
         capacity=capacity,
         price_per_hour_usd=row["price_per_hour_usd"],
         price_source=row["price_source"],
+        price_inputs=row["price_inputs"],
         peak_memory_bytes=row["peak_memory_bytes"],
         measured_n=min(service.count(n) for n in service.sizes if n <= capacity.max_batch),
         steady=row["steady"],

@@ -57,6 +57,7 @@ EXTRA_COLUMNS: tuple[str, ...] = (
     "usd_per_correct", "usd_per_error", "net_usd_per_1k_requests",
     "net_usd_per_1k_requests_ci_low", "net_usd_per_1k_requests_ci_high",
     "pareto_devices", "reference_device",
+    "output_tokens_per_joule_above_idle",
 )  # fmt: skip
 COLUMNS = CONTRACT_COLUMNS + EXTRA_COLUMNS
 # What tells a row from all others of a table.

@@ -35,3 +35,6 @@ def energy_columns(entry: Entry) -> None:
     tokens = [t for t in entry.output_tokens if t is not None]
     if tokens and len(tokens) == len(entry.output_tokens):
         row["output_tokens_per_joule"] = requests_per_joule(sum(tokens), joules)
+        if energy.idle_power_w is not None:
+            above_idle = joules - energy.idle_power_w * window_s
+            row["output_tokens_per_joule_above_idle"] = requests_per_joule(sum(tokens), above_idle)
