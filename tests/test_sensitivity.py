@@ -17,6 +17,7 @@ from precision_explorer.table import build
 from precision_explorer.table.limits import Limits, limits_of
 from tests.command import run
 from tests.test_decision import MANY, cell
+from tests.test_machines import CPU, GPU, machine
 from tests.test_records import CELL
 from tests.test_table import NVML, make_run, served
 
@@ -265,3 +266,23 @@ def test_rows_scored_until_decided_are_not_moved(tmp_path):
     budget = moves(found)["quality_budget"]
     assert budget.note.startswith("not moved: verdicts here are known at this budget only")
     assert budget.lower is budget.higher is None
+
+
+def test_of_several_devices_each_price_is_moved_alone(tmp_path):
+    """The GPU is 10 times as fast at 20 times the price: its requests cost twice as much, until it
+    is half as dear or the CPU twice."""
+    paths = [machine(tmp_path / "cpu", CPU), machine(tmp_path / "gpu", GPU)]
+    hour = {"kind": "hourly", "source": "s", "date": "2026"}
+    prices = [
+        hour | {"device": CPU, "usd_per_hour": 0.36},
+        hour | {"device": GPU, "usd_per_hour": 7.2},
+    ]
+    table = build(paths, {"price": {"file": "f", "prices": prices}})
+    (found,) = decisions(table, Question("cost", Limits()))
+    assert found.chosen.name == "bf16 on Some"
+    cpu, gpu = found.sensitivity
+    assert (cpu.device, cpu.value, cpu.note, cpu.lower) == (CPU, 0.36, None, None)
+    assert (cpu.higher.value, cpu.higher.choice) == (pytest.approx(0.72), "bf16 on Fast GPU")
+    assert (gpu.device, gpu.value, gpu.higher) == (GPU, 7.2, None)
+    assert (gpu.lower.value, gpu.lower.choice) == (pytest.approx(3.6), "bf16 on Fast GPU")
+    assert "Price per hour, Fast GPU" in to_markdown(build(paths, {"quality_budget": 0.5}))

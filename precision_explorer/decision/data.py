@@ -69,6 +69,8 @@ class Sensitivity:
     lower: Change | None
     higher: Change | None
     note: str | None = None
+    device: str | None = None
+    """Whose price it is, where several devices stand together."""
 
 
 @dataclass(frozen=True)

@@ -52,7 +52,8 @@ _ENDS = {"utilisation": (0.0, 1.0), "pue": (1.0, math.inf), "quality_budget": (0
 """Between which values an input can be at all, where that is not any above 0."""
 
 World = Mapping[str, float]
-"""{name: value} of the inputs that are moved; all others are what they are."""
+"""{key: value} of the inputs that are moved; all others are what they are. A key is the input's
+name, and of a price, where several devices stand together, the device after it (`_key`)."""
 
 
 def sensitivity(
@@ -61,7 +62,7 @@ def sensitivity(
     """One row per input of the choice, in the order of `INPUTS`."""
     model = _Model(candidates, question, higher)
     return tuple(
-        _moved(model, name, value, chosen.name) for name, value in model.inputs.items() if value > 0
+        _moved(model, key, value, chosen.name) for key, value in model.inputs.items() if value > 0
     )
 
 
@@ -85,7 +86,6 @@ class _Model:
         limits = self.question.limits
         row = self.parts[0].samples.row
         found = {
-            **self._prices(),
             "usd_per_correct": row["usd_per_correct"],
             "usd_per_error": row["usd_per_error"],
             "slo": None if limits.slo is None else limits.slo.limit_s,
@@ -93,28 +93,43 @@ class _Model:
             "max_memory_bytes": limits.max_memory_bytes,
             "max_cost_per_1k_usd": limits.max_cost_per_1k_usd,
         }
-        return {name: float(found[name]) for name in INPUTS if found.get(name) is not None}
+        rest = {name: float(value) for name, value in found.items() if value is not None}
+        return self._prices() | rest
+
+    @cached_property
+    def devices(self) -> list[str]:
+        """Those of the candidates."""
+        return list(dict.fromkeys(str(part.samples.row["device"]) for part in self.parts))
+
+    def _key(self, name: str, device: str) -> str:
+        return name if len(self.devices) == 1 else f"{name}\t{device}"
 
     def _prices(self) -> dict[str, float]:
-        """The price per hour, or of an owned device what it is made of; a power of each row's own
-        is no input."""
-        prices = [p for part in self.parts if (p := part.samples.price) is not None]
-        if not prices:
-            return {}
-        first = prices[0]
-        if first.kind != "ownership":
-            return {"price_per_hour_usd": first.per_hour_usd}
-        alike = len({p.inputs["power_w"] for p in prices}) == 1
-        return {name: first.inputs[name] for name in _OWNED if name != "power_w" or alike}
+        """The price per hour of each device, or of an owned one what it is made of; a power of
+        each row's own is no input."""
+        found: dict[str, float] = {}
+        for device in self.devices:
+            of_device = (p.samples for p in self.parts if p.samples.row["device"] == device)
+            prices = [s.price for s in of_device if s.price is not None]
+            if not prices:
+                continue
+            first = prices[0]
+            made = {"price_per_hour_usd": first.per_hour_usd}
+            if first.kind == "ownership":
+                alike = len({p.inputs.get("power_w") for p in prices}) == 1
+                made = {n: first.inputs[n] for n in _OWNED if n != "power_w" or alike}
+            found |= {self._key(name, device): value for name, value in made.items()}
+        return found
 
-    def _per_hour(self, price: Price, world: World) -> float:
+    def _per_hour(self, samples: Samples, price: Price, world: World) -> float:
         """Dollars per hour where the inputs in `world` are moved: each row's own by as much."""
 
         def moved(name: str, value: float) -> float:
-            if name not in world:
+            key = self._key(name, samples.row["device"])
+            if key not in world:
                 return value
             least, most = _ENDS.get(name, (0.0, math.inf))
-            return min(max(value * world[name] / self.inputs[name], least), most)
+            return min(max(value * world[key] / self.inputs[key], least), most)
 
         if price.kind != "ownership":
             return moved("price_per_hour_usd", price.per_hour_usd)
@@ -124,12 +139,12 @@ class _Model:
 
     @cached_property
     def one_price(self) -> bool:
-        """Whether all rows have one price, made of the same inputs."""
+        """Whether all rows are of one device and have one price, made of the same inputs."""
         found = {
             None if p is None else tuple(sorted(p.inputs.items()))
             for p in (part.samples.price for part in self.parts)
         }
-        return len(found) == 1
+        return len(found) == 1 and len(self.devices) == 1
 
     def choice(self, world: World) -> str | None:
         """The format that `decide` would name; None where it would name none."""
@@ -172,7 +187,7 @@ class _Model:
         price = part.samples.price
         if name != "max_cost_per_1k_usd" or not world or price is None:
             return star
-        return star * self._per_hour(price, world) / price.per_hour_usd
+        return star * self._per_hour(part.samples, price, world) / price.per_hour_usd
 
     def _value(self, candidate: Candidate, world: World) -> float | None:
         name = self.question.objective
@@ -189,7 +204,7 @@ class _Model:
         name, price = self.question.objective, samples.price
         if name not in _MONEY or price is None:
             return samples.value(name)
-        per_hour = self._per_hour(price, world)
+        per_hour = self._per_hour(samples, price, world)
         if name == "cost":
             return cost_per_1k(per_hour, samples.row["throughput_per_s"])
         slo = samples.slo
@@ -299,9 +314,12 @@ def _ends(name: str, value: float) -> tuple[float, float]:
     return max(value / REACH, least), min(value * REACH, most)
 
 
-def _moved(model: _Model, name: str, value: float, chosen: str) -> Sensitivity:
+def _moved(model: _Model, key: str, value: float, chosen: str) -> Sensitivity:
+    name, _, device = key.partition("\t")
     least, most = _ends(name, value)
-    found = Sensitivity(name, _UNITS[name], value, least, most, None, None, model.never(name))
+    found = Sensitivity(
+        name, _UNITS[name], value, least, most, None, None, model.never(name), device or None
+    )
     if found.note is not None:
         return found
     # Where a limit lets another format in or shuts the choice out, the answer may change at once.
@@ -310,8 +328,8 @@ def _moved(model: _Model, name: str, value: float, chosen: str) -> Sensitivity:
     down = _grid(value, least, [mark * (1 - _EXACT) for mark in marks if least < mark <= value])
     return replace(
         found,
-        lower=_first(model, name, value, down, chosen),
-        higher=_first(model, name, value, up, chosen),
+        lower=_first(model, key, value, down, chosen),
+        higher=_first(model, key, value, up, chosen),
     )
 
 
@@ -325,13 +343,13 @@ def _grid(start: float, end: float, marks: Sequence[float]) -> list[float]:
 
 
 def _first(
-    model: _Model, name: str, value: float, places: Sequence[float], chosen: str
+    model: _Model, key: str, value: float, places: Sequence[float], chosen: str
 ) -> Change | None:
     """The nearest of `places` at which another format is named, refined by bisection towards the
     one before it, where the choice stands."""
     before = value
     for place in places:
-        if model.choice({name: place}) != chosen:
+        if model.choice({key: place}) != chosen:
             break
         before = place
     else:
@@ -341,8 +359,8 @@ def _first(
         middle = math.sqrt(same * other)
         if middle in (same, other):
             break
-        if model.choice({name: middle}) == chosen:
+        if model.choice({key: middle}) == chosen:
             same = middle
         else:
             other = middle
-    return Change(other, other / value, model.choice({name: other}))
+    return Change(other, other / value, model.choice({key: other}))

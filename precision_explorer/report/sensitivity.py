@@ -65,7 +65,7 @@ def decision_view(decision: Decision) -> View | None:
         return None
     rows = tuple(
         (
-            Cell(LABELS[one.input]),
+            Cell(_label(one)),
             Cell(_SHOW[one.unit](one.value)),
             Cell(_side(one, one.lower, one.least)),
             Cell(_side(one, one.higher, one.most)),
@@ -86,17 +86,15 @@ def group_view(table: Table, group: Group) -> View | None:
     found = {title: one for title, one in made.items() if one.chosen and one.sensitivity}
     if not found:
         return None
-    inputs: dict[str, Sensitivity] = {}
-    for decision in found.values():
-        inputs |= {one.input: one for one in decision.sensitivity}
+    # Every question has the same inputs.
+    inputs = next(iter(found.values())).sensitivity
     rows = [
         (
-            Cell(LABELS[name]),
-            Cell(_SHOW[inputs[name].unit](inputs[name].value)),
-            *(Cell(_both(decision, name)) for decision in found.values()),
+            Cell(_label(one)),
+            Cell(_SHOW[one.unit](one.value)),
+            *(Cell(_both(decision, one)) for decision in found.values()),
         )
-        for name in LABELS
-        if name in inputs
+        for one in inputs
     ]
     names = [f"{title}: {one.chosen.name if one.chosen else ''}" for title, one in found.items()]
     return View(TITLE, ("Input", "Now", *names), tuple(rows), (False, True, *[False] * len(names)))
@@ -108,8 +106,13 @@ def _decided(table: Table, group: Group, objective: str) -> Decision:
     return cleaned(decide(group, question, candidates, with_moves=True))
 
 
-def _both(decision: Decision, name: str) -> str:
-    one = next(one for one in decision.sensitivity if one.input == name)
+def _label(one: Sensitivity) -> str:
+    return LABELS[one.input] if one.device is None else f"{LABELS[one.input]}, {one.device}"
+
+
+def _both(decision: Decision, like: Sensitivity) -> str:
+    key = (like.input, like.device)
+    one = next(one for one in decision.sensitivity if (one.input, one.device) == key)
     if one.note is not None:
         return "not in it" if one.note.startswith("not in ") else _noted(one.note)
     if one.lower is None and one.higher is None:
