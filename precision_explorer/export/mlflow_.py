@@ -28,7 +28,8 @@ PARAMS = (
     "model", "model_revision", "task", "task_version", "format", "runtime", "device", "batch_size",
     "workload", "scenario", "batching", "background", "quality_metric", "quality_budget",
     "quality_budget_unit", "search_slo", "kernel", "compute_dtype", "method_id",
-    "price_per_hour_usd", "price_source", "grid_g_per_kwh", "power_source", "energy_boundary",
+    "price_per_hour_usd", "price_source", "price_kind", "price_term", "price_inputs",
+    "reference_device", "grid_g_per_kwh", "power_source", "energy_boundary",
     "stack",
 )  # fmt: skip
 ROW_ID = "precision_explorer.row_id"
