@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 
@@ -69,7 +70,7 @@ class Candidate:
     verdicts: tuple[str | None, ...] = ()
     """Of the quality on each task; ``reference`` of the reference."""
 
-    @property
+    @cached_property
     def state(self) -> str:
         """``barred``, or whether it holds all limits."""
         return "barred" if self.barred else state_of(self.checks)
