@@ -2,8 +2,8 @@
 
 By default 10,000 cells with 5 objectives and 1,000 draws, on one core, against an aim of 10 s. Two
 tables: cells without a pattern (values independent of each other), and cells that trade one
-objective for another, of which several thousand are on the front of every draw; the aim is that of
-the first. The draws are made in blocks, so that memory stays bounded; making them is timed apart.
+objective for another, of which several thousand are on the front of every draw. The draws are made
+in blocks, so that memory stays bounded; making them is timed apart.
 
     .venv/bin/python scripts/bench_pareto.py [--cells 10000] [--objectives 5] [--draws 1000]
 """

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 
@@ -80,7 +81,7 @@ class Candidate:
     parts: tuple[Part, ...] = ()
     """One per task."""
 
-    @property
+    @cached_property
     def state(self) -> str:
         """``barred``, or whether it holds all limits."""
         return "barred" if self.barred else state_of(self.checks)

@@ -18,7 +18,7 @@ from precision_explorer.report.ranking import (
     RESULTS,
     Measure,
 )
-from precision_explorer.report.text import cleaned
+from precision_explorer.report.text import clean
 from precision_explorer.table import Table
 from precision_explorer.table.groups import at_own_rates, is_synthetic
 from precision_explorer.table.limits import Limits, limits_of
@@ -80,9 +80,9 @@ def limits_line(table: Table) -> str:
 
 def _text(table: Table, group: Group, objective: str, measure: Measure, limits: Limits) -> str:
     question = asked_of(table, group, Question(objective, limits))
+    decision = decide(group, question, of_group(table, group, question))
     # Notes in the samples are as they were stored.
-    decision = cleaned(decide(group, question, of_group(table, group, question)))
-    return headline(decision, short=True) + _beside(decision, group, measure)
+    return clean(headline(decision, short=True)) + _beside(decision, group, measure)
 
 
 def _beside(decision: Decision, group: Group, measure: Measure) -> str:

@@ -65,6 +65,8 @@ class Chart:
     zero: float | None
     budget: float | None
     budget_text: str
+    budget_text_y: float
+    """Beyond the budget's line, as seen from no change."""
     title: str
     description: str
     front: bool
@@ -148,6 +150,7 @@ def make_chart(
         zero=y_axis.at(0) if measure.relative else None,
         budget=None if budget is None else y_axis.at(budget),
         budget_text="" if budget is None else _budget_text(measure, budget),
+        budget_text_y=0.0 if budget is None else _budget_text_y(y_axis, budget),
         title=f"{_y_title(group, measure)} against median latency: {group.title}",
         description=_description(group, rows),
         front=any(r["pareto"] is not None for r in rows),
@@ -211,6 +214,10 @@ def _budget_text(measure: _Measure, budget: float) -> str:
     return f"budget {measure.text(budget)}"
 
 
+def _budget_text_y(y_axis: Axis, budget: float) -> float:
+    return y_axis.at(budget) + (14 if budget < 0 else -5)
+
+
 def _points(rows: list[Row], measure: _Measure, x_axis: Axis, y_axis: Axis) -> list[Point]:
     group = measure.group
     outlines = _outlines(group)
@@ -226,7 +233,7 @@ def _points(rows: list[Row], measure: _Measure, x_axis: Axis, y_axis: Axis) -> l
     limit = _budget(group, measure)
     obstacles = []
     if limit is not None:
-        words = Place(x_axis.end, y_axis.at(limit) - 5, "end", False)
+        words = Place(x_axis.end, _budget_text_y(y_axis, limit), "end", False)
         obstacles.append(covered(words, _budget_text(measure, limit)))
     points = []
     for row, (x, y), label, where in zip(

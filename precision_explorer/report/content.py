@@ -106,7 +106,7 @@ _LEFT_OUT = (
 def make_content(table: Table, brief: bool = False) -> Content:
     """The content of a report of `table`. `brief`: without what only few readers ask of each row,
     which `left_out` then says."""
-    table = cleaned(table)
+    table = cleaned(_without_details(table) if brief else table)
     context = table.context
     sections = [_section(group, table, brief) for group in groups(table)]
     of_models = [f"{m.name}: {c}" for m in context.models for c in m.cautions]
@@ -126,6 +126,10 @@ def make_content(table: Table, brief: bool = False) -> Content:
         left_out=_LEFT_OUT if brief else "",
         reproduce=f"precision-explorer report {shlex.join(context.run.split(', '))}",
     )
+
+
+def _without_details(table: Table) -> Table:
+    return replace(table, why=(), comparisons=(), soaks=(), disturbed=(), offline=())
 
 
 def _subject(table: Table) -> str:

@@ -39,7 +39,11 @@ def cleaned(value: Any) -> Any:
     if isinstance(value, str):
         return clean(value)
     if isinstance(value, dict):
-        return {cleaned(k): cleaned(v) for k, v in value.items()}
+        return {
+            # Rows hold thousands of numbers, which need no call each.
+            cleaned(k): v if v is None or type(v) in _PLAIN else cleaned(v)
+            for k, v in value.items()
+        }
     if isinstance(value, (list, tuple)):
         return type(value)(cleaned(v) for v in value)
     if is_dataclass(value) and not isinstance(value, type):

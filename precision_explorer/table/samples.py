@@ -60,6 +60,7 @@ class Samples:
         """Requests per second within another objective than the row's own."""
         self._seed = seed
         self._drawn: dict[str, np.ndarray | None] = {}
+        self._slower_by_size: dict[int, np.ndarray] = {}
 
     def value(self, name: str) -> float | None:
         """The row's figure `name`, comparable with the other rows'."""
@@ -147,7 +148,13 @@ class Samples:
         return np.quantile(one[index], q, axis=1, method=_method(q))
 
     def _slower(self, size: int) -> np.ndarray:
-        """(DRAWS,) times as long as measured that a batch of `size` takes."""
+        """(DRAWS,) times as long as measured that a batch of `size` takes; cost, throughput and
+        value rest on the same."""
+        if size not in self._slower_by_size:
+            self._slower_by_size[size] = self._draw_slower(size)
+        return self._slower_by_size[size]
+
+    def _draw_slower(self, size: int) -> np.ndarray:
         throughput = self.record.measurements.throughput
         assert throughput is not None
         batches = batches_by_round(throughput.by_batch_size[str(size)])
@@ -187,7 +194,7 @@ class Samples:
         rate = self._rate()
         if not self.quality or not self.quality.is_share:
             return None if rate is None else value * rate
-        quality, known = self._quality(), self.row["quality"]
+        quality, known = self.draws("quality"), self.row["quality"]
         if quality is None or not known:
             return None
         own = quality / known if self.placed is None else quality / self.placed[0]
