@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import re
+import shutil
 import sys
 import types
 from dataclasses import replace
@@ -315,6 +316,16 @@ def test_columns_of_stored_runs_have_the_declared_types():
                 text, whole = name in TEXT_COLUMNS, name in INTEGER_COLUMNS
                 kind = str if text else int if whole else float
                 assert value is None or type(value) is kind, (path.name, name, value)
+
+
+def test_nothing_is_written_into_a_run(tmp_path):
+    run = shutil.copytree(RESULTS / "h200-decoder", tmp_path / "run")
+    before = (run / "sweep.json").read_bytes()
+    for name in ("sweep.json", "mine.json"):
+        target = target_of("json", str(run / name), [run], None)
+        with pytest.raises(UsageError, match="inside the run"):
+            export(build([run]), target)
+    assert (run / "sweep.json").read_bytes() == before
 
 
 # -- PNG ------------------------------------------------------------------------------------------

@@ -87,6 +87,12 @@ def test_a_machine_that_another_beats_in_everything_is_off_the_front(two, tmp_pa
     assert [row["pareto"] for row in table.rows] == ["no", "no", "no", "yes"]
     assert any("at the one price given" in line for line in table.context.caveats)
     assert not any("at the one price given" in line for line in build(two).context.caveats)
+    hourly = {"kind": "hourly", "usd_per_hour": 1.5, "source": "mine", "date": "2026"}
+    for device, said in (("*", True), ("Some*", False)):
+        prices = [hourly | {"device": device}]
+        prices += [] if said else [hourly | {"device": "Fast*"}]
+        files = build(two, {"price": {"prices": prices, "file": "p.yaml"}}).context.caveats
+        assert any("at the one price given" in line for line in files) == said
 
 
 def test_each_row_counts_at_the_price_of_its_device(two):

@@ -196,7 +196,7 @@ def test_measured_power_makes_each_format_s_price_its_own(metered, file):
 def test_a_price_that_no_row_can_have_is_one_line(tmp_path, file):
     unmetered = make_run(tmp_path / "u", [ok("fp32", classified(REF_WRONG))])
     for text, words in (
-        (OWNED.replace("500", "measured"), "no meter read that of"),
+        (OWNED.replace("500", "measured"), "was not read of fp32 on"),
         ("currency: USD\nkind: list\nterm: spot\n", "no spot list price of"),
         (HOURLY + "device: NVIDIA*\n", "has no price for"),
     ):

@@ -119,6 +119,14 @@ def _on_shared_devices(models: Iterable[list[Member]]) -> list[list[Member]]:
     return found
 
 
+def _not_compared(candidates: Sequence[Candidate], words: str) -> list[str]:
+    """That formats which hold the limits lack the figure that is asked for."""
+    names = [c.name for c in candidates if c.state == "yes" and c.value is None]
+    if not names or len(names) == len(candidates):
+        return []
+    return [f"Not compared, for want of the {words}: {', '.join(names)}."]
+
+
 def _decision(
     title: str,
     of_groups: list[Group],
@@ -159,7 +167,7 @@ def _decision(
         words=words,
         options=tuple(options[c.name] for c in ranked),
         changes=() if reason else tuple(changes(chosen, ranked, question, higher, words)),
-        uncovered=tuple(uncovered(of_groups, chosen or nearest)),
+        uncovered=(*_not_compared(candidates, words), *uncovered(of_groups, chosen or nearest)),
         sensitivity=sensitivity(chosen, candidates, question, higher)
         if with_moves and chosen is not None
         else (),

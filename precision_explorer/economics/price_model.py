@@ -165,7 +165,8 @@ def _check_ownership(model: Ownership, name: str) -> None:
         per_hour = model.per_hour(power_w)
     except UsageError as error:
         raise UsageError(f"price file {name}: {error}") from error
-    if per_hour == 0 and model.power_w != MEASURED:
+    # Measured watts that cost nothing change nothing.
+    if per_hour == 0 and (model.power_w != MEASURED or model.usd_per_kwh == 0):
         raise UsageError(f"price file {name}: an hour comes to 0 dollars; correct its figures")
 
 

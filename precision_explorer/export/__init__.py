@@ -34,6 +34,7 @@ def export(table: Table, target: Target, source_url: str | None = None) -> list[
     if target.format == "mlflow":
         return log_rows(table, target.place)
     path = Path(str(target.place))
+    _check_outside_of_runs(path)
     if target.format == "png":
         return _write_pngs(table, path)
     content = make(table, target.format, source_url)
@@ -56,6 +57,13 @@ def _write_pngs(table: Table, path: Path) -> list[str]:
         _write(one, content)
         lines.append(f"{one}: {title}")
     return lines
+
+
+def _check_outside_of_runs(path: Path) -> None:
+    """A run's folder holds what was measured and tables that are made of it, nothing else."""
+    for folder in path.resolve().parents:
+        if (folder / "sweep.json").is_file() and (folder / "cells").is_dir():
+            raise UsageError(f"{path} is inside the run {folder.name}; give an --out outside of it")
 
 
 def _check_replaceable(path: Path) -> None:

@@ -79,7 +79,7 @@ def context_document(table: Table) -> dict[str, Any]:
         "limits": None if context.limits is None else context.limits.words,
         "caveats": content.caveats,
         "notes": content.notes,
-        "reproduce": content.reproduce,
+        "reproduce": f"{content.reproduce} (with the options of this table)",
     }
     # Tuples become lists, so that the document is the same before and after it is written.
     return dict(json.loads(json.dumps(document)))

@@ -58,7 +58,7 @@ def _words(content: Content, table: Table) -> Iterator[tuple[str, str]]:
     yield from (("Caveat", text) for text in content.caveats)
     yield from ((f"Caution {name}", text) for name, text in content.cautions.items())
     yield from (("How to read it", text) for text in content.notes)
-    yield "Again", content.reproduce
+    yield "Again", f"{content.reproduce} (with the options of this table)"
 
 
 def _grid(sheet: Any, table: Table, bold: Any) -> None:

@@ -66,11 +66,14 @@ def sure(decision: Decision) -> str:
     chosen = decision.chosen
     if chosen is None:
         return ""
+    compared = [option for option in decision.qualifying if option.value is not None]
     if len(decision.qualifying) == 1:
         return " (the only format known to hold the limits)"
+    if len(compared) == 1:
+        return " (the only one of those that hold the limits with this figure)"
     if decision.doubt is not None:
         return f" (how sure can't be told: {decision.doubt})"
     if chosen.best_probability is None:
         return ""
     best = share(chosen.best_probability, 0)
-    return f" (the best of {len(decision.qualifying)} in {best} of the resamples)"
+    return f" (the best of {len(compared)} in {best} of the resamples)"

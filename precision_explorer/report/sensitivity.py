@@ -127,9 +127,11 @@ def _side(one: Sensitivity, change: Change | None, end: float) -> str:
     if change is None:
         return f"no change to x{_times(one, end)}"
     where = "below" if change.factor < 1 else "from"
-    # Rounded up, so that a limit set to what is read is wide enough.
-    show = _WIDE.get(one.input) if change.factor > 1 else None
+    # Rounded up, so that a limit set to what is read is wide enough; of one that is lowered more
+    # digits are shown, so that what is read is near enough.
+    show = _WIDE.get(one.input)
     value = (show or _SHOW[one.unit])(change.value)
+    where = "below about" if change.factor < 1 and show is not None else where
     choice = change.choice or "no format is named"
     return f"{where} {value} (x{change.factor:.3g}): {choice}"
 

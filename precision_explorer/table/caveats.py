@@ -27,6 +27,10 @@ _DISTURBED = (
     "other parts of it."
 )
 _BUSY = "Cost and value assume that the device is busy all the time at the offline rate."
+_BUSY_WITHIN = (
+    "Cost assumes that the device is busy all the time at the offline rate; value, of rows that "
+    "were served requests, counts those within the limit at the rate that came."
+)
 _NO_METHOD = "Formats, devices and versions of libraries are no part of the method."
 _OF_VERDICTS = (
     "A verdict holds for this task and these examples; another task may lose more or less."
@@ -43,7 +47,9 @@ def caveats(runs: list[Run], entries: list[Entry]) -> tuple[str, ...]:
     work = f"{_NO_WORK} but in the disturbed figures" if beside else _NO_WORK
     lines += [_BY_THEIR_CLOCK.format(work)] if any(served) else []
     lines += [] if all(served) else [_IN_TURN.format(work)]
-    lines += [*([_DISTURBED] if beside else []), _BUSY]
+    by_rate = any(s and e.slo is not None for s, e in zip(served, entries, strict=True))
+    lines += [*([_DISTURBED] if beside else []), _BUSY_WITHIN if by_rate else _BUSY]
+    lines += _single_stream_watts(entries)
     lines += [_OF_VERDICTS] if scored else []
     for _, sweep, options, _ in runs:
         lines += _of_run(sweep, options)
@@ -84,12 +90,39 @@ def _of_run(sweep: dict[str, Any], options: dict[str, Any]) -> list[str]:
     return lines
 
 
+def _single_stream_watts(entries: list[Entry]) -> list[str]:
+    """That a price of measured power takes that of single requests for all loads."""
+    if not any(
+        e.price is not None and "power_w" in e.price.inputs and _measures(e) for e in entries
+    ):
+        return []
+    return [
+        "Prices of measured power hold the watts of the latency window: in full batches the device "
+        "draws more, so there the energy's part of cost is too low."
+    ]
+
+
+def _measures(entry: Entry) -> bool:
+    return any(
+        p.get("power_w") == "measured" for p in (entry.reader.get("price") or {}).get("prices", ())
+    )
+
+
 def _one_price(runs: list[Run]) -> list[str]:
     """That a reader's price is that of several devices, which have others."""
     devices = {sweep["environment"]["device_name"] for _, sweep, _, _ in runs}
+    if len(devices) < 2:
+        return []
+    files = [options.get("price") or {} for _, _, options, _ in runs]
+    for_any = all(
+        len(file.get("prices", ())) == 1
+        and file["prices"][0].get("device", "*") == "*"
+        and file["prices"][0]["kind"] != "list"
+        for file in files
+    )
     given = {options["price_per_hour"] for _, _, options, _ in runs}
     own = any(s["reader"].get("price_per_hour") not in given for _, s, _, _ in runs)
-    if len(devices) < 2 or None in given or len(given) > 1 or not own:
+    if not for_any and (None in given or len(given) > 1 or not own):
         return []
     return [
         f"All {len(devices)} devices count at the one price given; without it each run counts at "

@@ -88,8 +88,8 @@ def unpriced(entry: Entry) -> str:
             "source"
         )
     return (
-        f"{name} takes the measured power, and no meter read that of {device}; give power_w in "
-        "watts"
+        f"{name} takes the measured power, which was not read of {entry.row['format']} on {device} "
+        "(its latency window was not metered, or too short); give power_w in watts"
     )
 
 
