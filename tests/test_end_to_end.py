@@ -128,8 +128,12 @@ def test_no_file_of_a_run_names_the_machine_or_the_user(demo):
 
 def test_a_worker_whose_server_touched_cuda_is_refused(monkeypatch):
     """The real server has not (else no sweep here would run); one that had is not used."""
+    from precision_explorer.runner import manager
+
     hello = ({"type": "hello", "cuda_touched": True}, b"")
     monkeypatch.setattr(WorkerHandle, "_receive", lambda self, deadline: hello)
+    monkeypatch.setattr(manager, "gpu_present", lambda: True)
+    monkeypatch.setattr(manager, "_fork_broke_cuda", [])
     with pytest.raises(WorkerGone) as refused:
         WorkerHandle(start_context(), lambda event: None)
     assert refused.value.answer["kind"] == "CudaTouched"

@@ -440,7 +440,7 @@ def test_tasks_share_a_loaded_model_only_where_nothing_is_compiled():
     def cells(runtime: str) -> list[Any]:
         return [
             SimpleNamespace(
-                ref=SimpleNamespace(path="m"),
+                ref=SimpleNamespace(path="m", synthetic=None),
                 task=SimpleNamespace(card=SimpleNamespace(kind="multiple-choice")),
                 cell=SimpleNamespace(format="fp32", runtime=runtime, recipe={}),
                 cell_id=f"{runtime}-{task}",
