@@ -64,7 +64,7 @@ OWN_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 # manager sets it too, and it changes no result.
 NVML_CHECK = "PYTORCH_NVML_BASED_CUDA_CHECK"
 # scikit-learn sets them when it is imported, which the parent does on some runs and not on others.
-_SET_BY_IMPORTS = ("KMP_DUPLICATE_LIB_OK", "KMP_INIT_AT_FORK")
+SET_BY_IMPORTS = ("KMP_DUPLICATE_LIB_OK", "KMP_INIT_AT_FORK")
 _RELEVANT = {
     "torch": ("torch", "transformers", "tokenizers", "precision-explorer"),
     "torchao": ("torchao",),
@@ -332,6 +332,6 @@ def _cell(
         libraries=relevant_libraries(support.format, support.recipe, versions)
         | tools
         | _image_libraries(task, versions),
-        variables=relevant_variables(without=(*OWN_VARIABLES, *_SET_BY_IMPORTS, NVML_CHECK)),
+        variables=relevant_variables(without=(*OWN_VARIABLES, *SET_BY_IMPORTS, NVML_CHECK)),
         until_decided=stop if spec.until_decided else None,
     )

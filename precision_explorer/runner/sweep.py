@@ -31,7 +31,7 @@ from precision_explorer.models.shipped import check_library
 from precision_explorer.paths import expand_user
 from precision_explorer.plan import Plan, SweepSpec, expand
 from precision_explorer.plan.endpoints import check_asked, endpoint_cells, served_ref
-from precision_explorer.plan.expand import reference_of
+from precision_explorer.plan.expand import SET_BY_IMPORTS, reference_of
 from precision_explorer.plan.spec import READER_FIELDS
 from precision_explorer.records import Environment, Roof, metric_info
 from precision_explorer.runner.background import prepare_background
@@ -262,7 +262,8 @@ def make_environment(facts: DeviceFacts, threads: int, versions: dict[str, str])
         memory_bytes=facts.memory_bytes,
         threads=threads,
         libraries=versions,
-        variables=relevant_variables(),
+        # Whether they are set hangs on what else this process has imported.
+        variables=relevant_variables(without=SET_BY_IMPORTS),
     )
 
 
