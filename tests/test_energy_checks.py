@@ -35,7 +35,6 @@ from precision_explorer.measure.power import (
 )
 from precision_explorer.records import Measurements
 from precision_explorer.records.record import Energy
-from precision_explorer.runner import timed as timed_module
 from precision_explorer.runner.checked_energy import energy_cautions
 from precision_explorer.runner.join import measurements
 from precision_explorer.runner.rounds import joined_block, joined_energy
@@ -571,7 +570,6 @@ def test_a_block_holds_idle_power_both_figures_and_the_latency(monkeypatch):
     assert stored.latency.requests == energy.requests
     assert stored.throughput.by_batch_size["1"].energy_j > 0
     assert samplers() == []
-    assert timed_module.IdleBaseline is IdleBaseline
 
 
 # -- the check on a device -------------------------------------------------------------------------

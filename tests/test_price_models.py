@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from precision_explorer.decision import Question, decisions
 from precision_explorer.economics import load_prices, ownership_per_hour, parse_prices, price_by
 from precision_explorer.economics.price_model import KINDS
 from precision_explorer.errors import UsageError
 from precision_explorer.plan.spec import load_spec, make_spec
+from precision_explorer.report import to_markdown
 from precision_explorer.table import build
+from precision_explorer.table.limits import limits_of
 from tests.command import run
 from tests.test_table import NVML, READER, REF_WRONG, classified, make_run, ok, rows_of
 
@@ -28,6 +32,7 @@ usd_per_kwh: 0.10
 source: our invoice
 date: 2026-10-01
 """
+ROOT = Path(__file__).parent.parent
 HOURLY = """
 currency: USD
 kind: hourly
@@ -272,3 +277,34 @@ def test_capacity_takes_a_price_file(file):
 def test_the_kinds_are_those_of_the_docs_and_no_price_is_infinite(file):
     assert set(KINDS) == {"hourly", "ownership", "list"}
     assert math.isfinite(price_of(file(OWNED)).per_hour_usd)
+
+
+def test_formats_without_a_price_are_not_counted_as_beaten(file):
+    """Of three formats of the stored run the latency window was too short for the meter."""
+    run_of_gpu = ROOT / "results" / "h200-decoder"
+    for power, compared in (("measured", 5), ("500", 8)):
+        prices = load_prices(file(OWNED.replace("500", power))).model_dump(mode="json")
+        table = build([run_of_gpu], {"price": prices})
+        text = to_markdown(table)
+        assert f"(the best of {compared} in 100 % of the resamples)" in text
+        in_caveats = any("watts of the latency window" in line for line in table.context.caveats)
+        assert in_caveats == (power == "measured")
+        (found,) = decisions(table, Question("cost", limits_of(table.context)))
+        missing = [line for line in found.uncovered if line.startswith("Not compared")]
+        names = "fp8-dynamic, fp8-weight-only, int8-llm."
+        assert [line.endswith(names) for line in missing] == [True] * (power == "measured")
+
+
+def test_an_hour_of_measured_power_that_costs_nothing_is_refused(file):
+    free = OWNED.replace("17520", "0").replace("500", "measured")
+    assert load_prices(file(free)).prices
+    with pytest.raises(UsageError, match="0 dollars"):
+        load_prices(file(free.replace("0.10", "0")))
+
+
+@pytest.mark.parametrize("slo", [None, "p50=50ms"])
+def test_what_cost_and_value_assume_of_served_requests_hangs_on_a_limit(slo):
+    served = ROOT / "results" / "demo-poisson-cpu"
+    caveats = build([served], {"slo": slo} if slo else {}).context.caveats
+    assert any("at the rate that came" in line for line in caveats) == (slo is not None)
+    assert any("Cost and value assume" in line for line in caveats) == (slo is None)

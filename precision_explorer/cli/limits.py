@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from precision_explorer.cli.money import money_from, money_options
+from precision_explorer.cli.money import grid_option, money_from, money_options
 
 _OPTIONS: list[Callable[..., Any]] = [
     click.option(
@@ -39,10 +39,7 @@ def limit_options(function: Callable[..., Any]) -> Callable[..., Any]:
 
 _READER: list[Callable[..., Any]] = [
     click.option("--price-per-hour", type=float, metavar="USD", help="Your price for the device."),
-    click.option(
-        "--grid-g-per-kwh", type=float, metavar="GRAMS",
-        help="Grams of CO2 equivalent per kWh of your grid, for carbon from measured energy.",
-    ),
+    grid_option,
     click.option("--slo", metavar="p99=200ms", help="Latency limit within which requests count."),
     click.option("--quality-budget", metavar="1%", help="The loss of quality that you accept."),
     click.option(

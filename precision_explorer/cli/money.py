@@ -13,8 +13,11 @@ price_option = click.option(
     "--price", type=click.Path(path_type=Path), metavar="FILE.yaml",
     help="A price model: an hourly price, a list price under another term, or ownership.",
 )  # fmt: skip
-_OPTIONS: list[Callable[..., Any]] = [
-    price_option,
+grid_option = click.option(
+    "--grid-g-per-kwh", type=float, metavar="GRAMS",
+    help="Grams of CO2 equivalent per kWh of your grid, for carbon from measured energy.",
+)  # fmt: skip
+WORTH: list[Callable[..., Any]] = [
     click.option(
         "--value-per-correct", type=float, metavar="USD",
         help="What a correct result is worth, for net dollars.",
@@ -28,7 +31,7 @@ _OPTIONS: list[Callable[..., Any]] = [
 
 def money_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options of prices and worth to a command."""
-    for option in reversed(_OPTIONS):
+    for option in reversed([price_option, *WORTH]):
         function = option(function)
     return function
 

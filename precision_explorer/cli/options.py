@@ -8,6 +8,8 @@ from typing import Any
 
 import click
 
+from precision_explorer.cli.money import WORTH, grid_option
+
 _OPTIONS: list[Callable[..., Any]] = [
     click.option(
         "--model", multiple=True, metavar="ID|PATH|demo",
@@ -88,18 +90,8 @@ _OPTIONS: list[Callable[..., Any]] = [
         "--price", metavar="FILE.yaml",
         help="A price model: an hourly price, a list price under another term, or ownership.",
     ),
-    click.option(
-        "--value-per-correct", type=float, metavar="USD",
-        help="What a correct result is worth, for net dollars.",
-    ),
-    click.option(
-        "--cost-per-error", type=float, metavar="USD",
-        help="What a wrong result costs, for net dollars.",
-    ),
-    click.option(
-        "--grid-g-per-kwh", type=float, metavar="GRAMS",
-        help="Grams of CO2 equivalent per kWh of your grid, for carbon from measured energy.",
-    ),
+    *WORTH,
+    grid_option,
     click.option("--slo", metavar="p99=200ms", help="Latency limit within which requests count."),
     click.option(
         "--quality-budget", metavar="1%",

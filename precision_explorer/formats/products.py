@@ -34,7 +34,9 @@ from precision_explorer.formats.evidence import (
 
 _MARK = "precision-explorer-call"
 # What this tool and Inductor mark: the profiler shows the span of each on the device too.
-_MARKS = ("precision-explorer", "## Call CompiledFxGraph", "Torch-Compiled Region")
+_MARKS = (
+    "precision-explorer", "## Call CompiledFxGraph", "Torch-Compiled Region", "ProfilerStep",
+)  # fmt: skip
 # Lines that cover less than this share of a layer's FLOPs leave the rest unknown.
 COVERED = 0.99
 # Rounding of the shares that several layers have of one product.

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from precision_explorer.formats.products import is_annotation
 from precision_explorer.measure.operators import (
     MATMUL,
     OTHER,
@@ -110,7 +111,7 @@ def summed(events: Any, wall_s: float, on_cuda: bool, elements: dict[str, int]) 
     count: dict[str, int] = defaultdict(int)
     for event in events:
         if str(event.device_type) != "DeviceType.CPU":
-            if on_cuda and _is_work(event):
+            if on_cuda and not is_annotation(event):
                 unstarted[event.name] += _seconds(event)
                 count[event.name] += 1
             continue
@@ -139,12 +140,6 @@ def summed(events: Any, wall_s: float, on_cuda: bool, elements: dict[str, int]) 
             line.widened.add(layer)
     _add_unstarted(line, unstarted, count)
     return line
-
-
-def _is_work(event: Any) -> bool:
-    """Whether a device's event is a kernel, a copy or a fill, and no annotation's span."""
-    marks = (_MARK, "## Call CompiledFxGraph", "Torch-Compiled Region", "ProfilerStep")
-    return not (event.is_user_annotation or event.name.startswith(marks))
 
 
 def _seconds(event: Any) -> float:
