@@ -2,6 +2,7 @@
 the docs name as one is gone."""
 
 import csv
+import json
 import re
 import subprocess
 from pathlib import Path
@@ -264,3 +265,54 @@ def test_the_stored_run_is_read_and_makes_its_table_again():
         for name in ("quality", "quality_delta_ci_low", "latency_p99_s", "value_per_usd"):
             value = float(old[name]) if old[name] else None
             assert row[name] == (value if value is None else pytest.approx(value, rel=1e-6))
+
+
+def offline_rates(document):
+    """{batch size: (requests per second, joules per request)} of a record or a part."""
+    return {
+        int(size): (
+            rate["requests_per_s"],
+            rate["energy_j"] / rate["requests"] if rate.get("energy_j") else None,
+        )
+        for size, rate in document["throughput"]["by_batch_size"].items()
+    }
+
+
+def h200_rates(run):
+    """{format: `offline_rates`} of a stored run, from its parts where it has some."""
+    folder = ROOT / "results" / run
+    found = {}
+    for cell in json.loads((folder / "sweep.json").read_text())["plan"]["cells"]:
+        part = folder / "parts" / cell["cell_id"] / "block-0.json"
+        record = folder / "cells" / f"{cell['cell_id']}.json"
+        if part.is_file():
+            part = json.loads(part.read_text())
+            found[cell["format"]] = offline_rates(part.get("answer", part))
+        elif record.is_file():
+            found[cell["format"]] = offline_rates(json.loads(record.read_text())["measurements"])
+    return found
+
+
+def test_the_figures_of_the_h200_are_those_of_the_stored_runs():
+    text = (ROOT / "results" / "README.md").read_text().split("## NVIDIA H200", 1)[1]
+    first, own = h200_rates("h200-decoder"), h200_rates("h200-decoder-8bit")
+    table = text.split("**Batch sizes**", 1)[1].split("**Own", 1)[0]
+    lines = [line.strip("| ").split(" | ") for line in table.splitlines() if line[:2] == "| "]
+    assert len(lines) == 9
+    for name, *figures in lines[1:]:
+        rates = first[name.split()[0]]
+        told = [rates[size][which] for which in (0, 1) for size in (1, 16, 128)]
+        assert [float(f) for f in figures] == pytest.approx(told, rel=0.005), name
+    table = text.split("**Own 8-bit kernels**", 1)[1].split("At batch 1", 1)[0]
+    marks = {
+        "`fp8-dynamic`, scaled-mm": "fp8-dynamic",
+        "`int8-dynamic`, int-mm": "int8-dynamic",
+        "`nf4`": "nf4",
+        "(`mixed`), scaled-mm": "mixed",
+    }
+    for mark, name in marks.items():
+        (line,) = [x for x in table.splitlines() if mark in x]
+        figures = [float(f) for f in line.strip("| ").split(" | ")[1:]]
+        key = next(k for k in own if k.startswith(name))
+        told = [own[key][size][0] / own["bf16"][size][0] for size in (16, 128)]
+        assert figures == pytest.approx(told, abs=0.006), name
