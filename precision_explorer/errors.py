@@ -11,9 +11,15 @@ from collections.abc import Iterable
 
 
 class PrecisionExplorerError(Exception):
-    """Base of every error that is raised on purpose; ``str(error)`` is one line for a person."""
+    """Base of every error that is raised on purpose; ``str(error)`` is one line for a person, in
+    which nothing of what it quotes can act: names and values in files may come from a stranger, and
+    a terminal obeys control characters."""
 
     exit_code = 1
+
+    def __str__(self) -> str:
+        line = " ".join(super().__str__().splitlines())
+        return line if line.isprintable() else "".join(c if c.isprintable() else "?" for c in line)
 
 
 class UsageError(PrecisionExplorerError):

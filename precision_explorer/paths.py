@@ -5,6 +5,7 @@ Both are found anew at each call, so that a changed environment counts. Nothing 
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 from pathlib import Path
@@ -40,6 +41,13 @@ def data_dir() -> Path:
     return _folder("PRECISION_EXPLORER_DATA", "XDG_DATA_HOME", ".local/share")
 
 
+def cards_dir() -> Path:
+    """Where the bundled task cards lie: in the package (wheel), or in ``tasks/`` beside it
+    (repository)."""
+    inside = Path(__file__).parent / "tasks" / "bundled"
+    return inside if inside.is_dir() else Path(__file__).parents[1] / "tasks"
+
+
 def expand_user(text: str | Path) -> Path:
     """`text` as a path, ``~`` for the user's home folder; UsageError where it can't be one."""
     try:
@@ -50,7 +58,9 @@ def expand_user(text: str | Path) -> Path:
     except (RuntimeError, ValueError) as error:
         shown = str(text).replace("\0", "?")[:80]
         raise UsageError(f"'{shown}' is no path that can be used ({error}); correct it") from error
-    except OSError:
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise UsageError(f"'{str(text)[:80]}...' is too long for a path; correct it") from error
         return path  # It may be one that can't be read: whoever opens it says why.
     return path
 

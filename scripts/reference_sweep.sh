@@ -5,8 +5,8 @@
 #   scripts/reference_sweep.sh prepare DIR      # where there is a network; carry DIR over
 #   scripts/reference_sweep.sh install DIR      # there, as often as pieces of DIR come
 #   scripts/reference_sweep.sh PART...          # roof decoder decoder-8bit decoder-compiled encoder
-#                                               # smollm2 smollm2-answers smollm2-compiled energy aa
-#                                               # soak
+#                                               # smollm2 smollm2-perplexity smollm2-gsm8k
+#                                               # smollm2-compiled energy aa soak
 #
 # Variables: DEVICE (cuda:0), RUNS (where runs
 # are kept), SITE (where `install` puts wheels), PYTHON (python3), PART_SECONDS (470). With
@@ -21,13 +21,13 @@ PYTHON="${PYTHON:-python3}"
 PART_SECONDS="${PART_SECONDS:-470}"
 export PYTHONPATH="$SITE:$PWD${PYTHONPATH:+:$PYTHONPATH}" HF_HUB_OFFLINE=1 PYTHONUNBUFFERED=1
 
-decoder=synthetic:llama-3-8b shallow=synthetic:scripts/reference/llama-3-8b-8-layers encoder=synthetic:bert-large
-sizes=1,16,128 many=1,4,16,64,256 limit=200 long=5m work=scripts/reference
+decoder=synthetic:llama-3-8b encoder=synthetic:bert-large work=scripts/reference
+sizes=1,16,128 many=1,16,256 wide=1,8,64 limit=400 articles=30 problems=60 long=5m
 formats=bf16,fp32,tf32,fp16,fp8-dynamic,fp8-weight-only,int8-llm,int8-weight-only,int8-dynamic,nf4
 mixed="mixed:$work/llama-3-8b.recipe.yaml"
 if [ -n "${REHEARSE:-}" ]; then
-    DEVICE=cpu decoder=synthetic:$work/tiny-decoder shallow=synthetic:$work/tiny-decoder encoder=synthetic:$work/tiny-encoder
-    sizes=1,2 many=1,2 limit=4 long=5s
+    DEVICE=cpu decoder=synthetic:$work/tiny-decoder encoder=synthetic:$work/tiny-encoder
+    sizes=1,2 many=1,2 wide=1,2 limit=4 articles=1 problems=1 long=5s
     formats=fp32,bf16,int8-weight-only mixed=
 fi
 
@@ -57,22 +57,26 @@ part() {
             --limit 12 --batch-size "$sizes" --workload $work/quick.yaml
         ;;
     decoder-compiled)
-        # CUDA graphs; of 8 layers, as compiling 32 takes minutes a graph.
-        sweep decoder-compiled --model "$shallow" --task news-perplexity --reference "${formats%%,*}" \
+        # CUDA graphs.
+        sweep decoder-compiled --model "$decoder" --task news-perplexity --reference "${formats%%,*}" \
             --formats "${COMPILED:-bf16,fp8-dynamic}" --runtime compile-fixed --limit 12 \
-            --batch-size 1 --workload $work/quick.yaml
+            --batch-size "$wide" --workload $work/quick.yaml
         ;;
     encoder)
         sweep encoder --model "$encoder" --task sentiment --reference "${formats%%,*}" \
             --formats "$formats" --limit "$limit" --batch-size "$sizes" --workload $work/quick.yaml
         ;;
     smollm2)
-        sweep smollm2 --model smollm2-135m --task sentiment-choice --task news-perplexity \
-            --formats all --limit "$limit" --batch-size "$many" --workload $work/quick.yaml
-        ;;
-    smollm2-answers)
-        sweep smollm2-answers --model smollm2-135m --task gsm8k --formats all --limit "$limit" \
+        sweep smollm2 --model smollm2-135m --task sentiment-choice --formats all --limit "$limit" \
             --batch-size "$many" --workload $work/quick.yaml
+        ;;
+    smollm2-perplexity)
+        sweep smollm2-perplexity --model smollm2-135m --task news-perplexity --formats all \
+            --limit "$articles" --batch-size 1 --workload $work/quality.yaml
+        ;;
+    smollm2-gsm8k)
+        sweep smollm2-gsm8k --model smollm2-135m --task gsm8k --formats all --limit "$problems" \
+            --batch-size 1 --workload $work/quality.yaml
         ;;
     smollm2-compiled)
         sweep smollm2-compiled --model smollm2-135m --task sentiment-choice \

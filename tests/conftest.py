@@ -2,6 +2,7 @@
 takes moments."""
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,11 @@ AT_ONCE = "PYTEST_XDIST_WORKER" in os.environ
 if AT_ONCE:
     # Threads of files of tests that run at once wait for each other. Read when torch is imported.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+# Under `nohup` SIGHUP is ignored, by this process and all that it starts, and the command leaves it
+# so: tests of what it does send it.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(autouse=True, scope="session")

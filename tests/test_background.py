@@ -284,6 +284,9 @@ class FakeNeighbour:
         }
         return answers[op], b""
 
+    def kill_soon(self) -> None:
+        """`close` comes after it."""
+
     def close(self) -> None:
         FakeNeighbour.alive.discard(self.pid)
 

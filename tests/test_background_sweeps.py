@@ -157,5 +157,8 @@ def test_no_neighbour_outlives_a_sweep_that_is_interrupted_or_killed(sweep, how)
         running.process.kill()
     err = running.end()
     assert gone(every)
-    assert "Traceback" not in err
+    trouble = err.partition("Traceback")[2]
+    # Python's fork server may say that a parent killed while it asked for a process asked for half.
+    assert not trouble or (how == signal.SIGKILL and "_serve_one" in trouble)
+    assert "/precision_explorer/" not in trouble
     assert running.process.returncode == (130 if how == signal.SIGINT else -signal.SIGKILL)

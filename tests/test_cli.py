@@ -4,11 +4,14 @@ starts: what the device answers is made up."""
 from __future__ import annotations
 
 import errno
+import io
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -16,8 +19,8 @@ from typing import Any
 import pytest
 import yaml
 
+from precision_explorer.api.progress import progress
 from precision_explorer.cli import COMMANDS, main
-from precision_explorer.cli.progress import progress
 from precision_explorer.formats import CATALOG, Support
 from precision_explorer.models.reference import DEMO
 from precision_explorer.runner import sweep
@@ -53,7 +56,7 @@ def machine(tmp_path, monkeypatch):
     """An empty working directory on a machine without a GPU, whose device was asked already."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sweep, "probe", answer)
-    monkeypatch.setattr(sweep, "prepare_environment", lambda threads: None)
+    monkeypatch.setattr(sweep, "prepare_environment", lambda *asked: None)
     monkeypatch.setattr("precision_explorer.runner.local.WorkerHandle", no_worker)
     monkeypatch.setattr("precision_explorer.runner.probe.WorkerHandle", no_worker)
     monkeypatch.setattr("precision_explorer.hardware.profile.load_nvml", lambda: None)
@@ -275,7 +278,7 @@ def test_a_reader_of_stdout_that_has_gone_is_no_traceback():
 
 
 def test_a_full_disk_is_one_line(monkeypatch, capsys):
-    def fail(prepared, on_event):
+    def fail(prepared, on_event, **given):
         raise OSError(errno.ENOSPC, "No space left on device", "results/x/cells/y.json")
 
     monkeypatch.setattr(sweep, "run_sweep", fail)
@@ -318,9 +321,10 @@ def test_every_option_of_the_contract_arrives(spec_of):
         "--batch-size", "1,4", "--limit", "30", "--workload", "w.yaml", "--out", "o",
         "--cell-timeout", "600", "--price-per-hour", "1.5", "--slo", "p99=200ms",
         "--quality-budget", "2%", "--seed", "7", "--executor", "local", "--revision", "main",
-        "--trust-remote-code", "--threads", "2", "--memory-limit", "8GB",
+        "--trust-remote-code", "--allow-pickle", "--threads", "2", "--memory-limit", "8GB",
         "--calibration", "c.jsonl", "--until-decided", "--batch-tokens", "300", "--duration", "5m",
         "--tails", "p99", "--background", "cpu:1,copy", "--find-rate",
+        "--audit", "--cores", "2", "--one-at-a-time",
         "--allow-metric", "f1", "--allow-metric", "user/bleu", "--grid-g-per-kwh", "300",
         "--value-per-correct", "0.002", "--cost-per-error", "0.01",
     )  # fmt: skip
@@ -329,12 +333,13 @@ def test_every_option_of_the_contract_arrives(spec_of):
         "reference": "bf16", "device": "cpu", "runtime": ("eager",), "batch_size": (1, 4),
         "batch_tokens": 300, "duration": 300.0, "tails": "p99",
         "background": ("cpu:1", "copy"), "find_rate": True,
-        "limit": 30, "workload": "w.yaml", "out": "o", "cell_timeout": 600.0,
+        "audit": True, "limit": 30, "workload": "w.yaml", "out": "o", "cell_timeout": 600.0,
         "price_per_hour": 1.5, "price": None, "value_per_correct": 0.002, "cost_per_error": 0.01,
         "slo": "p99=200ms", "quality_budget": 0.02, "seed": 7,
         "executor": "local", "revision": "main", "trust_remote_code": True, "threads": 2,
-        "memory_limit": 8_000_000_000, "calibration": "c.jsonl",
+        "allow_pickle": True, "memory_limit": 8_000_000_000, "calibration": "c.jsonl",
         "until_decided": True, "allow_metric": ("f1", "user/bleu"), "grid_g_per_kwh": 300.0,
+        "on": (), "cores": 2, "ray_address": None, "slurm": (), "one_at_a_time": True,
     }  # fmt: skip
 
 
@@ -380,7 +385,7 @@ SMALL = ["sweep", "--limit", "4", "--formats", "fp32,tf32,bf16", "--device", "cp
     [({"fp32", "bf16"}, set(), 0), ({"fp32"}, {"bf16"}, 3), (set(), {"fp32", "bf16"}, 3)],
 )
 def test_exit_codes_of_a_sweep(monkeypatch, capsys, ok_formats, failed_formats, code):
-    def run(prepared, on_event):
+    def run(prepared, on_event, **given):
         folder = finish(prepared, ok_formats, failed_formats)
         return folder, Tally(ran=len(ok_formats), failed=len(failed_formats), skipped=1)
 
@@ -397,7 +402,7 @@ def test_exit_codes_of_a_sweep(monkeypatch, capsys, ok_formats, failed_formats, 
 
 
 def test_a_run_without_out_is_named_the_same_for_the_same_spec(monkeypatch):
-    def run(prepared, on_event):
+    def run(prepared, on_event, **given):
         return finish(prepared, {"fp32", "bf16"}, set()), Tally()
 
     monkeypatch.setattr(sweep, "run_sweep", run)
@@ -411,7 +416,7 @@ def test_a_run_without_out_is_named_the_same_for_the_same_spec(monkeypatch):
 
 @pytest.mark.parametrize("ok_formats", [{"fp32"}, set()])
 def test_ctrl_c_prints_the_table_of_what_is_finished(monkeypatch, capsys, ok_formats):
-    def run(prepared, on_event):
+    def run(prepared, on_event, **given):
         finish(prepared, ok_formats, set())
         raise KeyboardInterrupt
 
@@ -427,7 +432,7 @@ def test_ctrl_c_prints_the_table_of_what_is_finished(monkeypatch, capsys, ok_for
 
 
 def test_ctrl_c_after_a_failed_cell_shows_the_failure(monkeypatch, capsys):
-    def run(prepared, on_event):
+    def run(prepared, on_event, **given):
         finish(prepared, set(), {"fp32"})
         raise KeyboardInterrupt
 
@@ -437,13 +442,44 @@ def test_ctrl_c_after_a_failed_cell_shows_the_failure(monkeypatch, capsys):
 
 
 def test_ctrl_c_before_the_folder_is_there_writes_nothing(monkeypatch, capsys, tmp_path):
-    def stop(prepared, on_event):
+    def stop(prepared, on_event, **given):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(sweep, "run_sweep", stop)
     assert call(*SMALL) == 130
     assert "again to resume" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+class Gone(io.StringIO):
+    """A terminal that is no more."""
+
+    def write(self, text: str) -> int:
+        raise OSError(errno.EIO, "Input/output error")
+
+    def flush(self) -> None:
+        self.write("")
+
+
+@pytest.mark.parametrize("where", ["prepare_sweep", "run_sweep"])
+def test_a_terminal_that_refuses_writes_is_the_interrupt_that_it_came_with(monkeypatch, where):
+    def lose(prepared, on_event, **given):
+        if where == "run_sweep":
+            finish(prepared, {"fp32"}, set())
+        with suppress(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGHUP)
+        sys.stderr.write("what it could not show replaces the interrupt")
+
+    monkeypatch.setattr(sweep, where, lose)
+    for name in ("stdout", "stderr"):
+        monkeypatch.setattr(sys, name, Gone())
+    assert call(*SMALL, "--out", "run") == 129
+    assert Path("run/tradeoffs.csv").exists() == (where == "run_sweep")
+
+
+def test_an_error_that_can_t_be_shown_keeps_its_code(monkeypatch):
+    monkeypatch.setattr(sys, "stderr", Gone())
+    assert call("sweep", "--limit", "0") == 1
 
 
 def test_ctrl_c_while_preparing_is_130_too(monkeypatch, capsys):
@@ -508,7 +544,7 @@ def test_plan_prints_cells_and_skips_and_writes_nothing(capsys, tmp_path):
 
 
 def test_plan_says_what_is_done_and_leaves_the_run_as_it_is(monkeypatch, capsys, tmp_path):
-    def run(prepared, on_event):
+    def run(prepared, on_event, **given):
         return finish(prepared, {"fp32"}, {"bf16"}), Tally()
 
     monkeypatch.setattr(sweep, "run_sweep", run)

@@ -3,8 +3,9 @@ which takes moments), then torch.compile itself on a tiny one."""
 
 from __future__ import annotations
 
+import contextlib
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,15 @@ from torch import nn
 
 from precision_explorer.errors import ModelError, NotCompiled
 from precision_explorer.formats import compiling
-from precision_explorer.formats.compiling import compiled_share, configure, graph_breaks, graphs
+from precision_explorer.formats.apply import apply_format
+from precision_explorer.formats.compiling import (
+    compiled_share,
+    configure,
+    graph_breaks,
+    graphs,
+    share_blocks,
+    unshare_blocks,
+)
 from precision_explorer.formats.runtimes import RUNTIMES, next_power, padded_length
 from precision_explorer.hardware import compiler as compiler_found
 from precision_explorer.measure import NullPhases, offline
@@ -233,6 +242,89 @@ def test_a_model_without_a_fixed_cache_says_so_in_one_line(seen, monkeypatch):
     assert "\n" not in str(caught.value)
 
 
+# -- blocks and guards ------------------------------------------------------------------------
+
+
+def test_blocks_that_repeat_share_code_until_it_is_undone(compiler):
+    """Dynamo sees one function called four times, where it saw four; the answers are the same."""
+    seen: list[str] = []
+
+    def backend(graph: Any, inputs: Any) -> Any:
+        seen.extend(str(node.target) for node in graph.graph.nodes)
+        return graph.forward
+
+    model = llama(layers=4)
+    ids = torch.arange(12)[None]
+
+    def run() -> int:
+        seen.clear()
+        torch._dynamo.reset()
+        with torch.inference_mode():
+            out = torch.compile(model, backend=backend)(input_ids=ids, use_cache=False)
+            torch.testing.assert_close(out.logits, model(input_ids=ids).logits)
+        return seen.count("invoke_subgraph")
+
+    assert share_blocks(model) == 4
+    assert run() == 4
+    unshare_blocks(model)
+    assert run() == 0
+
+
+def test_few_blocks_and_those_of_other_tensors_share_no_code():
+    assert share_blocks(llama(layers=3)) == 0
+    model = llama(layers=4)
+    kernel = {"kernel": "torchao", "library": "torchao", "compute_dtype": "float32"}
+    apply_format(model, "int8-weight-only", kernel, "dequantized", "")
+    assert share_blocks(model) == 0
+
+
+def test_only_shapes_that_were_run_before_are_run_without_guards(seen, monkeypatch):
+    entered: list[int] = []
+
+    @contextlib.contextmanager
+    def without() -> Iterator[None]:
+        entered.append(len(seen))
+        yield
+
+    monkeypatch.setattr(compiled_module, "without_guards", without)
+    adapter = documents(llama(layers=1), [TEXTS[1]])
+    fixed(adapter)
+    with torch.inference_mode():
+        adapter.request(0, NullPhases())
+        # A prompt and the first of its four further tokens are new.
+        assert entered == [2, 3, 4]
+        adapter.request(0, NullPhases())
+        assert len(entered) == 3 + TOKENS
+        model = fixed(documents(llama(layers=1), [TEXTS[1]]), DYNAMIC)
+        model.forward(input_ids=torch.ones(1, 4, dtype=torch.long))
+        model.forward(input_ids=torch.ones(1, 4, dtype=torch.long))
+    assert len(entered) == 3 + TOKENS
+
+
+def test_every_shape_keeps_its_own_code_without_guards(compiler, monkeypatch):
+    """In any order, and whatever the strides of sizes of 1: no graph is made or taken wrongly."""
+    eager = functools.partial(torch.compile, backend="eager", dynamic=False)
+    monkeypatch.setattr(compiled_module, "compiled", lambda function, *_: eager(function))
+    adapter = documents(llama(layers=4))
+    exact = [everything(adapter, together) for together in ([0, 1, 2], [1])]
+    model = fixed(adapter)
+    for _ in range(2):
+        for together, wanted in zip(([0, 1, 2], [1]), exact, strict=True):
+            found = everything(adapter, together)
+            torch.testing.assert_close(found[0], wanted[0], rtol=0, atol=1e-4)
+            assert found[1:] == wanted[1:]
+        made = graphs()
+    assert model.shared_blocks == 4
+    row = torch.ones(1, 16, dtype=torch.long)
+    with torch.inference_mode():
+        model.forward(input_ids=row, attention_mask=row)
+        made = graphs()
+        other = row.as_strided((1, 16), (1, 1))
+        assert other.stride() != row.stride()
+        model.forward(input_ids=other, attention_mask=other)
+    assert graphs() == made
+
+
 # -- the warm-up ------------------------------------------------------------------------------
 
 
@@ -241,6 +333,7 @@ class Counting:
 
     def __init__(self, runtime: Any, replays: bool = False) -> None:
         self.runtime, self.replays, self.ran = runtime, replays, []
+        self.shared_blocks = 0
 
     def shape_of(self, call: Any) -> Any:
         return call.shape
@@ -296,6 +389,27 @@ def test_a_compiler_s_error_of_many_lines_becomes_one_that_says_what_to_do():
     assert "CppCompileError: no such thing" in message
     assert "--runtime eager" in message
     assert "\n" not in message
+
+
+def test_where_shared_code_does_not_compile_each_block_gets_its_own():
+    """And a failure of that as well is the model's."""
+    model = Counting(FIXED)
+    model.shared_blocks = 4
+    error = RuntimeError("no such thing in a region")
+
+    def call() -> None:
+        model.ran.append(model.shared_blocks)
+        if model.shared_blocks:
+            raise error
+
+    def compile_whole() -> None:
+        model.shared_blocks = 0
+
+    call.shape, model.compile_whole = (1, 16), compile_whole  # type: ignore[attr-defined]
+    assert warmed(model, call) == [4, 0]
+    model.shared_blocks = 4
+    with pytest.raises(NotCompiled, match="no such thing"):
+        warmed(model, model.call(1, 32, error=error))
 
 
 def test_the_warm_up_knows_every_batch_that_the_offline_measurement_makes():
@@ -401,7 +515,7 @@ def test_operators_outside_of_inductor_s_graphs_are_told_from_those_inside():
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("runtime", "layers", "texts"),
-    [(DYNAMIC, 2, TEXTS[:2]), (FIXED, 1, TEXTS[1:])],
+    [(DYNAMIC, 2, TEXTS[:2]), (FIXED, 4, TEXTS[1:])],
     ids=["compile", "compile-fixed"],
 )
 def test_compiled_scores_and_answers_are_the_eager_model_s(runtime, layers, texts, compiler):
@@ -417,6 +531,7 @@ def test_compiled_scores_and_answers_are_the_eager_model_s(runtime, layers, text
         assert warm_up(model, found, lambda: None, lambda *_: None) > 0
     made = compilation(model, runtime, "cpu")
     assert (made.graph_breaks, graph_breaks()) == (0, {})
+    assert made.shared_blocks == (0 if runtime is DYNAMIC else layers)
     assert made.compiled_share is not None
     # Of the dynamic graph's operators 0.867 were seen inside, of a model of two layers, though
     # nothing broke it.

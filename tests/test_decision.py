@@ -207,6 +207,21 @@ def test_the_document_for_programs(small):
     assert found["answer"].startswith("bf16, lowest cost per 1,000 requests")
 
 
+def test_the_text_says_how_the_price_came_about(small, tmp_path):
+    prices = tmp_path / "mine.yaml"
+    prices.write_text(
+        "currency: USD\nkind: ownership\npurchase_usd: 8760\nlife_years: 1\nutilisation: 0.5\n"
+        "power_w: 500\npue: 1.5\nusd_per_kwh: 0.2\nsource: our invoice\ndate: 2026-11-01\n"
+    )
+    first = run("decide", small, "--price", prices).stdout.split("\n\n")[0]
+    said = " ".join(first.split())
+    assert said.startswith("Price: ")
+    # 8,760 dollars over a year, half of it in use: 2 an hour; 0.5 kW at 1.5 times 0.2 dollars.
+    assert "$2.15" in said
+    for part in ("our invoice", "2026-11-01", "8760", "0.5", "500", "1.5", "0.2"):
+        assert part in said.replace(",", ""), part
+
+
 def test_over_all_tasks_a_format_must_hold_on_each(tmp_path):
     """int8 is within on one task and outside on the other."""
     other = {"task": CELL["task"] | {"name": "other"}}

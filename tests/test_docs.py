@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 from pathlib import Path
+from statistics import median
 
 import pytest
 import yaml
@@ -18,6 +19,8 @@ from precision_explorer.formats.recipe import Recipe, read_recipe
 from precision_explorer.formats.static import CPU_STATIC_KERNELS, CUDA_STATIC_KERNELS
 from precision_explorer.plan.spec import load_spec
 from precision_explorer.records import METRICS, STATUSES
+from precision_explorer.records.record import read_record
+from precision_explorer.report.markdown import to_markdown
 from precision_explorer.report.numerics_files import NUMERICS_COLUMNS
 from precision_explorer.stats import SQNR_STATES
 from precision_explorer.table import COLUMNS, build
@@ -267,6 +270,31 @@ def test_the_stored_run_is_read_and_makes_its_table_again():
             assert row[name] == (value if value is None else pytest.approx(value, rel=1e-6))
 
 
+def test_every_fault_of_the_table_is_caused_by_a_test_that_exists():
+    text = DOCS["faults.md"]
+    named = re.findall(r"`(tests/\w+\.py)::(\w+)`", text)
+    for file, name in named:
+        assert f"\ndef {name}(" in (ROOT / file).read_text(), name
+    rows = [r for r in text.splitlines() if r.startswith("| ") and not r.startswith("| fault ")]
+    assert len(rows) > 30
+    for row in rows:
+        assert "::" in row or "| the same" in row, row
+        assert len(re.split(r"(?<!\\)\|", row)) == 7, row
+    # Nothing that is there to cause a fault is left out.
+    own = ("test_faults_parent.py", "test_faults_disk.py")
+    kept = {name for file, name in named if file.endswith(own)}
+    there = {
+        name
+        for file in own
+        for name in re.findall(r"\ndef (test_\w+)\(", (ROOT / "tests" / file).read_text())
+    }
+    assert there - kept == {
+        "test_a_counter_that_vanishes_leaves_the_other_readings",
+        "test_a_profile_that_failed_is_not_tried_at_each_run",
+        "test_report_says_which_answers_have_no_record",
+    }
+
+
 def offline_rates(document):
     """{batch size: (requests per second, joules per request)} of a record or a part."""
     return {
@@ -293,6 +321,61 @@ def h200_rates(run):
     return found
 
 
+def test_the_three_questions_have_the_winners_that_the_docs_name():
+    text = DOCS["economics.md"].split("## Three questions", 1)[1].split("\n## ", 1)[0]
+    lines = [line.strip("| ").split(" | ") for line in text.splitlines() if line[:2] == "| "][1:]
+    rows = {row["format"]: row for row in build([ROOT / "results" / "h200-smollm2"]).rows}
+    fit = [f for f, row in rows.items() if row["verdict"] == "within" or f == "fp32"]
+    names = ("cost_per_1k_requests_usd", "requests_per_joule", "value_per_usd")
+    for (_, winner, figure, other), name, best in zip(lines, names, (min, max, max), strict=True):
+        assert best(fit, key=lambda f: rows[f][name]) == winner
+        second, said = other.split()
+        for fmt, told in ((winner, figure), (second, said)):
+            shown = float(told.strip("$").replace(",", ""))
+            assert shown == pytest.approx(rows[fmt][name], rel=2e-3)
+    tf32, bf16 = rows["tf32"], rows["bf16"]
+    assert round(100 * (bf16["throughput_per_s"] / tf32["throughput_per_s"] - 1)) == 7
+    assert round(100 * (bf16["energy_per_request_j"] / tf32["energy_per_request_j"] - 1)) == 53
+
+
+def test_the_loads_of_smollm2_are_those_of_the_stored_runs():
+    text = (ROOT / "results" / "README.md").read_text().split("## SmolLM2 under three loads", 1)[1]
+    lines = [x.strip("| ").split(" | ") for x in text.splitlines() if x[:2] == "| "][1:4]
+    full, alone, times = {}, {}, []
+    for fmt, *cells in lines:
+        told = iter(cells)
+        for load in ("single-stream", "poisson", "bursty"):
+            for number in (1, 2):
+                folder = ROOT / "results" / f"smollm2-{load}-cpu-{number}"
+                (row,) = [r for r in build([folder]).rows if r["format"] == fmt.strip("`")]
+                shown = next(told)
+                saturated = "serving-saturated" in (row["cautions"] or "")
+                assert (shown == "saturated") == saturated, (fmt, load, number)
+                full[fmt] = full.get(fmt, 0) + saturated
+                if load == "single-stream":
+                    alone[fmt, number] = row["latency_p50_s"]
+                elif not saturated:
+                    times.append(row["latency_p50_s"] / alone[fmt, number])
+                if not saturated:
+                    assert float(shown) == pytest.approx(1e3 * row["latency_p50_s"], abs=0.6)
+    assert [round(f(times), 1) for f in (min, max)] == [1.1, 2.7]
+    assert full == {"`fp32`": 2, "`int8-dynamic`": 0, "`int8-weight-only`": 2}
+
+
+def test_the_audit_that_the_docs_show_is_that_of_the_stored_run():
+    page = DOCS["audits.md"].split("## An audit as it came out", 1)[1]
+    shown = [line for line in page.splitlines() if line.startswith("|")]
+    folder = ROOT / "results" / "demo-audited-cpu"
+    again = to_markdown(build([folder])).split("### Audits", 1)[1]
+    assert shown == [line for line in again.splitlines() if line.startswith("|")][: len(shown)]
+    records = [read_record(path) for path in (folder / "cells").glob("*.json")]
+    words = [c.outcome for r in records for c in r.measurements.audit.checks]
+    counts = re.search(r"Of (\d+) checks (\d+) were judged, and all of those passed", page)
+    judged = [word for word in words if word != "not-judged"]
+    assert (len(words), len(judged)) == (int(counts[1]), int(counts[2]))
+    assert set(judged) == {"passed"}
+
+
 def test_the_figures_of_the_h200_are_those_of_the_stored_runs():
     text = (ROOT / "results" / "README.md").read_text().split("## NVIDIA H200", 1)[1]
     first, own = h200_rates("h200-decoder"), h200_rates("h200-decoder-8bit")
@@ -316,3 +399,35 @@ def test_the_figures_of_the_h200_are_those_of_the_stored_runs():
         key = next(k for k in own if k.startswith(name))
         told = [own[key][size][0] / own["bf16"][size][0] for size in (16, 128)]
         assert figures == pytest.approx(told, abs=0.006), name
+
+
+def test_the_h200_s_compiled_rows_are_those_of_the_stored_run():
+    text = (ROOT / "results" / "README.md").read_text().split("**CUDA graphs**", 1)[1]
+    rates = h200_rates("h200-decoder-compiled")
+    for name in ("bf16", "fp8-dynamic"):
+        line = next(x for x in text.splitlines() if x.startswith(f"| {name} |"))
+        told = [float(f) for f in line.strip("| ").split(" | ")[-3:]]
+        assert told == pytest.approx([rates[name][size][0] for size in (1, 8, 64)], rel=0.005)
+    shares = [rates["fp8-dynamic"][size][0] / rates["bf16"][size][0] for size in (8, 64)]
+    assert f"between batch 8 ({shares[0]:.2f}) and 64 ({shares[1]:.2f})" in text
+    stored = json.loads((ROOT / "results/h200-checks/compiled-prefill.json").read_text())
+    prefill_s = median(stored["prefill_seconds"]["64"])
+    assert f"took bf16 {1e3 * prefill_s:.0f} ms" in text
+
+
+def test_the_h200_s_smollm2_rows_are_those_of_the_stored_run():
+    text = (ROOT / "results" / "README.md").read_text().split("**SmolLM2-135M** (", 1)[1]
+    with (ROOT / "results/h200-smollm2/tradeoffs.csv").open() as file:
+        rows = [row for row in csv.DictReader(file) if row["quality"]]
+    assert len(rows) == 15
+    for row in rows:
+        line = next(x for x in text.splitlines() if x.startswith(f"| {row['format']} "))
+        _, quality, _, verdict, flips, p50, rate, joules, _ = line.strip("| ").split(" | ")
+        assert quality == f"{100 * float(row['quality']):.1f} %"
+        assert verdict == (row["verdict"] or "reference")
+        assert flips == (row["flips"] or "—")
+        assert float(p50.split()[0]) == pytest.approx(1e3 * float(row["latency_p50_s"]), rel=0.005)
+        assert float(rate.replace(",", "")) == pytest.approx(
+            float(row["throughput_per_s"]), rel=1e-3
+        )
+        assert float(joules) == pytest.approx(float(row["energy_per_request_j"]), rel=0.005)

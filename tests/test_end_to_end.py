@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import subprocess
 import sys
 
@@ -114,6 +115,33 @@ def test_report_makes_the_same_bytes_again(demo):
     done = run("report", folder)
     assert done.returncode == 0, done.stderr
     assert [(folder / name).read_bytes() for name in names] == before
+
+
+def test_a_run_holds_as_a_folder_and_as_a_bundle(demo, tmp_path):
+    _, folder = demo
+    assert list((folder / "logs").iterdir())
+    done = run("verify", folder)
+    assert done.returncode == 0, done.stdout
+    root = done.stdout.split()[-1]
+    assert run("export", folder, "--to", tmp_path / "demo.zip").returncode == 0
+    done = run("verify", tmp_path / "demo.zip", "--root", root)
+    assert done.returncode == 0, done.stdout
+    path = next((folder / "logs").iterdir())
+    content = path.read_bytes()
+    path.write_bytes(content + b"x")
+    assert run("verify", folder).returncode == 5
+    path.write_bytes(content)
+
+
+def test_a_run_comes_out_the_same_again(demo, tmp_path, quick_workload):
+    """On the same machine and stack: every answer; times are only told."""
+    _, folder = demo
+    again = ("--out", tmp_path / "again", "--workload", quick_workload, "--formats", "bf16")
+    done = run("reproduce", folder, *again, env=os.environ | {"COLUMNS": "200"})
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("all 40 the same") == 2
+    assert "2 of 2 cells ended and answered as before" in done.stderr
+    assert run("verify", tmp_path / "again").returncode == 0
 
 
 def test_no_file_of_a_run_names_the_machine_or_the_user(demo):

@@ -183,7 +183,7 @@ def test_lengths_of_prompts_take_token_ids(tmp_path):
 
 def test_a_second_pass_is_asked_of_the_reference_alone(tmp_path):
     made, both = cells()
-    folder = SimpleNamespace(has_part=lambda _, part: part == "quality")
+    folder = SimpleNamespace(has_part=lambda _, part: part == "quality", read_record=lambda _: None)
     comparisons = Comparisons(made, SimpleNamespace(to_run=both), folder)
     one, other = both
     assert comparisons.reference(other) is one

@@ -166,3 +166,59 @@ def test_a_server_is_compared_with_the_model_run_here(places):
     assert "interleaved" not in here["cautions"]
     text = (out / "tradeoffs.md").read_text()
     assert re.search(r"declared:fp32", text)
+
+
+def test_a_server_is_audited_as_far_as_its_requests_tell(places):
+    out = places / "audited"
+    with TinyServer(llama(), tokenizer(**BOTH), "served") as server:
+        code, printed = command(
+            "sweep", "--model", "tiny", "--task", places / "answer", "--audit",
+            "--runtime", f"endpoint:fp32:{server.url}#served",
+            "--workload", places / "quick.yaml", "--batch-size", "1,2", "--out", out,
+        )  # fmt: skip
+    assert code == 0, printed
+    folder, plan = read_run(out)
+    audit = folder.read_record(plan["plan"]["cells"][0]["cell_id"]).measurements.audit
+    checks = {check.name: check for check in audit.checks}
+    assert checks["answers"].outcome == "passed", checks["answers"]
+    # At least four alone, and two that were sent at once.
+    assert checks["answers"].figures["answers"] >= 6
+    assert checks["roofline"].outcome == "not-judged"
+    for name in ("repeated-sample", "other-seed", "a-a"):
+        assert checks[name].figures["queries"] >= 16, checks[name]
+
+
+def test_servers_that_go_away_while_they_are_asked_cost_their_cells(places):
+    """One in the quality pass, one under load: each cell has failed with what to do, and what was
+    answered before is kept."""
+    out, coder = places / "gone", tokenizer(**BOTH)
+
+    def scored(seen):
+        return sum(body.get("max_tokens") == 4 for body in seen)
+
+    def timed(seen):
+        return sum(bool(body.get("stream")) and body.get("max_tokens") == 3 for body in seen)
+
+    with TinyServer(llama(), coder) as one, TinyServer(llama(), coder, "other") as two:
+        one.faults = Faults(ends=lambda seen: scored(seen) > 5)
+        two.faults = Faults(ends=lambda seen: timed(seen) > 7)
+        code, printed = command(
+            "sweep", "--model", "tiny", "--task", places / "answer", "--runtime",
+            f"endpoint:bf16:{one.url},endpoint:int4:{two.url}#other", "--workload",
+            places / "arriving.yaml", "--batch-size", "1", "--out", out,
+        )  # fmt: skip
+        assert one.is_gone
+        assert two.is_gone
+    assert code == 3, printed
+    assert "Traceback" not in printed
+    rows = rows_of(out)
+    first, second = rows["declared:bf16", "answer"], rows["declared:int4", "answer"]
+    for row in (first, second):
+        assert row["status"] == "failed"
+        # Which of the two hangs on whether a request was under way when it went.
+        gone = ("no server answers at the endpoint's address", "start it, or correct the address")
+        broke = ("the connection to the endpoint broke off", "see the server's log")
+        assert any(all(part in row["reason"] for part in said) for said in (gone, broke))
+    assert first["quality"] == ""
+    kept = sorted(path.stem for path in out.glob("parts/*/attempt-1/*.json"))
+    assert kept == ["load", "load", "quality"]

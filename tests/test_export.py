@@ -32,10 +32,11 @@ from precision_explorer.export.document import (
 from precision_explorer.export.mlflow_ import ROW_ID, log_rows, logged_rows
 from precision_explorer.export.model_card import MARK
 from precision_explorer.export.png import to_pngs
-from precision_explorer.report import to_csv, to_markdown
+from precision_explorer.report import to_csv, to_html, to_markdown
 from precision_explorer.report.placing import Box, covered, place
 from precision_explorer.stats import Tail
 from precision_explorer.table import COLUMNS, ROW_KEY, Curve, CurvePoint, Table, build
+from precision_explorer.table.limits import Limits
 from tests.command import run
 from tests.test_report import row, table, without
 
@@ -220,6 +221,8 @@ def test_the_context_is_in_every_format(runs, name):
         for line in (*context["method_ids"], *context["prices"], *context["caveats"]):
             assert line.replace("&", "&amp;") in text or line in text
         assert context["manifest_root"] in text
+        assert context["measured_on"][0] in text
+        assert context["run"] in text
         assert f"torch {context['stack']['torch']}" in text
     for logged in logged_rows(shown):
         assert logged.tags["precision_explorer.measured_on"] == ", ".join(context["measured_on"])
@@ -228,6 +231,26 @@ def test_the_context_is_in_every_format(runs, name):
     for _, content in to_pngs(shown):
         picture = Image.open(io.BytesIO(content))
         assert json.loads(picture.text["precision_explorer"])["context"] == context
+
+
+def test_a_row_alone_says_its_run_day_limits_and_what_it_does_not_say(runs):
+    limits = Limits(max_memory_bytes=8_000_000_000)
+    limited = build([DEMO], {"slo": "p99=50ms", "limits": limits})
+    for shown in (*runs.values(), limited):
+        for found in stored(shown):
+            assert found["run"] in shown.context.run.split(", ")
+            assert found["measured_on"][:5] == ("" if found["status"] == "skipped" else "2026-")
+            assert found["caveats"] == " ".join(shown.context.caveats)
+            assert found["method_id"]
+            assert found["manifest_root"] in shown.context.manifest_root
+            told = "requests count within p99=50ms; peak memory at most 8.00 GB"
+            assert found["limits"] == (told if shown is limited else "")
+    assert {r["run"] for r in stored(runs["two"])} == {DEMO.name, "smollm2-choice-cpu"}
+    index, text = card_of(make(runs["demo"], "model-card"))
+    args = index[0]["results"][0]["metrics"][0]["args"]
+    assert (args["run"], args["measured_on"]) == (DEMO.name, "2026-11-25")
+    for text in (to_markdown(runs["demo"]), to_html(runs["demo"])):
+        assert "2026-11-25" in text
 
 
 def test_formats_and_keys_of_the_context_are_documented(runs):
@@ -623,4 +646,4 @@ def test_where_mlflow_goes():
     assert target_of("mlflow", None, runs, None) == Target("mlflow", "demo-sentiment-cpu.db")
     assert target_of("mlflow", "http://h:5000", runs, None).place == "http://h:5000"
     assert target_of("x.sqlite", None, runs, "http://h") == Target("mlflow", "x.sqlite")
-    assert set(SUFFIXES) == {"parquet", "json", "xlsx", "model-card", "mlflow", "png"}
+    assert set(SUFFIXES) == {"parquet", "json", "xlsx", "model-card", "mlflow", "png", "bundle"}

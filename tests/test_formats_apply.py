@@ -12,7 +12,7 @@ from torch import nn
 
 from precision_explorer import units
 from precision_explorer.errors import FormatNotApplied
-from precision_explorer.formats import apply, kernels
+from precision_explorer.formats import apply, footprint, kernels
 from precision_explorer.formats.apply import apply_format, set_matmul_precision
 from precision_explorer.formats.dryrun import _default_recipe
 from precision_explorer.formats.kernels import CPU_KERNELS
@@ -124,7 +124,7 @@ def stored_by_hand(shapes, format_id, kernel):
     """Bytes of converted layers' weights with their scales, as the set of what may be right."""
     values, scales = elements(shapes), 4 * rows(shapes)
     if kernel is not None and kernel.startswith("fbgemm"):
-        outer, inner = kernels._fbgemm_block()
+        outer, inner = footprint.fbgemm_block(kernels._cpu_flags())
         padded = sum(-(-o // outer) * outer * (-(-i // inner) * inner) for o, i in shapes)
         return {padded + 3 * scales}
     if kernel is not None and kernel.startswith("onednn"):
@@ -413,7 +413,7 @@ def test_persistent_buffers_count_and_others_do_not():
 def test_fbgemm_blocks_by_instruction_set(monkeypatch, flags, variable, padded):
     monkeypatch.setattr(kernels, "_cpu_flags", lambda: frozenset(flags))
     monkeypatch.setenv("FBGEMM_ENABLE_INSTRUCTIONS", variable)
-    outer, inner = kernels._fbgemm_block()
+    outer, inner = footprint.fbgemm_block(kernels._cpu_flags())
     assert -(-576 // outer) * outer * (-(-576 // inner) * inner) == padded
 
 

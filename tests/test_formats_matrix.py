@@ -184,7 +184,7 @@ def test_json_of_this_machine_asks_for_the_whole_catalogue(capsys, monkeypatch):
         return {f: decide(f, facts, answer()) for f in formats}
 
     monkeypatch.setattr(sweep, "probe", probe)
-    monkeypatch.setattr(sweep, "prepare_environment", lambda threads: None)
+    monkeypatch.setattr(sweep, "prepare_environment", lambda *asked: None)
     code, out, _ = call(capsys, "--device", "cpu", "--json")
     found = json.loads(out)
     assert code == 0

@@ -9,7 +9,7 @@ import transformers
 from torch import nn
 
 from precision_explorer.errors import FormatNotApplied
-from precision_explorer.formats import apply, four_bit, reference, spec_of
+from precision_explorer.formats import apply, footprint, four_bit, reference, spec_of
 from precision_explorer.formats.apply import apply_format, set_matmul_precision
 from precision_explorer.formats.dryrun import _default_recipe
 from precision_explorer.formats.microscaling import nvfp4_config
@@ -202,7 +202,7 @@ def test_a_library_that_converts_nothing_is_refused(monkeypatch, format_id):
     ("inner", "group"), [(1024, 128), (576, 64), (96, 32), (160, 32), (48, None), (100, None)]
 )
 def test_the_largest_group_that_divides_is_taken(inner, group):
-    assert four_bit.group_size(inner) == group
+    assert footprint.int4_group(inner) == group
 
 
 def test_a_layer_is_named_with_the_size_that_rules_it_out():

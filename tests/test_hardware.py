@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from importlib import metadata
+from pathlib import Path
 
 import pytest
 
@@ -13,8 +14,10 @@ from precision_explorer.hardware import (
     NEEDS,
     DeviceFacts,
     bf16_native,
+    container,
     cpu,
     device_facts,
+    device_settings,
     fp8_native,
     fp16_native,
     int8_native,
@@ -25,6 +28,7 @@ from precision_explorer.hardware import (
 )
 from precision_explorer.hardware.fakes import FakeGpu, FakeNvml
 from precision_explorer.hardware.libraries import WITHHELD
+from precision_explorer.records import DeviceSettings
 
 _BASE = "fpu vme sse sse2 ssse3 fma sse4_1 sse4_2 avx f16c avx2 bmi2"
 
@@ -334,3 +338,73 @@ def test_the_rooms_import_neither_torch_nor_meters():
     code = f"import sys; {imports}; print(sorted({heavy} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+# -- how the system is set ----------------------------------------------------------------------
+
+
+def written(root: Path, files: dict[str, str]) -> Path:
+    for name, text in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text)
+    return root
+
+
+GPU = DeviceFacts(
+    kind="cuda", device="cuda:0", name="NVIDIA H200", index=0, cpu_model="c", cores=1,
+    memory_bytes=1,
+)  # fmt: skip
+CPU = DeviceFacts(
+    kind="cpu", device="cpu", name="c", cpu_model="c", cores=1, memory_bytes=1
+)  # fmt: skip
+
+
+def test_a_gpu_tells_its_limits_of_power_and_clocks():
+    found = device_settings(GPU, nvml=FakeNvml([FakeGpu(power_limit_mw=450_000)]))
+    assert (found.power_limit_w, found.default_power_limit_w) == (450.0, 700.0)
+    assert (found.clock_limit_hz, found.memory_clock_limit_hz) == (1.98e9, 3.201e9)
+    assert (found.application_clock_hz, found.ecc) == (None, True)
+    assert (found.governor, found.boost) == (None, None)
+
+
+def test_what_a_gpu_does_not_tell_is_none():
+    silent = FakeGpu(power_limit_mw=None, ecc=None)
+    found = device_settings(GPU, nvml=FakeNvml([silent]))
+    assert (found.power_limit_w, found.ecc) == (None, None)
+    without = GPU.model_copy(update={"index": None})
+    assert device_settings(without, nvml=FakeNvml([silent])) == DeviceSettings()
+
+
+def test_a_processor_tells_them_in_files(tmp_path):
+    cpu = "sys/devices/system/cpu"
+    rapl = "sys/class/powercap/intel-rapl:0/constraint_0_power_limit_uw"
+    root = written(
+        tmp_path,
+        {
+            f"{cpu}/cpu0/cpufreq/scaling_max_freq": "3500000\n",
+            f"{cpu}/cpu0/cpufreq/scaling_governor": "performance\n",
+            f"{cpu}/intel_pstate/no_turbo": "1\n",
+            rapl: "205000000\n",
+        },
+    )
+    found = device_settings(CPU, root=root)
+    assert (found.power_limit_w, found.clock_limit_hz) == (205.0, 3.5e9)
+    assert (found.governor, found.boost) == ("performance", False)
+    other = written(tmp_path / "amd", {f"{cpu}/cpufreq/boost": "1\n"})
+    assert device_settings(CPU, root=other).boost is True
+    assert device_settings(CPU, root=tmp_path / "nothing") == DeviceSettings()
+
+
+@pytest.mark.parametrize(
+    ("files", "variables", "engine"),
+    [
+        ({}, {}, None),
+        ({".dockerenv": ""}, {}, "docker"),
+        ({"run/.containerenv": ""}, {}, "podman"),
+        ({"proc/1/cgroup": "1:pids:/kubepods/pod1\n"}, {}, "kubernetes"),
+        ({".dockerenv": ""}, {"KUBERNETES_SERVICE_HOST": "10.0.0.1"}, "kubernetes"),
+        ({}, {"APPTAINER_CONTAINER": "/people/me/image.sif"}, "apptainer"),
+    ],
+)
+def test_a_container_is_told_by_its_engine_s_name_alone(tmp_path, files, variables, engine):
+    assert container(written(tmp_path, files), variables) == engine

@@ -22,6 +22,7 @@ ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf8"))["project"]
 CORE = [Requirement(text) for text in PROJECT["dependencies"]]
 TEST = [Requirement(text) for text in PROJECT["optional-dependencies"]["test"]]
+SITE = [Requirement(text) for text in PROJECT["optional-dependencies"]["docs"]]
 
 
 def read_pins() -> dict[str, Version]:
@@ -82,5 +83,10 @@ def test_scripts_are_executable_and_parse(script):
     subprocess.run(["bash", "-n", str(script)], check=True)
 
 
+def test_the_tests_build_the_site():
+    assert set(map(str, SITE)) <= set(map(str, TEST))
+
+
 def test_the_scripts_are_there():
-    assert {"install.sh", "quickstart.sh", "test.sh"} <= {script.name for script in SCRIPTS}
+    names = {script.name for script in SCRIPTS}
+    assert {"docs.sh", "install.sh", "quickstart.sh", "test.sh"} <= names

@@ -511,12 +511,12 @@ def entry_of(task, fmt, scores, rows):
     quality = SimpleNamespace(scores=scores, examples=len(rows))
     record = SimpleNamespace(
         cell=cell, status="ok", cell_id=f"{task.card.name}-{fmt}",
-        measurements=SimpleNamespace(quality=quality),
+        known_samples=None, measurements=SimpleNamespace(quality=quality),
     )  # fmt: skip
     row = {"model": "tiny", "model_revision": "r", "device": "CPU", "format": fmt}
     return SimpleNamespace(
         record=record, row=row | {"runtime": "eager"}, reader=READER,
-        folder=SimpleNamespace(read_samples=lambda cell_id, kind: columns_of(rows)),
+        folder=SimpleNamespace(read_samples=lambda cell_id, kind, sha256: columns_of(rows)),
     )  # fmt: skip
 
 

@@ -154,7 +154,7 @@ def test_a_group_that_the_other_task_lacks_is_told_before_anything_runs(workload
 def test_a_sweep_serves_both_and_scores_its_own(workload_file, tmp_path):
     folder = tmp_path / "run"
     asked = ["--formats", "fp32", "--limit", "12", "--workload", workload_file, "--out", folder]
-    command = ["sweep", *asked, "--device", "cpu", "--threads", "1", "--batch-size", "1"]
+    command = ["sweep", *asked, "--device", "cpu", "--threads", "1", "--batch-size", "1", "--audit"]
     done = subprocess.run(
         [sys.executable, "-m", "precision_explorer", *map(str, command)],
         capture_output=True,
@@ -164,7 +164,12 @@ def test_a_sweep_serves_both_and_scores_its_own(workload_file, tmp_path):
     assert done.returncode == 0, done.stderr
     found, _ = read_run(folder)
     (cell,) = folder.glob("cells/*.json")
-    assert found.read_record(cell.stem).measurements.quality.examples == 12
+    measured = found.read_record(cell.stem).measurements
+    assert measured.quality.examples == 12
+    # Audited with requests of both, and the answers of its own.
+    checks = {check.name: check for check in measured.audit.checks}
+    assert checks["answers"].outcome == "passed", checks["answers"]
+    assert checks["other-seed"].figures["queries"] >= 16, checks["other-seed"]
     requests = found.read_samples(cell.stem, "request")
     window = [k for k, at in enumerate(requests["scheduled_s"]) if at is not None]
     parts = {(requests["part"][k], requests["id"][k].split(":")[0] == "chatter") for k in window}

@@ -155,11 +155,19 @@ def test_a_missing_library_comes_with_the_line_that_installs_it(
 ):
     without(missing)
     with pytest.raises(ModelError) as error:
-        check_library("m", scheme(config), facts)
+        check_library("m", scheme(config), facts, True)
     assert str(error.value).endswith(line)
     assert "\n" not in str(error.value)
     without()
-    check_library("m", scheme(config), facts)
+    check_library("m", scheme(config), facts, True)
+
+
+def test_a_kernel_of_the_hub_is_code_that_must_be_trusted(without):
+    without()
+    with pytest.raises(ModelError, match="give --trust-remote-code") as error:
+        check_library("m", scheme(FP8), L4)
+    assert "\n" not in str(error.value)
+    check_library("m", scheme(GPTQ), L4)
 
 
 def test_too_old_a_library_is_a_missing_one(without):
@@ -273,7 +281,7 @@ def prepare(monkeypatch, without):
         return {f: Support(f, "native", "a unit for it", recipe) for f in formats}
 
     monkeypatch.setattr(sweep, "probe", probe)
-    monkeypatch.setattr(sweep, "prepare_environment", lambda threads: None)
+    monkeypatch.setattr(sweep, "prepare_environment", lambda *asked: None)
 
     def run(**options):
         events = []

@@ -21,9 +21,10 @@ from precision_explorer.models import ModelRef
 from precision_explorer.plan import Plan, SweepSpec, expand, load_spec
 from precision_explorer.plan.batches import batch_plan
 from precision_explorer.plan.expand import measuring_rules, relevant_libraries
+from precision_explorer.plan.protocol import NO_ENERGY, protocol_of
 from precision_explorer.plan.spec import READER_FIELDS, make_spec
 from precision_explorer.records import Caution, ModelIdentity, TaskIdentity
-from precision_explorer.tasks import Calibration, PreparedTask, TaskCard
+from precision_explorer.tasks import Calibration, PreparedTask, TaskCard, load_card, prepare
 from precision_explorer.workload import Workload
 
 NINE = (
@@ -108,7 +109,16 @@ def test_what_is_named_twice_is_taken_once():
         ({"runtime": "compiled"}, ["unknown runtime 'compiled'", "did you mean compile"]),
         ({"runtime": "egaer"}, ["unknown runtime 'egaer'", "did you mean eager"]),
         ({"runtime": []}, ["no runtime"]),
-        ({"executor": "ray"}, ["unknown executor 'ray'", "local"]),
+        ({"executor": "rya"}, ["unknown executor 'rya'", "ray"]),
+        ({"ray_address": "host:1"}, ["--ray-address", "--executor ray"]),
+        ({"on": "h100"}, ["--on", "ray or slurm"]),
+        ({"executor": "ray", "slurm": "time=1"}, ["--slurm", "--executor slurm"]),
+        ({"executor": "ray", "on": "../h100"}, ["no type of a device", "h100,l4"]),
+        ({"executor": "slurm", "slurm": "gpu"}, ["slurm 'gpu'", "partition=gpu"]),
+        ({"device": "cuda:1", "cores": 2}, ["cores", "--device all"]),
+        ({"cores": 0}, ["cores"]),
+        ({"one_at_a_time": True}, ["one-at-a-time", "leave it out"]),
+        ({"executor": "ray", "runtime": "endpoint:http://localhost:1/v1"}, ["endpoints", "ray"]),
         ({"executor": "locla"}, ["did you mean local"]),
         ({"model": []}, ["no model"]),
         ({"model": None}, ["model", "list"]),
@@ -174,7 +184,9 @@ def test_quantities_are_read():
 @pytest.mark.parametrize("command", [sweep_command.command, plan_command.command])
 def test_every_option_is_a_field_and_every_field_an_option(command):
     names = {param.name for param in command.params if isinstance(param, click.Option)}
-    assert names - {"spec"} == set(SweepSpec.model_fields)
+    own = {"estimate", "error_of", "target", "target_memory"} if command.name == "plan" else set()
+    assert names - own - {"spec"} == set(SweepSpec.model_fields)
+    assert own <= names
 
 
 def test_the_help_tells_the_true_defaults():
@@ -265,7 +277,7 @@ def test_an_empty_spec_file_is_the_default_sweep(tmp_path):
         ("a: 2001-99-99", ["no YAML"]),
         ("[" * 10_000, ["no YAML"]),
         ("!!python/object/apply:os.system [ls]", ["no YAML"]),
-        (b"\xff\xfe\x00", ["can't read"]),
+        (b"\xff\xfe\x00", ["no YAML"]),
         ("# " + "x" * 1_000_001, ["larger than 1 MB"]),
     ],
 )
@@ -299,7 +311,7 @@ READ_LATER = {
     "price_per_hour": 2.0, "slo": "p99=1s", "quality_budget": 0.05, "reference": "bf16",
     "grid_g_per_kwh": 300.0, "value_per_correct": 0.002, "cost_per_error": 0.01,
     "price": {"prices": [{"kind": "list", "term": "spot"}]},
-    "out": "somewhere", "cell_timeout": 5.0, "allow_metric": "f1",
+    "out": "somewhere", "cell_timeout": 5.0, "allow_metric": "f1", "audit": True,
 }  # fmt: skip
 MEASURED = {
     "batch_tokens": 300,
@@ -307,14 +319,36 @@ MEASURED = {
     "limit": 10, "workload": "other.yaml", "seed": 1, "revision": "v2", "trust_remote_code": True,
     "threads": 1, "memory_limit": "1GB", "calibration": "texts.jsonl", "runtime": "compile",
     "until_decided": True, "tails": "p99", "duration": 60.0, "background": ["copy"],
+    "allow_pickle": True,
 }  # fmt: skip
-# Fields with one known value in this release, and one that needs another beside it.
-FIXED = {"executor", "find_rate"}
+# Fields that say where cells run, and those that need another beside them.
+FIXED = {"executor", "find_rate", "ray_address", "slurm", "one_at_a_time", "on", "cores"}
+
+
+def test_several_types_of_devices_are_as_many_sweeps():
+    spec = make_spec({"executor": "ray", "on": "h100,l4", "out": "o"})
+    assert [(s.on, s.out) for s in spec.by_type()] == [(("h100",), "o/h100"), (("l4",), "o/l4")]
+    unnamed = spec.model_copy(update={"out": None}).by_type()
+    assert [s.out for s in unnamed] == [None, None]
+    assert len({s.measuring_hash() for s in unnamed}) == 2
+    assert make_spec({}).by_type() == [make_spec({})]
+
+
+def test_where_cells_run_is_no_part_of_what_is_measured_but_the_type_of_device_is():
+    plain = make_spec({}).measuring_hash()
+    ray = {"executor": "ray"}
+    assert make_spec(ray | {"ray_address": "h:1"}).measuring_hash() == plain
+    assert make_spec({"executor": "slurm", "slurm": "time=5"}).measuring_hash() == plain
+    assert make_spec(ray | {"on": "h100"}).measuring_hash() != plain
+    cores = make_spec({"cores": 2})
+    assert cores.measuring_hash() != plain
+    alone = make_spec({"cores": 2, "one_at_a_time": True})
+    assert alone.measuring_hash() == cores.measuring_hash()
 
 
 def test_every_field_is_either_measured_or_read_later():
     assert set(READ_LATER) | set(MEASURED) | FIXED == set(SweepSpec.model_fields)
-    assert set(READ_LATER) == READER_FIELDS | {"out", "cell_timeout", "allow_metric"}
+    assert set(READ_LATER) == READER_FIELDS | {"out", "cell_timeout", "allow_metric", "audit"}
 
 
 def test_a_search_s_objective_is_measured():
@@ -655,3 +689,49 @@ def test_answers_that_may_be_batched_continuously_are_another_method():
         rules = measuring_rules(spec, Workload.model_validate(one | more), kind)
         assert ("batching" in rules) is known
     assert "batching" not in measuring_rules(spec, Workload(), "generation")
+
+
+# -- what the method declares in words ------------------------------------------------------------
+
+
+def test_the_protocol_holds_what_the_card_declares():
+    card = prepare(load_card("capitals"), 2, 0)
+    found = protocol_of(card)
+    assert set(found) == {"prompt", "decoding", "quality_metric", "energy"}
+    assert found["quality_metric"] == card.card.metrics[0]
+    assert found["prompt"]["template"] == card.card.prompt
+    assert found["prompt"]["chat"] is card.card.rules.chat
+    assert found["decoding"]["by"] == "greedy"
+    assert found["decoding"]["max_new_tokens"] == card.card.rules.max_new_tokens
+    assert protocol_of(card, NO_ENERGY)["energy"] == NO_ENERGY
+    # Kinds that show no prompt and decode nothing declare none.
+    plain = protocol_of(prepare(load_card("sentiment"), 2, 0))
+    assert "decoding" not in plain
+    assert "template" not in plain["prompt"]
+
+
+def test_a_long_prompt_is_kept_by_its_hash():
+    task_ = prepare(load_card("capitals"), 2, 0)
+    prompts = ["x" * 400 + f" {k} {{text}}" for k in range(2)]
+    found = [
+        protocol_of(replace(task_, card=task_.card.model_copy(update={"prompt": prompt})))
+        for prompt in prompts
+    ]
+    texts = [one["prompt"]["template"] for one in found]
+    assert all(text.startswith("sha256:") and len(text) < 60 for text in texts)
+    assert texts[0] != texts[1]
+
+
+def test_every_planned_cell_declares_version_2_of_the_method():
+    for planned_cell in planned().cells:
+        cell = planned_cell.cell
+        assert cell.method()["version"] == 2
+        assert cell.method() | cell.protocol == cell.method()
+
+
+def test_the_order_of_examples_is_that_of_all_whatever_the_limit():
+    hashes = [
+        prepare(load_card("sentiment"), limit, seed).identity.order_hash
+        for limit, seed in ((2, 0), (5, 0), (None, 0), (2, 1))
+    ]
+    assert hashes[0] == hashes[1] == hashes[2] != hashes[3]

@@ -91,9 +91,15 @@ def test_measured_power_is_the_row_s_own_and_missing_without_a_meter(file):
 def test_an_hourly_price_and_the_terms_of_a_sheet(file):
     price = price_of(file(HOURLY))
     assert (price.per_hour_usd, price.term, price.kind) == (1.25, "spot", "hourly")
-    # The bundled sheet has on-demand prices alone.
+    # The bundled sheet.
     assert price_of(file("currency: USD\nkind: list\n")).per_hour_usd == pytest.approx(7.912)
-    assert price_of(file("currency: USD\nkind: list\nterm: spot\n")) is None
+    spot = price_of(file("currency: USD\nkind: list\nterm: spot\n"))
+    assert (spot.per_hour_usd, spot.term) == (pytest.approx(17.50195 / 8), "spot")
+    assert price_of(file("currency: USD\nkind: list\nterm: reserved\n")) is None
+    h100 = price_of(file("currency: USD\nkind: list\nterm: reserved\n"), "NVIDIA H100 80GB HBM3")
+    assert h100.per_hour_usd == pytest.approx(43.344 / 8)
+    assert (h100.date, h100.term) == ("2025-11-30", "reserved")
+    assert "gpu_instances_raw.json" in h100.source
     own = """
 currency: USD
 kind: list

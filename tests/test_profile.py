@@ -1,5 +1,6 @@
 """A cell's profile: work counted by hand, operators' classes, repeats, and the device's roofs."""
 
+from collections import OrderedDict
 from types import SimpleNamespace
 
 import pytest
@@ -10,6 +11,7 @@ from transformers import BertConfig, BertForSequenceClassification, LlamaConfig,
 from precision_explorer.errors import StoreError
 from precision_explorer.formats.apply import apply_format
 from precision_explorer.formats.catalog import spec_of
+from precision_explorer.formats.runtimes import RUNTIMES
 from precision_explorer.hardware import device_facts, library_versions
 from precision_explorer.hardware.caches import last_level_cache_bytes, last_level_cache_count
 from precision_explorer.hardware.fakes import FakeClock
@@ -18,6 +20,7 @@ from precision_explorer.measure.operators import classify, counts_as_started, ke
 from precision_explorer.measure.repeats import repeated
 from precision_explorer.measure.timeline import Timeline, summed
 from precision_explorer.measure.utilisation import Utilisation
+from precision_explorer.models import compiled as compiled_module
 from precision_explorer.models import passes
 from precision_explorer.models.greedy import cache_arguments
 from precision_explorer.models.passes import decode_pass, encode_pass, prefill_pass
@@ -169,6 +172,39 @@ def test_a_plain_model_widens_nothing(llama):
         assert set(phase.timings) == {"1", "8"}
         assert phase.timings["1"].utilisation is None
     assert not llama.model.model.layers[0].mlp.gate_proj._forward_pre_hooks
+
+
+def test_a_compiled_model_s_work_is_the_eager_one_s(llama, monkeypatch):
+    """Compiled code calls no hooks."""
+    request = {"format": "fp32", "recipe": RECIPE, "device": "cpu"}
+
+    def compiled(function, runtime, kind):
+        def call(**inputs):
+            kept = [(m, m._forward_pre_hooks) for m in llama.model.modules()]
+            for module, _ in kept:
+                module._forward_pre_hooks = OrderedDict()
+            try:
+                return function(**inputs)
+            finally:
+                for module, hooks in kept:
+                    module._forward_pre_hooks = hooks
+
+        return call
+
+    monkeypatch.setattr(compiled_module, "compiled", compiled)
+    with torch.inference_mode():
+        subject = profiling.make_subject(llama.model, llama, request, None, 0)
+        eager = profiling.profile_cell(subject, "language-modeling", None)
+        model = compiled_module.CompiledModel(
+            llama.model, RUNTIMES["compile-fixed"], "cpu", pad=0, longest=19, new_tokens=4
+        )
+        subject = profiling.make_subject(
+            llama.model, llama, request | {"runtime": "compile-fixed"}, None, 0, (), model.eagerly
+        )
+        found = profiling.profile_cell(subject, "language-modeling", None)
+    assert found.note is None
+    assert found.prefill.work.flops_by_type == eager.prefill.work.flops_by_type
+    assert found.decode.work.flops_by_type == eager.decode.work.flops_by_type
 
 
 def test_a_phase_above_its_roof_is_measured_once_more(llama, monkeypatch):
@@ -483,14 +519,16 @@ def test_a_gpu_s_fp8_roof_is_asked_for_as_the_formats_multiply(monkeypatch):
     assert all(k["use_fast_accum"] for k in asked)
 
 
-def test_a_gpu_is_profiled_at_a_large_batch_too_unless_shapes_are_fixed(llama):
+def test_a_gpu_is_profiled_at_a_large_batch_too_where_fixed_shapes_have_it(llama):
     request = {"format": "fp32", "recipe": RECIPE, "device": "cuda:0"}
 
-    def batches(**more):
-        return profiling.make_subject(llama.model, llama, request | more, None, 0).batches
+    def batches(sizes=(), **more):
+        return profiling.make_subject(llama.model, llama, request | more, None, 0, sizes).batches
 
     assert batches() == batches(runtime="compile") == (1, 8, 64)
     assert batches(runtime="compile-fixed") == batches(device="cpu") == (1, 8)
+    assert batches((1, 64, 256), runtime="compile-fixed") == (1, 8, 64)
+    assert batches((64,), device="cpu") == (1, 8)
 
 
 def test_the_last_level_cache_is_the_largest_level_s_data(tmp_path):
@@ -622,6 +660,7 @@ class DeadWorker:
 def test_a_worker_that_dies_of_the_profile_costs_no_cell():
     worker, events = DeadWorker(), []
     executor = SimpleNamespace(roof=None, _ledger=SimpleNamespace(note=events.append))
-    assert Executor._profile(executor, worker, {}, 0.0) is None
+    why = "the worker was ended by SIGSEGV"
+    assert Executor._profile(executor, worker, {}, 0.0) == {"why": why}
     assert worker.killed
     assert "SIGSEGV" in events[0]

@@ -37,6 +37,7 @@ CELL: dict[str, Any] = {
         "data_hash": "d" * 16,
         "item_ids_hash": "e" * 16,
         "n": 40,
+        "order_hash": "a" * 16,
     },
     "format": "fp32",
     "recipe": {"kernel": "torch", "library": "torch", "compute_dtype": "float32"},
@@ -58,6 +59,12 @@ CELL: dict[str, Any] = {
     "trust_remote_code": False,
     "libraries": {"torch": "2.13.0", "transformers": "5.24.0"},
     "variables": {"ONEDNN_MAX_CPU_ISA": "AVX2"},
+    "protocol": {
+        "prompt": {"max_length": 512, "template": "Review: {text}"},
+        "decoding": {"by": "greedy", "max_new_tokens": 16},
+        "quality_metric": "accuracy",
+        "energy": "joules of the latency window",
+    },
     "until_decided": {"quality_budget": 0.01, "reference": "fp32"},
 }
 
@@ -204,12 +211,13 @@ def test_a_damaged_record_is_a_store_error_in_one_line(tmp_path, text):
     assert not isinstance(caught.value, NewerSchema)
 
 
-def test_a_record_that_is_no_text_or_not_there_is_a_store_error(tmp_path):
+def test_a_record_that_is_no_text_is_a_store_error_and_one_that_is_not_there_is_none(tmp_path):
     path = tmp_path / "cell.json"
     path.write_bytes(b"\xff\xfe{")
     with pytest.raises(StoreError):
         read_record(path)
-    with pytest.raises(StoreError):
+    # What can't be read says nothing of what it holds: nobody may set it aside as damaged.
+    with pytest.raises(FileNotFoundError):
         read_record(tmp_path / "none.json")
 
 

@@ -425,7 +425,7 @@ def test_equal_values_have_no_winner(output: Any, close: float) -> None:
 
 def test_missing_value_means_no_winner(output: Any) -> None:
     text = output(table(row("fp32"), compared("bf16", cost_per_1k_requests_usd=None)))
-    assert "No lowest cost per 1,000 requests is named: bf16 lacks a value." in text
+    assert "No lowest cost per 1,000 requests of all formats is named: bf16 lacks a value." in text
 
 
 def test_one_row_is_no_contest(output: Any) -> None:
@@ -713,12 +713,47 @@ def test_reading_wing_needs_no_torch() -> None:
 def test_no_winner_in_speed_or_money_is_named_where_other_work_disturbed_the_timing(output):
     busy = compared("bf16", "within", latency_p50_s=0.001, cautions="machine-busy")
     text = output(table(row("fp32"), busy))
-    assert "No lowest median latency is named, as other work disturbed the timing of bf16." in text
+    said = "No lowest median latency of all formats is named, as other work disturbed the timing of"
+    assert f"{said} bf16." in text
     both = output(table(row("fp32", cautions="machine-busy"), busy))
     assert "other work disturbed the timing of every format." in both
-    assert "No lowest cost per 1,000 requests is named" in text
+    assert "No lowest cost per 1,000 requests of all formats is named" in text
     assert "has the lowest median latency" not in text
     assert "disturbed" in text
+
+
+def test_a_place_on_the_front_says_where_it_was_timed_beside_other_work(output):
+    on = {"pareto": "yes", "pareto_probability": 1.0}
+    said = "Timed beside other work, so that their places"
+    text = output(table(row("fp32", **on), compared("bf16", **on, cautions="machine-busy")))
+    assert "yes 100 % (timed beside other work)" in text
+    assert f"{said} are only as good as these times, whatever the share of resamples: bf16." in text
+    assert said not in output(table(row("fp32", **on), compared("bf16", **on)))
+
+
+def test_the_title_names_the_load() -> None:
+    came = table(row("fp32", workload="poisson"), compared("bf16", workload="poisson"))
+    assert to_markdown(came).startswith(
+        "# Precision tradeoffs: tiny on sentiment, workload poisson"
+    )
+    assert to_markdown(table()).startswith("# Precision tradeoffs: tiny on sentiment\n")
+
+
+def test_the_load_stands_beside_the_latencies(output):
+    came = {"workload": "poisson", "scenario": "server", "offered_rate_per_s": 12.0,
+            "achieved_rate_per_s": 11.5, "queue_p50_s": 0.003}  # fmt: skip
+    lacks = {"latency_p99_s": None, "latency_p99_needed_n": 13_800}
+    text = output(table(row("fp32", **came), compared("bf16", **came, **lacks)))
+    assert "workload poisson" in text
+    assert "Load and queue" in text
+    for told in ("12.0 /s", "11.5 /s", "3.00 ms"):
+        assert told in text
+    # 13,800 requests at 11.5 per second.
+    assert "p99 of every row here would take about --duration 20m (bf16 most)" in text
+    plain = output(table(row("fp32"), compared("bf16", **lacks)))
+    assert "Load and queue" not in plain
+    # One after the other, 10 ms each.
+    assert "--duration 3m (bf16 most)" in plain
 
 
 def test_groups_of_other_workloads_are_told_apart_by_name() -> None:

@@ -16,7 +16,7 @@ import yaml
 
 from precision_explorer.cli import main
 from precision_explorer.errors import TaskError, UsageError
-from precision_explorer.records import AddedScore, AddedScores
+from precision_explorer.records import AddedScore, AddedScores, sealed
 from precision_explorer.report import to_csv, to_html, write_all
 from precision_explorer.runner import evaluate_job, scoring
 from precision_explorer.runner import rescore as rescoring
@@ -128,7 +128,8 @@ def test_a_score_that_its_predictions_do_not_give_is_named(run, capsys):
     path = sorted((run / "cells").iterdir())[0]
     document = json.loads(path.read_text())
     document["measurements"]["quality"]["scores"]["accuracy"] += 1e-4
-    path.write_text(json.dumps(document))
+    document.pop("sha256", None)
+    path.write_bytes(sealed(document))
     assert call("rescore", run) == 5
     out, err = capsys.readouterr()
     assert out.count(" differs ") == 1

@@ -18,20 +18,22 @@ PACKAGE = Path(precision_explorer.__file__).parent
 NAME = "precision_explorer"
 
 RANKS = {
-    "errors": 0, "units": 0,
+    "errors": 0, "units": 0, "bounded": 0, "scrub": 0,
     "records": 1, "stats": 1,
     "pareto": 2, "hardware": 2, "tasks": 2, "workload": 2, "store": 2,
     "search": 2, "endpoint": 2,
     "economics": 3, "formats": 3, "diagnose": 3,
     "models": 4, "measure": 4, "plan": 4, "table": 4,
-    "runner": 5, "decision": 5,
+    "runner": 5, "decision": 5, "comparison": 5,
     "report": 6,
-    "export": 7,
-    "cli": 8,
+    "export": 7, "audit": 7,
+    "api": 8,
+    "cli": 9,
     # The version and the program's own folders, which are no rooms: anyone may ask for them.
     NAME: 0, "paths": 1, "option_files": 1,
-    # The entry point of ``python -m``.
-    "__main__": 9,
+    # The names for other programs, which are imported when they are used, and the entry point of
+    # ``python -m``.
+    "__init__": 10, "__main__": 10,
 }  # fmt: skip
 
 # Imports of a room of the same rank, and why each is no knot.
@@ -57,11 +59,11 @@ MEASURING = {
     "formats.kernels", "formats.products", "formats.ranges", "formats.static", "formats.verify",
     "formats.watch",
     "models.causal_forward", "models.scoring", "models.states", "models.synthetic",
-    "models.compiled", "runner.compiling",
+    "models.compiled", "runner.compiling", "runner.non_finite",
     "formats.fp8", "models.generation", "models.greedy", "models.seq2seq",
     "models.continuous",
     "runner.batch_job", "runner.neighbour", "runner.numerics_job", "runner.preload",
-    "runner.session",
+    "runner.session", "runner.audit_model",
 }  # fmt: skip
 # These may import it inside functions, which are called in a worker or in a process of their own.
 INSIDE_FUNCTIONS = {"models.asked", "models.convert_gguf", "measure.memory", "runner.worker"}
@@ -128,7 +130,7 @@ def room_imports() -> set[tuple[str, str, str]]:
 
 
 def test_every_module_is_in_a_room():
-    assert {name.split(".")[0] for name in MODULES} == set(RANKS) - {NAME} | {"__init__"}
+    assert {name.split(".")[0] for name in MODULES} == set(RANKS) - {NAME}
 
 
 def test_a_room_imports_only_rooms_of_a_lower_rank():
@@ -187,9 +189,10 @@ def test_the_reading_wing_loads_no_torch_and_no_data_library():
     )
     names = [f"{NAME}.{module}".removesuffix(".__init__") for module in READING]
     for wanted in ("records", "stats", "store", "table", "economics", "pareto", "report", "plan",
-                   "export", "cli.export",
-                   "decision", "hardware", "tasks", "workload", "runner.sweep", "runner.manager",
-                   "runner.local", "cli.sweep", "cli.report", "models.reference"):  # fmt: skip
+                   "export", "cli.export", "audit", "cli.verify",
+                   "decision", "comparison", "hardware", "tasks", "workload", "runner.sweep",
+                   "runner.manager", "runner.local", "cli.sweep", "cli.report",
+                   "models.reference"):  # fmt: skip
         assert f"{NAME}.{wanted}" in names
     loaded = set(run_fresh(code, *names).stdout.split())
     assert "numpy" in loaded

@@ -222,7 +222,7 @@ class Fake:
         if self in Fake.loaded:
             Fake.loaded.remove(self)
 
-    close = kill
+    close = kill_soon = kill
 
     def ask(self, request: dict[str, Any], deadline: float) -> tuple[dict[str, Any], bytes]:
         op, number = request["op"], request.get("round")

@@ -14,7 +14,9 @@ import resource
 import signal
 import subprocess
 import sys
+import threading
 import time
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -25,8 +27,8 @@ import pytest
 import yaml
 from rich.console import Console
 
-from precision_explorer.cli import progress as progress_module
-from precision_explorer.cli.progress import _Live, _Plain, progress
+from precision_explorer.api import progress as progress_module
+from precision_explorer.api.progress import _Live, _Plain, progress
 from precision_explorer.errors import DoesNotFit, InvalidNumerics, StoreError, UsageError
 from precision_explorer.formats import Support
 from precision_explorer.hardware import DeviceFacts
@@ -46,6 +48,7 @@ from precision_explorer.runner.join import (
     ok_record,
     skipped_record,
 )
+from precision_explorer.runner.ledger import Tally
 from precision_explorer.runner.manager import (
     Event,
     WorkerError,
@@ -605,7 +608,8 @@ def test_a_certificate_that_can_t_be_made_costs_no_measurement(dies):
     assert record.applied.certificate is None
     assert text in messages(record)["execution-unknown"]
     # A worker that ended is asked for no profile.
-    assert executor._profile(worker, {}, 0.0) is None
+    why = "the worker ended in the certificate's pass"
+    assert executor._profile(worker, {}, 0.0) == {"why": why}
     assert worker.asked == ["certificate"]
 
 
@@ -1040,6 +1044,20 @@ FACTS = DeviceFacts(
 )
 VERSIONS = {"torch": "2.13.0", "transformers": "5.24.0", "torchao": "0.17", "bitsandbytes": "0.49"}
 RECIPE = {"kernel": "torch", "library": "torch", "compute_dtype": "float32"}
+
+
+def test_an_answer_from_before_a_kernel_of_our_own_is_not_taken_for_one(tmp_path, monkeypatch):
+    """The dry run of such a format on CUDA tries that kernel too."""
+    monkeypatch.setattr(probe_module, "cache_dir", lambda: tmp_path)
+
+    def path(kind: str, format_id: str) -> Path:
+        facts = FACTS.model_copy(update={"kind": kind})
+        return probe_module._cache_path(facts, format_id, {}, 1)
+
+    before = {(k, f): path(k, f) for k in ("cpu", "cuda") for f in ("fp32", "fp8-dynamic")}
+    monkeypatch.setattr(probe_module, "OWN_ON_CUDA", {"fp8-dynamic": "another"})
+    changed = {key for key, old in before.items() if path(*key) != old}
+    assert changed == {("cuda", "fp8-dynamic")}
 
 
 class Device:
@@ -1599,6 +1617,37 @@ def by_path(tmp_path, quick_workload, monkeypatch) -> Prepared:
     return prepare_sweep(make_spec(options(tmp_path, quick_workload) | given), nothing)
 
 
+def test_rounds_that_other_places_have_measured_are_not_gone_on_with_here(by_path, monkeypatch):
+    begun_anew = []
+    monkeypatch.setattr(sweep, "start_anew", lambda folder, lot: begun_anew.append(lot.cells))
+    monkeypatch.setattr(sweep, "_roof", lambda *given: None)
+    monkeypatch.setattr(sweep, "estimated", lambda *given: nullcontext(nothing))
+    monkeypatch.setattr(sweep.Executor, "run", lambda self: Tally())
+
+    def run(**before: Any) -> int:
+        folder, _ = run_sweep(by_path, nothing)
+        path = folder.path / "sweep.json"
+        document = json.loads(path.read_text())
+        path.write_text(json.dumps(document | {"spec": document["spec"] | before}))
+        return len(begun_anew)
+
+    assert run() == 0
+    assert run(executor="ray") == 0
+    assert run() == 1
+    assert run(device="all") == 1
+    assert run(cores=2) == 2
+    assert run() == 3
+    assert {len(cells) for cells in begun_anew} == {len(by_path.plan.cells)}
+
+
+def test_settings_of_a_cluster_name_people_and_stay_out_of_the_document(by_path):
+    named = {"executor": "slurm", "slurm": ("account=somebody",), "ray_address": "host:1"}
+    asked = replace(by_path, spec=by_path.spec.model_copy(update=named))
+    text = json.dumps(sweep_document(asked, "run"))
+    assert "somebody" not in text
+    assert "host:1" not in text
+
+
 def test_the_document_of_a_sweep_holds_no_path(tmp_path, by_path, quick_workload):
     """Results are passed on: paths name people and machines."""
     document = sweep_document(by_path, "run")
@@ -1623,3 +1672,50 @@ def test_the_document_of_a_sweep_says_what_is_measured_and_how(by_path):
     assert document["environment"]["threads"] == 1
     same = replace(by_path, spec=by_path.spec.model_copy(update={"out": "/else/where"}))
     assert sweep_document(same, "run") == sweep_document(by_path, "run")
+
+
+def _tell_blocked(connection):
+    connection.send([int(number) for number in signal.pthread_sigmask(signal.SIG_BLOCK, [])])
+
+
+def test_what_is_started_holds_ctrl_c_back_and_the_manager_does_not():
+    """Else an interrupt of the group while a worker starts prints a traceback of its server."""
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=_tell_blocked, args=(theirs,))
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    with manager._interrupts_held():
+        process.start()
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == before
+    assert ours.poll(60)
+    assert signal.SIGINT in ours.recv()
+    process.join()
+
+
+INTERRUPTED = """
+import signal, sys
+signal.signal(signal.SIGINT, lambda *_: None)
+from precision_explorer.runner import manager
+print("ready", flush=True)
+worker = manager.WorkerHandle(manager.start_context(preload=False), lambda event: None)
+print("hello", flush=True)
+worker.close()
+"""
+
+
+def test_ctrl_c_while_a_worker_starts_ends_neither_it_nor_its_server():
+    """The group is interrupted again and again, from before the fork server starts until the worker
+    has said hello: the one that asked decides what becomes of them."""
+    script = [sys.executable, "-c", INTERRUPTED]
+    process = subprocess.Popen(
+        script, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    assert process.stdout.readline() == "ready\n"
+    said: list[str] = []
+    reader = threading.Thread(target=lambda: said.append(process.stdout.readline()))
+    reader.start()
+    while reader.is_alive():
+        os.killpg(process.pid, signal.SIGINT)
+        reader.join(0.005)
+    rest, errors = process.communicate(timeout=60)
+    assert (said, rest, errors, process.returncode) == (["hello\n"], "", "", 0)

@@ -183,6 +183,13 @@ class Failing:
         self.killed = True
 
 
+def without(folder: Any, cell_id: str, name: str) -> None:
+    """As before the comparison: what a record holds is not asked for again."""
+    record = folder.read_record(cell_id)
+    measured = record.measurements.model_copy(update={name: None})
+    folder.write_record(record.model_copy(update={"measurements": measured}))
+
+
 def test_a_comparison_that_fails_costs_itself_alone_and_is_not_tried_again(
     tmp_path, given, resumed
 ):
@@ -192,6 +199,8 @@ def test_a_comparison_that_fails_costs_itself_alone_and_is_not_tried_again(
     part = folder.part_path(cell_id, "noise").with_suffix(".json")
     stored = part.read_bytes()
     part.unlink()
+    assert Comparisons(found.spec, found.plan, folder).lacking(planned) == []
+    without(folder, cell_id, "noise")
     notes: list[Event] = []
     executor = Executor(
         found.spec, found.plan, found.facts, found.environment, folder, notes.append
@@ -222,6 +231,7 @@ def test_a_format_whose_divergence_fails_keeps_its_row(given, resumed):
     folder, name = resumed.folder, f"positions-{resumed.cells['fp32']}"
     stored = folder.read_part(planned.cell_id, name)
     folder.part_path(planned.cell_id, name).with_suffix(".json").unlink()
+    without(folder, planned.cell_id, "positions")
     worker: Any = Failing()
     executor = Executor(
         found.spec, found.plan, found.facts, found.environment, folder, lambda event: None
@@ -361,6 +371,7 @@ def test_what_is_asked_under_fixed_shapes(given):
                  for c in (reference, other)]  # fmt: skip
         kept = SimpleNamespace(
             has_part=lambda cell_id, part: part == "quality",
+            read_record=lambda cell_id: None,
             read_answer=lambda cell_id, part: {"kept": {}},
             part_path=lambda cell_id, part: Path("kept.arrow"),
         )

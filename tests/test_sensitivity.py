@@ -188,6 +188,17 @@ def test_deciding_again_anywhere_in_the_range_agrees(small, objective, name):
             assert (again.chosen.name if again.chosen else None) == change.choice
 
 
+def test_an_input_of_0_is_shown_and_not_moved(small):
+    found = decide(small, "net", price_per_hour=0.36, value_per_correct=2e-6, cost_per_error=0)
+    one = moves(found)["usd_per_error"]
+    assert one.value == 0
+    assert one.lower is one.higher is None
+    assert one.note.startswith("not moved: no factor changes a 0")
+    text = run("decide", small, "--objective", "net", "--value-per-correct", "2e-6",
+               "--cost-per-error", "0").stdout  # fmt: skip
+    assert "Cost of an error" in text
+
+
 def test_efficiency_knows_no_price(tmp_path):
     cells = [
         cell("fp32", energy=NVML),
@@ -226,7 +237,11 @@ def test_a_disturbed_format_that_enters_names_none(tmp_path):
     path = make_run(tmp_path / "b", [cell("fp32"), cell("bf16", 115, rate=200.0, cautions=busy)])
     change = moves(decide(path, "cost"))["quality_budget"].higher
     assert change.choice is None
+    assert change.why == "other work disturbed the timing of bf16"
     assert decide(path, "cost", quality_budget=change.value * 1.001).chosen is None
+    assert "no format is named: other work disturbed the timing of bf16" in to_markdown(
+        build([path], {})
+    )
 
 
 def test_the_table_stands_in_decide_its_document_and_the_reports(small):

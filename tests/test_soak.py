@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
 from types import SimpleNamespace
 
@@ -143,6 +145,59 @@ def test_a_window_sums_up_its_readings():
     assert window.other_work_share == 0.02
     assert window.memory_bytes == 1000
     assert not window.is_flagged  # A board at its power limit is no trouble.
+
+
+# Prints how many rows there are, the bytes they are counted as, and what the process grew by.
+ROWS_OF_REQUESTS = """
+import contextlib
+from precision_explorer.hardware.fakes import FakeClock
+from precision_explorer.measure.latency import single_stream
+from precision_explorer.measure.memory import own_bytes
+from precision_explorer.workload import load_workload
+
+clock, held = FakeClock(), []
+rules = load_workload("single-stream").model_copy(
+    update={"min_requests": 50_000, "warmup_requests": 0, "warmup_seconds": 0.0}
+)
+
+def request(index):
+    clock.sleep(0.001)
+    return {"phases": {"tokenize": 0.1 * index, "forward": 0.2 * index, "post": 0.3 * index}}
+
+@contextlib.contextmanager
+def watch(origin_s, kept_bytes):
+    before = kept_bytes(), own_bytes()
+    yield
+    held.append((kept_bytes() - before[0], own_bytes() - before[1]))
+
+series = single_stream(request, 7, rules, clock=clock, watch=watch)
+print(len(series.rows), *held[0])
+"""
+
+
+def test_the_rows_of_the_requests_are_no_growth_of_memory():
+    """Real objects in a new process (one that freed memory before need not grow): what they take
+    is what the kernel says, within what its pages hide."""
+    done = subprocess.run(
+        [sys.executable, "-c", ROWS_OF_REQUESTS], capture_output=True, text=True, check=True
+    )
+    rows, kept, grown = map(int, done.stdout.split())
+    assert rows > 50_000
+    assert kept == pytest.approx(grown, rel=0.2)
+
+
+def test_soak_windows_leave_out_the_rows_of_the_requests():
+    clock = FakeClock()
+    # On a GPU memory is the device's, which rows are not in.
+    for facts, there in ((CPU, 600), (CPU.model_copy(update={"kind": "cuda"}), 1000)):
+        made = SoakMonitor(
+            facts, 1.0, 0.0, readings=Script(Reading()), memory=lambda: 1000,
+            kept_bytes=lambda: 400, others=Shares(None), clock=clock,
+        )  # fmt: skip
+        made.begin()
+        clock.sleep(1)
+        made.tick()
+        assert made.windows()[0].memory_bytes == there
 
 
 @pytest.mark.parametrize(

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import numpy as np
 import pytest
 
 from precision_explorer.errors import StoreError, UsageError
-from precision_explorer.records import Cell
+from precision_explorer.records import Cell, sealed, unsealed
 from precision_explorer.records.record import BatchRate
 from precision_explorer.report.groups import groups
 from precision_explorer.stats import interval, mcnemar_exact, needed_n, tango, wilson
@@ -242,8 +244,10 @@ def make_run(
             "methods": {cell.method_id: cell.method() for cell in planned},
         }
     )
+    # Each folder is a measurement of its own, however alike the figures.
+    moment = f"2026-01-02T03:04:05.{crc32(str(path).encode()) % 10**6:06}Z"
     for record, rows in cells:
-        folder.write_record(record)
+        folder.write_record(record.model_copy(update={"started_at": moment}))
         if rows is not None:
             folder.write_samples(record.cell_id, rows)
     folder.write_manifest()
@@ -955,6 +959,24 @@ def test_several_machines_come_into_one_table_each_with_its_own_reference(tmp_pa
     assert table.context.run == "small, second"
     assert len(table.context.prices) == 2
     assert len(table.context.manifest_root.split(", ")) == 2
+
+
+def test_a_run_given_twice_or_its_copy_is_refused(tmp_path, small_run):
+    copy = tmp_path / "copy"
+    shutil.copytree(small_run, copy)
+    RunFolder(copy).write_manifest()
+    RunFolder(small_run).write_manifest()
+    for paths in ([small_run, small_run], [small_run, copy]):
+        with pytest.raises(UsageError, match="hold the same run; give each run once"):
+            build(paths)
+    # Something was added to the copy, and nothing was measured again.
+    for path in (copy / "cells").glob("*.json"):
+        document = unsealed(path.read_bytes())
+        document["cautions"] = [{"id": "late", "message": "Late."}]
+        path.write_bytes(sealed(document))
+    RunFolder(copy).write_manifest()
+    with pytest.raises(UsageError, match="hold one and the same measurement of fp32 on sentiment"):
+        build([small_run, copy])
 
 
 def test_two_runs_of_one_machine_are_compared_with_each_other(tmp_path):

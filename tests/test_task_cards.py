@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
+from precision_explorer import paths
 from precision_explorer.errors import TaskError
 from precision_explorer.tasks import bundled_cards, card_hash, cards, load_card
 
@@ -237,7 +238,7 @@ def test_bundled_cards_are_found_in_the_package_or_beside_it(
         folder.mkdir(parents=True)
         if folder.name != "no-card":
             write(folder, CLASSIFICATION)
-    monkeypatch.setattr(cards, "__file__", str(room / "cards.py"))
+    monkeypatch.setattr(paths, "__file__", str(room.parent / "paths.py"))
     assert bundled_cards() == {"c": inside / "c" / "task.yaml"}
     (inside / "c" / "task.yaml").unlink()
     (inside / "c").rmdir()

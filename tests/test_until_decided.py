@@ -272,9 +272,9 @@ def test_positions_beyond_the_last_look_are_clusters_of_their_own(monkeypatch):
     rows = {"id": ["e0", "e50"], "kl": [0.1, 0.2], "same_top": [True, True]}
     entry = SimpleNamespace(
         quality=quality(classified(set(), 32)),
-        folder=SimpleNamespace(read_samples=lambda cell_id, kind: rows),
+        folder=SimpleNamespace(read_samples=lambda cell_id, kind, sha256: rows),
         record=SimpleNamespace(
-            cell_id="one", cell=SimpleNamespace(seed=0),
+            cell_id="one", cell=SimpleNamespace(seed=0), known_samples=None,
             measurements=SimpleNamespace(positions=SimpleNamespace(reference="ref")),
         ),
     )  # fmt: skip

@@ -10,7 +10,7 @@ import contextlib
 import json
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -36,6 +36,8 @@ class Faults:
     text_only: bool = False
     strict: bool = False
     no_usage: bool = False
+    ends: Callable[[list[Json]], bool] | None = None
+    """By what was asked so far: whether the server is gone from now on."""
 
 
 class TinyServer:
@@ -50,6 +52,7 @@ class TinyServer:
         self.seen: list[Json] = []
         self.keys: list[str | None] = []
         self.running = self.most_running = 0
+        self.is_gone = False
         self.lock = threading.Lock()
         handler = type("Handler", (_Handler,), {"owner": self})
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
@@ -68,6 +71,11 @@ class TinyServer:
 
     def __exit__(self, *error: object) -> None:
         self._server.shutdown()
+        self._server.server_close()
+
+    def go(self) -> None:
+        """No connection is taken any more, and none that is there is answered."""
+        self.is_gone = True
         self._server.server_close()
 
     # -- the model ---------------------------------------------------------------------------
@@ -132,6 +140,11 @@ class _Handler(BaseHTTPRequestHandler):
         owner = self.owner
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         owner.seen.append(body)
+        if owner.faults.ends is not None and owner.faults.ends(owner.seen):
+            owner.go()
+        if owner.is_gone:
+            self.close_connection = True
+            return
         if self._faulty(self.path):
             return
         if refusal := self._refusal(body):

@@ -19,26 +19,107 @@ class TroubleConfig(BertConfig):
 class TroubleForSequenceClassification(BertForSequenceClassification):
     config_class = TroubleConfig
 
+    def __init__(self, config):
+        super().__init__(config)
+        dtype = torch.get_default_dtype()
+        if dtype == torch.bfloat16:
+            {bf16_load}
+        if dtype == torch.float16:
+            {fp16_load}
+
     def forward(self, *args, **kwargs):
         if self.dtype == torch.bfloat16:
-            {statement}
+            {bf16}
+        if self.dtype == torch.float16:
+            {fp16}
         return super().forward(*args, **kwargs)
+
+
+def poison(model):
+    if not hasattr(model, "poisoned"):
+        model.poisoned = True
+        layer = model.bert.encoder.layer[0].output.LayerNorm
+        layer.register_forward_hook(lambda m, i, out: out * float("nan"))
+
+
+def refuse_batches_of(count, ids):
+    if ids.shape[0] == count:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+
+def step_the_clock():
+    # Hours to and fro, at each reading.
+    hours = [0, 5, -3, 1]
+    real = step_the_clock.real
+
+    def stepped():
+        hours.append(hours.pop(0))
+        return real() + 3600 * hours[0]
+
+    time.time = stepped
+
+
+step_the_clock.real = time.time
+
+
+class DyingMeter:
+    source, boundary, min_window_s = "measured:rapl", "CPU packages", 0.0
+    reads = 0
+
+    def supported(self):
+        return True
+
+    def energy_j(self):
+        DyingMeter.reads += 1
+        if DyingMeter.reads > 3:
+            raise FileNotFoundError(2, "No such file or directory", "energy_uj")
+        return float(DyingMeter.reads)
+
+
+def take_the_meter_away():
+    from precision_explorer.runner import session
+
+    session.open_sensor = lambda facts: DyingMeter()
+
+
+def flood():
+    if hasattr(flood, "done"):
+        return
+    flood.done = True
+    libc, lines = ctypes.CDLL(None), b"c" * 1_000_000
+    for _ in range(150):
+        libc.write(1, lines, len(lines))
+        libc.write(2, lines, len(lines))
+        print("p" * 1_000_000)
+    print("the last words", flush=True)
 """
 
-# What each does in bfloat16; in other formats the model is the demo.
+# What each does in bfloat16, or in float16; in other formats the model is the demo.
 STATEMENTS = {
     "segfault": "ctypes.string_at(0)",
     "exit-without-answer": "os._exit(0)",
     "hang": "time.sleep(3600)",
     "allocation": "torch.empty(1 << 50)",
     "exception": "raise KeyError('no such thing')",
-    "flood": "print('x' * 5_000_000)",
+    "flood": "flood()",
+    "cuda-out-of-memory": (
+        "raise torch.OutOfMemoryError('CUDA out of memory. Tried to allocate 2.00 GiB')"
+    ),
+    "no-batch-of-3": (
+        "refuse_batches_of(3, kwargs['input_ids'] if 'input_ids' in kwargs else args[0])"
+    ),
+    "device-lost": "raise RuntimeError('CUDA error: unspecified launch failure')",
+    "nan": "poison(self)",
+    "clock-stepped": "step_the_clock()",
+    "meter-gone": "take_the_meter_away()",
 }
+# The same while the model is loaded.
+LOADING = {"exit-in-load": "os._exit(0)"}
 
 
-def troubled_model(folder: Path, trouble: str) -> Path:
-    """A folder whose model does `STATEMENTS[trouble]` when run in bfloat16 (needs
-    trust_remote_code)."""
+def troubled_model(folder: Path, trouble: str | None, half: str | None = None) -> Path:
+    """A folder whose model does `trouble` of `STATEMENTS` or `LOADING` in bfloat16, and `half` in
+    float16 (needs trust_remote_code)."""
     shutil.copytree(DEMO, folder)
     config = json.loads((folder / "config.json").read_text())
     config |= {
@@ -52,7 +133,10 @@ def troubled_model(folder: Path, trouble: str) -> Path:
         },
     }
     (folder / "config.json").write_text(json.dumps(config))
-    code = _CODE.format(statement=STATEMENTS[trouble])
+    code = _CODE
+    for dtype, name in (("bf16", trouble), ("fp16", half)):
+        code = code.replace(f"{{{dtype}}}", STATEMENTS.get(name or "", "pass"))
+        code = code.replace(f"{{{dtype}_load}}", LOADING.get(name or "", "pass"))
     (folder / "modeling_trouble.py").write_text(code)
     return folder
 

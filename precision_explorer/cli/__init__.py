@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
 import sys
+from contextlib import suppress
 from typing import Any, NoReturn
 
 import click
@@ -20,16 +22,23 @@ COMMANDS = {
     "mix": "Search which format each layer should be held in, within a budget.",
     "report": "Make the tables and the HTML page of runs again from their records.",
     "export": "The table of runs for Parquet, JSON, Excel, a model card, MLflow, or as PNG.",
+    "verify": "Whether a run still is what was measured: its files, and its tables from them.",
+    "reproduce": "Run a stored run's plan again, and say what came out otherwise.",
     "rescore": "Compute metrics again from stored predictions, without a model.",
     "diagnose": "Why a format is or is not faster, against the device's own limits.",
     "decide": "Which format, from limits and one objective: how sure, and what would change it.",
+    "compare": "What changed between runs of the same method: machines, libraries, days.",
+    "gate": "Fail where a run is worse than a baseline beyond budgets, for pull requests.",
     "capacity": "Machines per format for a rate within a latency objective, and their cost.",
     "fetch": "Get a model that needs no model hub.",
+    "completion": "Print the script by which bash, zsh or fish complete commands and their values.",
 }
 _EPILOG = (
-    "Exit codes: 0 all cells ok or skipped; 1 wrong use; 3 some cells failed; 5 stored scores are "
-    "not those of their predictions (rescore), or no format meets the objective (capacity) or is "
-    "known to hold the limits (decide); 130 interrupted."
+    "Exit codes: 0 all cells ok or skipped; 1 wrong use; 3 some cells failed; 4 a run is worse "
+    "than its baseline (gate); 5 stored scores are not those of their predictions (rescore), a run "
+    "is not as it was (verify) or answers otherwise (reproduce), or no format meets the objective "
+    "(capacity) or is known to hold the limits (decide), or methods differ (compare, gate); 130 "
+    "interrupted (143 by SIGTERM, 129 by SIGHUP)."
 )
 
 
@@ -51,7 +60,8 @@ class _LazyGroup(click.Group):
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
         from precision_explorer.errors import UsageError, unknown_name
 
-        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+        unknown = args and args[0] not in COMMANDS and not args[0].startswith("-")
+        if unknown and not ctx.resilient_parsing:  # A shell that asks what could follow.
             raise UsageError(unknown_name("command", args[0], COMMANDS))
         return super().resolve_command(ctx, args)
 
@@ -70,32 +80,59 @@ def group() -> None:
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit: errors made on purpose, and the system's refusals, become one
     line and their code. Without arguments: the help."""
+    from precision_explorer.cli.stopping import exit_code, stoppable, was_asked
     from precision_explorer.errors import PrecisionExplorerError
 
     given = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
     try:
-        code = group.main(given, standalone_mode=False, prog_name="precision-explorer")
-        sys.stdout.flush()
+        with stoppable():
+            code = group.main(given, standalone_mode=False, prog_name="precision-explorer")
+            sys.stdout.flush()
     except PrecisionExplorerError as error:
         _fail(str(error), error.exit_code)
     except click.ClickException as error:
         _fail(error.format_message(), 1)
-    except BrokenPipeError:
-        # The reader of stdout has gone, as `head` does: nothing is left to say, not even at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
     except OSError as error:
-        where = f": {error.filename}" if error.filename else ""
-        _fail(f"{error.strerror or error}{where}; check the path, its rights and the space left", 1)
+        # A signal may come with the loss of what was written to: the terminal (EIO), or the reader
+        # of a pipe.
+        if was_asked():
+            _end(exit_code())
+        # The reader of stdout has gone, as `head` does: nothing is left to say.
+        if isinstance(error, BrokenPipeError):
+            _end(1)
+        _fail(_refused(error), 1)
     except (click.Abort, KeyboardInterrupt):
-        click.echo("interrupted; what was done is kept", err=True)
-        sys.exit(130)
-    sys.exit(code or 0)
+        with suppress(OSError):  # Its terminal may be gone.
+            click.echo("interrupted; what was done is kept", err=True)
+        _end(exit_code())
+    _end(code or 0)
+
+
+def _refused(error: OSError) -> str:
+    """One line of what the system refuses, and what to do."""
+    where = f": {error.filename}" if error.filename else ""
+    what = f"{error.strerror or error}{where}"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return f"{what}; free some space, then run the same command again: what was done is kept"
+    return f"{what}; check the path, its rights and the space left"
 
 
 def _fail(message: str, code: int) -> NoReturn:
     # What a user typed may hold line breaks; an error is one line.
-    click.echo(f"error: {' '.join(message.split())}", err=True)
+    with suppress(OSError):
+        click.echo(f"error: {' '.join(message.split())}", err=True)
+    _end(code)
+
+
+def _end(code: int) -> NoReturn:
+    """Exit with `code`. Python would flush the streams again, and exit with 120 where it can't: one
+    whose terminal or reader is gone leads nowhere from here on."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            with suppress(OSError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
     sys.exit(code)
 
 

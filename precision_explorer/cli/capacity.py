@@ -7,11 +7,14 @@ from typing import Any
 
 import click
 
-from precision_explorer.cli.money import money_from, price_option
+from precision_explorer.cli import completing
+from precision_explorer.cli.money import price_option
 
 
 @click.command("capacity", short_help="Machines per format for a rate within a latency objective.")
-@click.argument("run", type=click.Path(path_type=Path), metavar="RUN")
+@click.argument(
+    "run", type=click.Path(path_type=Path), metavar="RUN", shell_complete=completing.runs
+)
 @click.option("--rate", metavar="200/s", required=True, help="Requests that come, per s, min or h.")
 @click.option("--slo", metavar="p99=200ms", help="The latency objective (that of RUN's sweep).")
 @click.option("--price-per-hour", type=float, metavar="USD", help="Your price for one machine.")
@@ -46,6 +49,7 @@ def command(
 
     Simulates the machines' queues with the service times that RUN measured; runs no model.
     """
+    from precision_explorer.api.reader import money_from
     from precision_explorer.table.capacity import capacity_of
 
     demand = _demand(run, options)

@@ -7,14 +7,23 @@ from typing import Any
 
 import click
 
-from precision_explorer.cli.limits import limit_options, reader_from
-from precision_explorer.cli.money import money_from, money_options
+from precision_explorer.cli import completing
+from precision_explorer.cli.limits import limit_options
+from precision_explorer.cli.money import money_options
 
 
 @click.command("decide", short_help="Which format, from limits and one objective.")
-@click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="RUN...")
+@click.argument(
+    "runs",
+    nargs=-1,
+    required=True,
+    type=click.Path(path_type=Path),
+    metavar="RUN...",
+    shell_complete=completing.runs,
+)
 @click.option(
     "--objective", metavar="NAME", default="cost",
+    shell_complete=completing.one_of(completing.OBJECTIVES),
     help="What the best is asked for (cost): cost, latency, latency_p90, latency_p99, "
     "latency_p999, rate (where it was searched), throughput, memory, weights, energy (or "
     "efficiency), value, net (with --value-per-correct), quality.",
@@ -44,18 +53,15 @@ def command(
     --slo its own latency objective, if it has one. Exit code 5: no format qualifies, that can't
     be told yet, or what ran was not verified.
     """
-    from precision_explorer.decision import Question, decisions
+    from precision_explorer.api.answers import decide
+    from precision_explorer.api.reader import money_from, reader_from
     from precision_explorer.report.decision import print_decisions
     from precision_explorer.table import build
-    from precision_explorer.table.figures import parse_objective
-    from precision_explorer.table.limits import limits_of
 
-    wanted = parse_objective(objective)
     reader = reader_from(slo, **limits)
     reader |= money_from(price, price_per_hour, value_per_correct, cost_per_error)
     table = build(list({path.resolve(): path for path in runs}.values()), reader)
-    question = Question(wanted, limits_of(table.context))
-    found = decisions(table, question, task)
+    found = list(decide(table, objective, task))
     if not found:
         click.echo("no format has a result here; precision-explorer report says why", err=True)
     if as_json:
@@ -63,7 +69,7 @@ def command(
     else:
         from precision_explorer.cli.show import console
 
-        print_decisions(found, console())
+        print_decisions(found, console(), table.context.prices)
     return 0 if found and all(decision.chosen for decision in found) else 5
 
 

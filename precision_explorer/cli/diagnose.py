@@ -7,9 +7,13 @@ from typing import Any
 
 import click
 
+from precision_explorer.cli import completing
+
 
 @click.command("diagnose", short_help="Why a format is or is not faster.")
-@click.argument("run", type=click.Path(path_type=Path), metavar="RUN")
+@click.argument(
+    "run", type=click.Path(path_type=Path), metavar="RUN", shell_complete=completing.runs
+)
 @click.option("--json", "as_json", is_flag=True, help="The same as one JSON document.")
 def command(run: Path, as_json: bool) -> int:
     """Why each format of RUN is or is not faster than the reference.
@@ -17,7 +21,7 @@ def command(run: Path, as_json: bool) -> int:
     Holds each cell's profile against what the device can do at most: arithmetic, memory and the
     starting of operators. Says what bounds it, what those limits promised and what came of it.
     """
-    from precision_explorer.cli.progress import progress
+    from precision_explorer.api.progress import progress
     from precision_explorer.errors import StoreError
     from precision_explorer.store import read_run
     from precision_explorer.table import build

@@ -40,7 +40,7 @@ def command(device: str | None, device_profile: str | None, as_json: bool) -> in
         else:
             _print_table(f"{profile.name}: not probed, from {profile.source}", supports, False)
         return 0
-    from precision_explorer.cli.progress import progress
+    from precision_explorer.api.progress import progress
     from precision_explorer.hardware import library_versions
     from precision_explorer.runner.sweep import probe_device
 

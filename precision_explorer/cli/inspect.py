@@ -37,7 +37,7 @@ def command(source: Path | None, **options: Any) -> int:
         write_numerics(document := read_numerics(source), source)
         return _show(document, source)
 
-    from precision_explorer.cli.progress import progress
+    from precision_explorer.api.progress import progress
     from precision_explorer.runner.numerics import (
         inspection_folder,
         inspection_spec,

@@ -40,6 +40,9 @@ _WHOLE_WIDTH, _LOSS_WIDTH = 100, 12
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads (all usable cores).")
 @click.option("--revision", metavar="REV", help="Hub revision of the model; recorded.")
 @click.option("--trust-remote-code", is_flag=True, help="Let the model's own code run.")
+@click.option(
+    "--allow-pickle", is_flag=True, help="Read pickled weights where there are no others."
+)
 def command(**given: Any) -> int:
     """Search which format each linear layer should be held in, within one budget.
 
@@ -47,7 +50,7 @@ def command(**given: Any) -> int:
     KL divergence from the unquantized model) within the budget is searched by integer programming,
     tried as a whole, and written. Run it by: sweep --formats mixed:recipe.yaml
     """
-    from precision_explorer.cli.progress import progress
+    from precision_explorer.api.progress import progress
     from precision_explorer.runner.mix import MixOptions, find_recipe
 
     budget = _one_budget(given)

@@ -34,22 +34,3 @@ def money_options(function: Callable[..., Any]) -> Callable[..., Any]:
     for option in reversed([price_option, *WORTH]):
         function = option(function)
     return function
-
-
-def money_from(
-    price: Path | None,
-    price_per_hour: float | None,
-    value_per_correct: float | None = None,
-    cost_per_error: float | None = None,
-) -> dict[str, Any]:
-    """What `table.build` takes of these, without those that were not given; UsageError for a price
-    file that can't be."""
-    from precision_explorer.economics import load_prices
-
-    found = {
-        "price": load_prices(price).model_dump(mode="json") if price is not None else None,
-        "price_per_hour": price_per_hour,
-        "value_per_correct": value_per_correct,
-        "cost_per_error": cost_per_error,
-    }
-    return {name: value for name, value in found.items() if value is not None}

@@ -8,27 +8,38 @@ from typing import Any
 
 import click
 
+from precision_explorer.cli import completing
 from precision_explorer.cli.money import WORTH, grid_option
 
 _OPTIONS: list[Callable[..., Any]] = [
     click.option(
         "--model", multiple=True, metavar="ID|PATH|demo",
+        shell_complete=completing.one_of(completing.MODELS, or_file=True),
         help="A hub id, a local folder, smollm2-135m once fetched, or demo (the default).",
     ),
     click.option(
         "--task", multiple=True, metavar="NAME|PATH",
+        shell_complete=completing.one_of(completing.tasks, or_file=True),
         help="A bundled card (see: precision-explorer tasks), a path to a task.yaml, or "
         "lm-eval:NAME for a task of lm-evaluation-harness.",
     ),
     click.option(
         "--formats", metavar="a,b,...|all",
+        shell_complete=completing.several_of(completing.FORMATS),
         help="Formats, comma-separated; by default the nine from fp32 to int8-dynamic. "
         "mixed:recipe.yaml is a recipe of mix. The reference is always among them.",
     ),
-    click.option("--reference", metavar="FORMAT", help="What others are compared to (fp32)."),
-    click.option("--device", metavar="auto|cpu|cuda:0", help="Where to run (auto)."),
+    click.option(
+        "--reference", metavar="FORMAT", help="What others are compared to (fp32).",
+        shell_complete=completing.one_of(completing.FORMATS[:-1]),
+    ),
+    click.option(
+        "--device", metavar="auto|cpu|cuda:0|all",
+        help="Where to run (auto); all: every GPU of this machine at once.",
+    ),
     click.option(
         "--runtime", metavar="eager,compile,...",
+        shell_complete=completing.several_of(completing.RUNTIMES),
         help="How the model is run (eager): eager, compile (torch.compile, inputs of any length), "
         "compile-fixed (padded to few lengths; CUDA graphs on a GPU), or a server that is asked: "
         "endpoint:[FORMAT:]http://host:8000/v1[#MODEL].",
@@ -56,6 +67,7 @@ _OPTIONS: list[Callable[..., Any]] = [
     ),
     click.option(
         "--workload", metavar="NAME|FILE",
+        shell_complete=completing.one_of(completing.WORKLOADS, or_file=True),
         help="How requests come (single-stream); a preset, or a .yaml file.",
     ),
     click.option(
@@ -75,6 +87,11 @@ _OPTIONS: list[Callable[..., Any]] = [
         "--find-rate", is_flag=True, default=None,
         help="Under a workload of scenario server: search for the largest rate that holds the "
         "objective of --slo, in place of the workload's own rate.",
+    ),
+    click.option(
+        "--audit", is_flag=True, default=None,
+        help="Audit each cell's measurement after its timed rounds, as MLPerf's compliance tests "
+        "do; cells that are there already are audited too.",
     ),
     click.option(
         "--spec", type=click.Path(path_type=Path), metavar="FILE.yaml",
@@ -98,11 +115,40 @@ _OPTIONS: list[Callable[..., Any]] = [
         help="The loss of quality that you accept: points for shares, relative otherwise (1%).",
     ),
     click.option("--seed", type=int, metavar="N", help="Seed of the order of examples (0)."),
-    click.option("--executor", metavar="local", help="Where cells run (local)."),
+    click.option(
+        "--executor", metavar="local|ray|slurm",
+        help="Where cells run (local): this machine, the nodes of a Ray cluster, or Slurm jobs.",
+    ),
+    click.option(
+        "--ray-address", metavar="HOST:PORT",
+        help="A running Ray cluster; without it one is started on this machine for the sweep.",
+    ),
+    click.option(
+        "--on", metavar="TYPE,...",
+        help="Only nodes with this custom resource of Ray's, or of this GPU type of Slurm's; of "
+        "several types each is a run of its own.",
+    ),
+    click.option(
+        "--cores", type=int, metavar="N",
+        help="Whole CPU cores for each place that measures, which no other place has.",
+    ),
+    click.option(
+        "--one-at-a-time", is_flag=True, default=None,
+        help="Measure on one place after the other, never on two at once.",
+    ),
+    click.option(
+        "--slurm", metavar="NAME=VALUE,...",
+        help="Settings of the jobs, as in partition=gpu,time=120 (sbatch's names).",
+    ),
     click.option("--revision", metavar="REV", help="Hub revision of the model; recorded."),
     click.option(
         "--trust-remote-code", is_flag=True, default=None,
         help="Let the model's own code run. Off unless given.",
+    ),
+    click.option(
+        "--allow-pickle", is_flag=True, default=None,
+        help="Read pickled weights (pytorch_model.bin) of a model without safetensors. Off unless "
+        "given.",
     ),
     click.option("--threads", type=int, metavar="N", help="CPU threads (all usable cores)."),
     click.option(
@@ -127,7 +173,7 @@ def sweep_options(function: Callable[..., Any]) -> Callable[..., Any]:
 # Options of a sweep that mean the same to `inspect`.
 _OF_INSPECT = (
     "--model", "--task", "--formats", "--device", "--out", "--seed", "--revision",
-    "--trust-remote-code", "--threads", "--calibration",
+    "--trust-remote-code", "--allow-pickle", "--threads", "--calibration",
 )  # fmt: skip
 
 
@@ -155,8 +201,6 @@ def _name_of(option: Callable[..., Any]) -> str:
 
 def spec_from(options: dict[str, Any]) -> Any:
     """A validated SweepSpec from the command line's options and the spec file, if one is given."""
-    from precision_explorer.plan.spec import load_spec, make_spec
+    from precision_explorer.plan.spec import spec_from as made
 
-    path = options.pop("spec", None)
-    given = {k: v for k, v in options.items() if v is not None and v != ()}
-    return load_spec(path, given) if path is not None else make_spec(given)
+    return made(options)

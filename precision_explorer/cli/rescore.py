@@ -7,12 +7,16 @@ from typing import TYPE_CHECKING
 
 import click
 
+from precision_explorer.cli import completing
+
 if TYPE_CHECKING:
     from precision_explorer.runner.rescore import Rescored
 
 
 @click.command("rescore", short_help="Compute metrics again from stored predictions.")
-@click.argument("run", type=click.Path(path_type=Path), metavar="RUN")
+@click.argument(
+    "run", type=click.Path(path_type=Path), metavar="RUN", shell_complete=completing.runs
+)
 @click.option(
     "--metric", "metrics", multiple=True, metavar="NAME",
     help="A further metric to compute and store: a built-in one, or evaluate:PATH for a module of "
@@ -37,7 +41,7 @@ def command(
     Scores must come out as they are stored; those that don't are named. Further metrics are stored
     beside what was measured: report RUN --metric NAME then counts quality in one of them.
     """
-    from precision_explorer.cli.progress import progress
+    from precision_explorer.api.progress import progress
     from precision_explorer.report import write_all
     from precision_explorer.runner.rescore import rescore
     from precision_explorer.table import build

@@ -1,15 +1,12 @@
-"""Print on stdout, and write a table's files."""
+"""Print on stdout."""
 
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rich.console import Console
-
-    from precision_explorer.table import Table
 
 # Where stdout is no terminal it has no width; 80 columns would fold every cell.
 _PIPED_WIDTH = 160
@@ -26,14 +23,3 @@ def console() -> Console:
     if on_terminal.is_terminal:
         return on_terminal
     return Console(width=int(told) if told.isdecimal() and int(told) > 0 else _PIPED_WIDTH)
-
-
-def show(table: Table, folder: Path | None) -> None:
-    """The terminal table on stdout, and tradeoffs.csv, tradeoffs.md and report.html in `folder` if
-    one is given."""
-    from precision_explorer.report import write_all
-    from precision_explorer.report.terminal import print_table
-
-    if folder is not None:
-        write_all(table, folder)
-    print_table(table, console())

@@ -47,11 +47,12 @@ class Option:
 @dataclass(frozen=True)
 class Change:
     """From `value` on (of a lower one: below it), `factor` times what it is, the answer is
-    `choice`; None where no format is named then."""
+    `choice`; None where no format is named then, for the reason `why`."""
 
     value: float
     factor: float
     choice: str | None
+    why: str | None = None
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,7 @@ REACH = 10.0
 # Steps of a tenfold move, each 8 %: a choice that comes and goes within one of them is not seen.
 _STEPS = 30
 _EXACT = 1e-9
+ZERO = "not moved: no factor changes a 0; give a value to see what it would"
 _MONEY = ("cost", "value", "net")
 _OWNED = ("purchase_usd", "life_years", "utilisation", "power_w", "pue", "usd_per_kwh")
 _UNITS = {
@@ -61,9 +62,7 @@ def sensitivity(
 ) -> tuple[Sensitivity, ...]:
     """One row per input of the choice, in the order of `INPUTS`."""
     model = _Model(candidates, question, higher)
-    return tuple(
-        _moved(model, key, value, chosen.name) for key, value in model.inputs.items() if value > 0
-    )
+    return tuple(_moved(model, key, value, chosen.name) for key, value in model.inputs.items())
 
 
 @dataclass(frozen=True)
@@ -148,6 +147,10 @@ class _Model:
 
     def choice(self, world: World) -> str | None:
         """The format that `decide` would name; None where it would name none."""
+        return self.answer(world)[0]
+
+    def answer(self, world: World) -> tuple[str | None, str | None]:
+        """The format that `decide` would name, or None and why it would name none."""
         fit = []
         for candidate in self.candidates:
             if candidate.barred or not all(self._holds(part, world) for part in candidate.parts):
@@ -155,13 +158,15 @@ class _Model:
             value = self._value(candidate, world)
             if value is not None:
                 fit.append((candidate, value))
-        timed = FIGURES[self.question.objective].timed
-        if not fit or (timed and len(fit) > 1 and any(c.disturbed for c, _ in fit)):
-            return None
+        if not fit:
+            return None, "none is known to hold the limits"
+        disturbed = [c.name for c, _ in fit if c.disturbed]
+        if FIGURES[self.question.objective].timed and len(fit) > 1 and disturbed:
+            return None, f"other work disturbed the timing of {', '.join(disturbed)}"
         pick = max if self.higher else min
         best, value = pick(fit, key=lambda one: one[1])
         nothing = self.higher and value == 0 and self.question.objective != "net"
-        return None if nothing else best.name
+        return (None, "nothing is above 0") if nothing else (best.name, None)
 
     def _holds(self, part: Part, world: World) -> bool:
         """Whether the format is known to hold every limit; a limit that is not moved, and that no
@@ -317,9 +322,8 @@ def _ends(name: str, value: float) -> tuple[float, float]:
 def _moved(model: _Model, key: str, value: float, chosen: str) -> Sensitivity:
     name, _, device = key.partition("\t")
     least, most = _ends(name, value)
-    found = Sensitivity(
-        name, _UNITS[name], value, least, most, None, None, model.never(name), device or None
-    )
+    note = model.never(name) or (None if value > 0 else ZERO)
+    found = Sensitivity(name, _UNITS[name], value, least, most, None, None, note, device or None)
     if found.note is not None:
         return found
     # Where a limit lets another format in or shuts the choice out, the answer may change at once.
@@ -363,4 +367,4 @@ def _first(
             same = middle
         else:
             other = middle
-    return Change(other, other / value, model.choice({key: other}))
+    return Change(other, other / value, *model.answer({key: other}))

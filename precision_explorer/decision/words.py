@@ -176,7 +176,7 @@ def uncovered(of_groups: Sequence[Group], candidate: Candidate | None) -> list[s
         )
     if "machine-busy" in ids:
         lines.append("Other processes were at work while formats were timed.")
-    lines += _cautions(ids) + _drifting(rows) + _disturbed(of_groups)
+    lines += _audits(rows) + _cautions(ids) + _drifting(rows) + _disturbed(of_groups)
     if candidate is not None and any(r["execution"] == "emulated" for r in candidate.rows):
         lines.append(
             f"{candidate.name} is computed by slow software here: its speed and cost hold for this "
@@ -200,6 +200,19 @@ _CAUTIONS = {
 
 def _cautions(ids: set[str]) -> list[str]:
     return [text for name, text in _CAUTIONS.items() if name in ids]
+
+
+def _audits(rows: Sequence[Row]) -> list[str]:
+    """Rows whose measurement failed an audit; they compete all the same."""
+    failed = [row for row in rows if str(row["audit"] or "").startswith("failed")]
+    each = dict.fromkeys(f"{row['format']} ({row['audit']})" for row in failed)
+    if not each:
+        return []
+    return [
+        f"Audits of the measurement did not pass: {'; '.join(each)}. These rows compete all the "
+        "same, though their figures may not be what they seem: measure them again before relying "
+        "on the answer."
+    ]
 
 
 def _drifting(rows: Sequence[Row]) -> list[str]:
@@ -260,7 +273,11 @@ def _load(rows: Sequence[Row]) -> str:
 
 def _hardware(rows: Sequence[Row]) -> str:
     devices = list(dict.fromkeys(str(row["device"]) for row in rows))
-    return f"Hardware: only {', '.join(devices)}; other devices may have another order of formats."
+    return (
+        f"Hardware: only {', '.join(devices)}; other devices may have another order of formats, "
+        "and a processor of the same name other instructions (precision-explorer formats tells of "
+        "yours)."
+    )
 
 
 def _tasks(of_groups: Sequence[Group]) -> str:

@@ -175,7 +175,8 @@ def _one_line(error: ValidationError, document: Any) -> str:
     # The place is (prices, number, kind, key): the kind is said by the file itself.
     parts = [str(part) for part in first["loc"][1:] if part not in (*KINDS, "float")]
     parts = [part for part in parts if not part.startswith("literal")]
-    several = len(document.get("prices") or ()) > 1 if isinstance(document, dict) else False
+    prices = document.get("prices") if isinstance(document, dict) else None
+    several = isinstance(prices, list) and len(prices) > 1
     where = ".".join(parts if several else parts[1:])
     if first["type"] == "union_tag_not_found":
         return f"no kind; write kind: {' or kind: '.join(KINDS)}"

@@ -10,17 +10,15 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from precision_explorer.bounded import yaml_file
 from precision_explorer.errors import UsageError
 from precision_explorer.units import significant
 
 BUNDLED = Path(__file__).with_name("prices.yaml")
 Term = Literal["on-demand", "reserved", "spot"]
 """How an hour is bought: as it comes, by commitment, or of capacity that may be taken back."""
-# A larger file is no price sheet; the bundled one has a few kilobytes.
-_SHEET_BYTES = 1_000_000
 
 
 class _Strict(BaseModel):
@@ -103,17 +101,15 @@ def _bundled() -> PriceSheet:
 
 def _read(path: Path) -> PriceSheet:
     try:
-        if path.stat().st_size > _SHEET_BYTES:
-            raise UsageError(f"{path.name} is over 1 MB and no price sheet; give another file")
-        return PriceSheet.model_validate(yaml.safe_load(path.read_text(encoding="utf8")))
+        return PriceSheet.model_validate(yaml_file(path))
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "the file"
         raise UsageError(
             f"price sheet {path.name}, {where}: {first['msg']}; compare it with the bundled sheet"
         ) from error
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        line = str(error).splitlines()[0]
+    except (OSError, ValueError) as error:
+        line = (str(error).splitlines() or [type(error).__name__])[0]
         raise UsageError(
             f"price sheet {path.name} can't be read ({line}); check the file"
         ) from error

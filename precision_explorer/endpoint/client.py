@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import os
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import aiohttp
 
+from precision_explorer.bounded import json_document
 from precision_explorer.endpoint.address import may_carry_key, without_host
 from precision_explorer.errors import EndpointError
 
@@ -60,8 +61,13 @@ class Client:
         self._session: aiohttp.ClientSession | None = None
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
-        """Do `work` to its end."""
-        return self._loop.run_until_complete(work)
+        """Do `work` to its end, also where a loop runs in this thread, as in a notebook."""
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            return self._loop.run_until_complete(work)
+        with ThreadPoolExecutor(1) as beside:
+            return beside.submit(self._loop.run_until_complete, work).result()
 
     def close(self) -> None:
         """Close all connections."""
@@ -221,7 +227,9 @@ class Client:
         if status == 404:
             return f"it has no {path}, or no such model: check the address (up to /v1) and the name"
         if status == 429:
-            return "more was asked at once than it takes: lower the rate or --batch-size"
+            return (
+                "more was asked than it takes: lower the rate or --batch-size, or raise its limit"
+            )
         if status >= 500:
             return "see the server's log"
         return "it does not take what was asked"
@@ -256,8 +264,8 @@ def _not_there(error: aiohttp.ClientConnectorError) -> str:
 
 def _parsed(body: bytes) -> Any:
     try:
-        return json.loads(body)
-    except (ValueError, RecursionError) as error:
+        return json_document(body, strict=False)
+    except ValueError as error:
         raise EndpointError(
             "the endpoint answered no JSON; give the address of an OpenAI-compatible server, up to "
             "/v1"
@@ -267,8 +275,8 @@ def _parsed(body: bytes) -> Any:
 def _message(body: bytes) -> str:
     """What an error's body says; empty where it says nothing readable."""
     try:
-        found = json.loads(body)
-    except (ValueError, RecursionError):
+        found = json_document(body, strict=False)
+    except ValueError:
         return ""
     for name in ("error", "message", "detail"):
         if isinstance(found, Mapping):

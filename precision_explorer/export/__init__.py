@@ -10,16 +10,26 @@ from precision_explorer.export.mlflow_ import log_rows
 from precision_explorer.export.model_card import MARK, to_model_card
 from precision_explorer.export.parquet import to_parquet
 from precision_explorer.export.png import to_pngs
-from precision_explorer.export.targets import STDOUT, SUFFIXES, Target, target_of
+from precision_explorer.export.targets import BUNDLE, STDOUT, SUFFIXES, Target, target_of
 from precision_explorer.export.xlsx import to_xlsx
 from precision_explorer.store.atomic import write_bytes
 from precision_explorer.table import Table
 
-__all__ = ["STDOUT", "SUFFIXES", "Target", "export", "make", "target_of"]
+__all__ = [
+    "BUNDLE",
+    "STDOUT",
+    "SUFFIXES",
+    "Target",
+    "check_outside_of_runs",
+    "export",
+    "make",
+    "target_of",
+]
 
 
 def make(table: Table, name: str, source_url: str | None = None) -> bytes:
-    """`table` in a format of one file: all of `SUFFIXES` but ``mlflow`` and ``png``."""
+    """`table` in a format of one file: all of `SUFFIXES` but ``mlflow``,
+    ``png`` and `BUNDLE`."""
     if name == "model-card":
         return to_model_card(table, source_url)
     return {"json": to_json, "parquet": to_parquet, "xlsx": to_xlsx}[name](table)
@@ -34,7 +44,7 @@ def export(table: Table, target: Target, source_url: str | None = None) -> list[
     if target.format == "mlflow":
         return log_rows(table, target.place)
     path = Path(str(target.place))
-    _check_outside_of_runs(path)
+    check_outside_of_runs(path)
     if target.format == "png":
         return _write_pngs(table, path)
     content = make(table, target.format, source_url)
@@ -59,8 +69,9 @@ def _write_pngs(table: Table, path: Path) -> list[str]:
     return lines
 
 
-def _check_outside_of_runs(path: Path) -> None:
-    """A run's folder holds what was measured and tables that are made of it, nothing else."""
+def check_outside_of_runs(path: Path) -> None:
+    """UsageError for a file in a run's folder, which holds what was measured and the tables made of
+    it, and nothing else."""
     for folder in path.resolve().parents:
         if (folder / "sweep.json").is_file() and (folder / "cells").is_dir():
             raise UsageError(f"{path} is inside the run {folder.name}; give an --out outside of it")

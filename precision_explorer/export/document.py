@@ -26,8 +26,9 @@ TEXT_COLUMNS = frozenset(
         "kernel", "compute_dtype", "reason", "model_revision", "price_source", "stack",
         "manifest_root", "quality_budget_unit", "energy_boundary", "scores", "different",
         "kl_note", "scenario", "workload", "batching", "background", "pareto_note",
-        "pareto_all_tasks", "search_slo", "search_note", "price_kind", "price_term",
-        "price_inputs", "pareto_devices", "reference_device",
+        "pareto_all_tasks", "search_slo", "search_note", "price_kind", "price_term", "audit",
+        "price_inputs", "pareto_devices", "reference_device", "run", "measured_on", "limits",
+        "caveats",
     )
 )  # fmt: skip
 INTEGER_COLUMNS = frozenset(

@@ -103,7 +103,8 @@ def _metrics(group: Group, row: Row) -> Iterable[dict[str, Any]]:
     label = group.named(row)
     said = {"format": row["format"], "runtime": row["runtime"], "device": row["device"],
             "execution": row["execution"], "method_id": row["method_id"],
-            "model_revision": row["model_revision"]}  # fmt: skip
+            "model_revision": row["model_revision"], "run": row["run"],
+            "measured_on": row["measured_on"]}  # fmt: skip
     quality, name = finite(row["quality"]), row["quality_metric"]
     if quality is not None:
         compared = ("quality_ci_low", "quality_ci_high", "quality_n", "quality_delta", "verdict")

@@ -7,6 +7,8 @@ from pathlib import Path
 
 from precision_explorer.errors import UsageError, unknown_name
 
+BUNDLE = "bundle"
+"""The run itself, which is no format of its table."""
 SUFFIXES: dict[str, tuple[str, ...]] = {
     "parquet": (".parquet",),
     "json": (".json",),
@@ -14,6 +16,7 @@ SUFFIXES: dict[str, tuple[str, ...]] = {
     "model-card": (".md",),
     "mlflow": (".db", ".sqlite", ".sqlite3"),
     "png": (".png",),
+    BUNDLE: (".zip",),
 }
 """Each format to the ends of file names that mean it; the first is that of a default name."""
 

@@ -54,7 +54,6 @@ def _words(content: Content, table: Table) -> Iterator[tuple[str, str]]:
         yield from ((f"{section.title}: {a.topic}", a.text) for a in section.answers)
     for fact in [*content.compared, content.price, *content.method]:
         yield from ((fact.label if n == 0 else "", text) for n, text in enumerate(fact.lines))
-    yield "Measured on (UTC)", ", ".join(table.context.measured_on)
     yield from (("Caveat", text) for text in content.caveats)
     yield from ((f"Caution {name}", text) for name, text in content.cautions.items())
     yield from (("How to read it", text) for text in content.notes)

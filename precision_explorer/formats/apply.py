@@ -26,7 +26,8 @@ from precision_explorer.formats.catalog import (
     is_mixed,
     spec_of,
 )
-from precision_explorer.formats.four_bit import group_size, int4_config, int4_fits, nf4_linear
+from precision_explorer.formats.footprint import int4_group
+from precision_explorer.formats.four_bit import int4_config, int4_fits, nf4_linear
 from precision_explorer.formats.fp8 import (
     float8_linear,
     widened_float8,
@@ -231,7 +232,7 @@ def _int4_weight_only(model: nn.Module, plan: Layout, recipe: dict[str, Any]) ->
     groups: dict[int, list[str]] = {}
     for name in set(plan.targets) - set(left):
         linear = cast(nn.Linear, model.get_submodule(name))
-        groups.setdefault(cast(int, group_size(linear.in_features)), []).append(name)
+        groups.setdefault(cast(int, int4_group(linear.in_features)), []).append(name)
     for group, names in groups.items():
         _torchao(model, plan, int4_config(group, recipe["packing"]), names)
     return left

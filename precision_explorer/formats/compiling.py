@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import nn
 
 from precision_explorer.formats.runtimes import Runtime
 
 # Graphs of one function. torch's limit of 8 is meant to show a training loop that recompiles by
 # mistake; fixed shapes are many by intent, and past the limit the rest would silently run eagerly.
 _MOST_GRAPHS = 256
+# Fewer blocks compile in about the time of one.
+_LEAST_REPEATS = 4
+# What `nested_compile_region` leaves on a function: the one that it marked.
+_MARK = "__marked_compile_region_fn__"
 
 
 def configure(cache: str, kind: str) -> None:
@@ -44,6 +50,58 @@ def load_compiler() -> None:
 def compiled(function: Callable[..., Any], runtime: Runtime, kind: str) -> Callable[..., Any]:
     """`function` by torch.compile as `runtime` asks on a device of `kind`."""
     return torch.compile(function, dynamic=runtime.dynamic, mode=runtime.mode(kind))
+
+
+def share_blocks(model: nn.Module) -> int:
+    """Let torch.compile make the code of a block that `model` repeats once per shape, and use it
+    for each; returns how many blocks share code so. Blocks are the members of a `ModuleList` of at
+    least four that are all of one class and hold plain tensors, as torch takes no others there.
+    What torch finds unlike in two of them (another number format) has code of its own; what is lost
+    is fusing across the end of a block.
+
+    It marks the class until `unshare_blocks`; eagerly the mark does nothing.
+    """
+    if not hasattr(torch.compiler, "nested_compile_region"):  # Is there from torch 2.8.
+        return 0
+    repeated = _repeated_blocks(model)
+    for kind in {type(blocks[0]) for blocks in repeated}:
+        if not hasattr(kind.forward, _MARK):
+            kind.forward = torch.compiler.nested_compile_region(kind.forward)  # type: ignore[method-assign]
+    return sum(map(len, repeated))
+
+
+def unshare_blocks(model: nn.Module) -> None:
+    """Undo `share_blocks`, and forget what was compiled."""
+    for kind in {type(blocks[0]) for blocks in _repeated_blocks(model)}:
+        kind.forward = getattr(kind.forward, _MARK, kind.forward)  # type: ignore[method-assign]
+    torch.compiler.reset()
+
+
+def _repeated_blocks(model: nn.Module) -> list[list[nn.Module]]:
+    lists = [list(m) for m in model.modules() if isinstance(m, nn.ModuleList)]
+    return [
+        blocks
+        for blocks in lists
+        if len(blocks) >= _LEAST_REPEATS
+        and len({type(block) for block in blocks}) == 1
+        and all(map(_is_plain, blocks))
+    ]
+
+
+def _is_plain(block: nn.Module) -> bool:
+    """Whether its weights are tensors of no library's own kind."""
+    held = [*block.parameters(), *block.buffers()]
+    return all(type(tensor) in (torch.Tensor, nn.Parameter) for tensor in held)
+
+
+def without_guards() -> contextlib.AbstractContextManager[Any]:
+    """Meanwhile a compiled function checks only what tells its graphs apart. Only for a call whose
+    like has been compiled: nothing else says that no graph fits.
+
+    Every check of an argument, a weight and a setting costs the host about as much as starting a
+    small kernel, and there are several for each layer.
+    """
+    return torch.compiler.set_stance(skip_guard_eval_unsafe=True)
 
 
 def graphs() -> int:

@@ -20,7 +20,7 @@ from precision_explorer.formats import reference
 from precision_explorer.formats.apply import apply_format, set_matmul_precision
 from precision_explorer.formats.catalog import OWN_ON_CUDA, spec_of
 from precision_explorer.formats.compiling import compiled
-from precision_explorer.formats.four_bit import GROUPS
+from precision_explorer.formats.footprint import INT4_GROUPS
 from precision_explorer.formats.kernels import CPU_KERNELS, CUDA_KERNELS
 from precision_explorer.formats.runtimes import RUNTIMES, Runtime
 from precision_explorer.formats.static import (
@@ -195,7 +195,7 @@ def _default_recipe(format_id: str, device: str) -> dict[str, Any]:
         recipe["kernel"] = "scaled-mm" if _scales_blocks(device) else "emulated"
     elif format_id == "int4-weight-only":
         packing = "cpu" if device == "cpu" else "tile_packed_to_4d"
-        recipe |= {"kernel": "int4pack-mm", "packing": packing, "group_size": list(GROUPS)}
+        recipe |= {"kernel": "int4pack-mm", "packing": packing, "group_size": list(INT4_GROUPS)}
     elif spec.calibrates:
         recipe["smoothing_alpha"] = SMOOTHING_ALPHA
     return recipe

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from precision_explorer.formats import reference
+from precision_explorer.formats.footprint import INT4_CPU_OUTPUTS, int4_group
 
 
 def nf4_linear(linear: nn.Linear, dtype: torch.dtype) -> nn.Module | str:
@@ -55,23 +56,12 @@ def _nf4_is_right(outer: int, inner: int, device: torch.device, dtype: torch.dty
     return bool((found - expected).norm() <= reference.tolerance(dtype) * expected.norm())
 
 
-# From the one that saves most to the finest that the kernels take.
-GROUPS = (128, 64, 32)
-# torch's own check in `_convert_weight_to_int4pack_for_cpu`.
-_CPU_OUTPUTS = 16
-
-
-def group_size(inner: int) -> int | None:
-    """The largest group that divides the number of inputs; None if none does."""
-    return next((size for size in GROUPS if inner % size == 0), None)
-
-
 def int4_fits(linear: nn.Linear) -> str | None:
     """Why `linear` can't be held in groups of int4 on its device; None if it can."""
     outer, inner = linear.weight.shape
-    if group_size(inner) is None:
+    if int4_group(inner) is None:
         return f"no group of 128, 64 or 32 divides its {inner} inputs"
-    if linear.weight.device.type == "cpu" and outer % _CPU_OUTPUTS:
+    if linear.weight.device.type == "cpu" and outer % INT4_CPU_OUTPUTS:
         return f"torch's int4 kernel for CPUs takes multiples of 16 outputs, not {outer}"
     return None
 

@@ -8,7 +8,6 @@ timed dry run in `dryrun`, after its check against saturation.
 
 from __future__ import annotations
 
-import os
 from functools import cache
 from itertools import count
 from typing import Any
@@ -17,6 +16,7 @@ from weakref import WeakValueDictionary
 import torch
 from torch import nn
 
+from precision_explorer.formats.footprint import fbgemm_block
 from precision_explorer.hardware.cpu import parse_cpuinfo, read_cpuinfo
 
 # A row of zeros has no scale; the smallest positive normal keeps its quotient 0 and finite.
@@ -142,7 +142,7 @@ class FbgemmLinear(_PackedLinear):
     def stored(self) -> dict[str, tuple[int, int]]:
         """{dtype: (elements, bytes)} of the packed weight: int8 values in whole blocks, and for
         each output row a float32 scale, an int32 zero point and an int32 column offset."""
-        outer, inner = _fbgemm_block()
+        outer, inner = fbgemm_block(_cpu_flags())
         rows, columns = self.out_features, self.in_features
         padded = -(-rows // outer) * outer * (-(-columns // inner) * inner)
         return {
@@ -155,18 +155,6 @@ class FbgemmLinear(_PackedLinear):
 @cache
 def _cpu_flags() -> frozenset[str]:
     return frozenset(parse_cpuinfo(read_cpuinfo()).flags)
-
-
-def _fbgemm_block() -> tuple[int, int]:
-    """(output, input) sizes of the blocks that FBGEMM packs whole: NCB and KCB of its
-    PackingTraits for 32-bit sums, by the instructions that it finds or is allowed."""
-    flags = _cpu_flags()
-    allowed = os.environ.get("FBGEMM_ENABLE_INSTRUCTIONS", "").upper()
-    if "avx512f" not in flags or allowed == "AVX2":
-        return 8, 512
-    if "avx512_vnni" not in flags or allowed == "AVX512":
-        return 32, 256
-    return 48, 512
 
 
 class OnednnLinear(_PackedLinear):

@@ -7,19 +7,17 @@ from typing import Any
 import torch
 from torch import nn
 
-# The kernels' tiles: both sizes of a layer must be multiples of 16, and blocks divide the inputs.
-_OUTPUTS = 16
-_BLOCKS = {"mxfp8": 32, "nvfp4": 16}
+from precision_explorer.formats.footprint import BLOCK_OUTPUTS, BLOCKS
 
 
 def fits(format_id: str, linear: nn.Linear) -> str | None:
     """Why `linear` can't be held in the format; None if it can. The same on all devices, so that an
     emulated row answers for the hardware."""
     outer, inner = linear.weight.shape
-    if inner % _BLOCKS[format_id]:
-        return f"blocks of {_BLOCKS[format_id]} do not divide its {inner} inputs"
-    if outer % _OUTPUTS:
-        return f"the kernels take multiples of {_OUTPUTS} outputs, not {outer}"
+    if inner % BLOCKS[format_id]:
+        return f"blocks of {BLOCKS[format_id]} do not divide its {inner} inputs"
+    if outer % BLOCK_OUTPUTS:
+        return f"the kernels take multiples of {BLOCK_OUTPUTS} outputs, not {outer}"
     return None
 
 

@@ -15,7 +15,12 @@ from precision_explorer.hardware.device_profiles import (
     named_profile,
     profile_for,
 )
-from precision_explorer.hardware.libraries import library_versions, relevant_variables
+from precision_explorer.hardware.libraries import (
+    FLOORS,
+    check_floors,
+    library_versions,
+    relevant_variables,
+)
 from precision_explorer.hardware.nvml import free_device_bytes, temperature_c
 from precision_explorer.hardware.power import PowerReading
 from precision_explorer.hardware.profile import DeviceFacts, device_facts, resolve_device
@@ -36,10 +41,12 @@ from precision_explorer.hardware.sensors import (
     nvml_process_bytes,
     open_sensor,
 )
+from precision_explorer.hardware.settings import container, device_settings
 from precision_explorer.hardware.thermal import Cooling, cool_down
 from precision_explorer.hardware.toolchain import compiler
 
 __all__ = [
+    "FLOORS",
     "NEEDS",
     "PROFILES",
     "Cooling",
@@ -57,9 +64,12 @@ __all__ = [
     "Readings",
     "UnavailableSensor",
     "bf16_native",
+    "check_floors",
     "compiler",
+    "container",
     "cool_down",
     "device_facts",
+    "device_settings",
     "fp8_native",
     "fp16_native",
     "free_device_bytes",

@@ -106,6 +106,12 @@ class FakeGpu:
     """NVML's bits."""
     sm_percent: dict[int, int] = field(default_factory=dict)
     """By process."""
+    power_limit_mw: int | None = 700_000
+    max_mhz: tuple[int, int] = (1_980, 3_201)
+    """Of the SMs and of the memory."""
+    application_mhz: int | None = None
+    """None, as on newer drivers: there is no such clock."""
+    ecc: bool | None = True
 
 
 @dataclass
@@ -127,6 +133,8 @@ class FakeNvml:
     """The part of `pynvml` that this package calls, over `gpus`; a handle is a FakeGpu."""
 
     NVML_TEMPERATURE_GPU = 0
+    NVML_CLOCK_SM = 1
+    NVML_CLOCK_MEM = 2
     NVML_SUCCESS = 0
     NVML_FI_DEV_POWER_INSTANT = 186
 
@@ -155,6 +163,11 @@ class FakeNvml:
             ],
             "nvmlDeviceGetTemperature": lambda g, kind: self._there(g.celsius),
             "nvmlDeviceGetClockInfo": lambda g, kind: g.sm_mhz,
+            "nvmlDeviceGetEnforcedPowerLimit": lambda g: self._there(g.power_limit_mw),
+            "nvmlDeviceGetPowerManagementDefaultLimit": lambda g: 700_000,
+            "nvmlDeviceGetMaxClockInfo": lambda g, kind: g.max_mhz[kind - 1],
+            "nvmlDeviceGetApplicationsClock": lambda g, kind: self._there(g.application_mhz),
+            "nvmlDeviceGetEccMode": lambda g: [self._there(g.ecc), True],
             "nvmlDeviceGetPowerUsage": lambda g: g.power_mw,
             "nvmlDeviceGetFieldValues": self._fields,
             "nvmlDeviceGetCurrentClocksEventReasons": lambda g: g.event_reasons,

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import fnmatch
 import os
+import re
 from collections.abc import Iterable, Mapping
 from importlib import metadata
+
+from precision_explorer.errors import UsageError
 
 LIBRARIES = (
     "torch",
@@ -57,6 +60,14 @@ VARIABLES = (
 )
 """Names, ``*`` for any end, of variables that change numbers, speed or memory."""
 
+FLOORS = {
+    "torch": ("2.10", "CVE-2026-24747 and CVE-2025-32434, code from weight files"),
+    "transformers": ("5.3", "CVE-2026-4372, code from a config.json"),
+    "datasets": ("4", "older ones run the Python of data sets"),
+}
+"""{distribution: (least version, what an older one is open to)}, as pyproject.toml asks for them
+(docs/threat-model.md)."""
+
 _LONGEST = 64
 WITHHELD = "(set, value not kept)"
 
@@ -70,6 +81,25 @@ def library_versions(names: Iterable[str] = LIBRARIES) -> dict[str, str]:
         except metadata.PackageNotFoundError:
             continue
     return versions
+
+
+def check_floors(names: Iterable[str] = FLOORS) -> None:
+    """UsageError where an installed one of `names` is below its floor, which pip allows when it is
+    told to (``--no-deps``, a lock file): models and data would then run code."""
+    for name, found in library_versions(names).items():
+        least, why = FLOORS[name]
+        if _numbers(found) < _numbers(least):
+            raise UsageError(
+                f"{name} {found} is below the security floor {least} ({why}); install a newer one: "
+                f"pip install '{name}>={least}'"
+            )
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    """A version's release numbers (PEP 440), without its epoch or what follows them; a development
+    build of 2.10 counts as 2.10. Empty, and so below any other, where it begins with none."""
+    found = re.match(r"(?:\d+!)?(\d+(?:\.\d+)*)", version)
+    return tuple(map(int, found.group(1).split("."))) if found else ()
 
 
 def relevant_variables(

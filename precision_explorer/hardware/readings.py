@@ -191,7 +191,12 @@ class CpuReadings:
         return total
 
     def _joules(self) -> float | None:
-        return None if self._sensor is None else self._sensor.energy_j()
+        if self._sensor is None:
+            return None
+        try:
+            return self._sensor.energy_j()
+        except Exception:  # A meter that is gone costs its own reading, not the work beside it.
+            return None
 
     def read(self) -> Reading:
         """Temperature and frequency now, power and throttling since the last call."""

@@ -14,6 +14,7 @@ from typing import Any, Protocol, runtime_checkable
 from precision_explorer.hardware.nvml import load_nvml
 from precision_explorer.hardware.power import PowerReading, power_readings
 from precision_explorer.hardware.profile import DeviceFacts
+from precision_explorer.hardware.zeus_meters import zeus_sensor
 
 RAPL_ROOT = Path("/sys/class/powercap")
 # NVML's counter is renewed every 20 to 100 ms: 5 s are at least 50 updates, an error of at most
@@ -194,12 +195,20 @@ class CpuTimeSensor:
 def open_sensor(
     facts: DeviceFacts, *, rapl_root: Path = RAPL_ROOT, nvml: Any | None = None
 ) -> EnergySensor:
-    """The best meter of the device: NVML or none for CUDA; RAPL, else the estimate, for a CPU."""
-    if facts.kind == "cuda":
-        gpu = NvmlSensor(facts.pci_bus_id, nvml)
-        return gpu if gpu.supported() else UnavailableSensor(f"{facts.name} has no energy counter")
-    packages = RaplSensor(rapl_root)
-    return packages if packages.supported() else CpuTimeSensor()
+    """The best meter of the device: NVML for a GPU, RAPL for a CPU, else what Zeus has for it; else
+    none, or for a CPU the estimate."""
+    own = NvmlSensor(facts.pci_bus_id, nvml) if facts.kind == "cuda" else RaplSensor(rapl_root)
+    if own.supported():
+        return own
+    other = zeus_sensor(facts)
+    if other is not None:
+        return other
+    if facts.kind == "cpu":
+        return CpuTimeSensor()
+    return UnavailableSensor(
+        f"{facts.name} has no energy counter of NVML; for AMD and Jetson install "
+        "'precision-explorer[zeus]'"
+    )
 
 
 def nvml_process_bytes(index: int | None, pid: int, nvml: Any | None = None) -> int | None:

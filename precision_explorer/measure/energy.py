@@ -35,6 +35,8 @@ SETTLE_S = 0.5
 is why there are two readings; more would cost each block more than it tells. Both are declared
 choices: together they add at most 3 s to a block (2.5 s with a
 counter renewed every 100 ms)."""
+FAILED_METER = "the meter failed"
+"""How the note of a window begins in which it did."""
 LONGEST_S = 12.0
 """A latency window is not made longer than this for a meter: one that is renewed less than every
 240 ms gives no joules, rather than take the budget of the latency. A declared choice."""
@@ -73,7 +75,7 @@ class EnergyWindow:
         try:
             return self._sensor.energy_j()
         except Exception as error:  # A meter that fails must not cost the latency beside it.
-            self._note = f"the meter failed while read ({type(error).__name__})"
+            self._note = f"{FAILED_METER} while read ({type(error).__name__})"
             return None
 
     def begin(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -16,6 +17,9 @@ from precision_explorer.workload import Workload
 if TYPE_CHECKING:
     import numpy as np
 
+# A pointer, and an eighth of room to grow (CPython, `list_resize`).
+_PLACE_BYTES = 9
+Watching = Callable[[float, Callable[[], int]], AbstractContextManager[Any]]
 # A generating model's forward time is its prompt's pass and its tokens' passes together.
 _PARTS = {
     "tokenize_s": ("tokenize",),
@@ -101,6 +105,16 @@ class _Stream:
         self.rows.append({**extras, **place, "latency_s": self.last - start})
         return start
 
+    def kept_bytes(self) -> int:
+        """What the rows take: of each as much as of the last one, and its place in the list."""
+        return len(self.rows) * (_PLACE_BYTES + _size(self.rows[-1])) if self.rows else 0
+
+
+def _size(value: Any) -> int:
+    """Bytes of a row: its mappings and numbers. Names are shared by all rows."""
+    inner = value.values() if isinstance(value, dict) else ()
+    return 0 if isinstance(value, str) else sys.getsizeof(value) + sum(map(_size, inner))
+
 
 def _warm_up(stream: _Stream, rules: Workload) -> None:
     begun, done = stream.last, 0
@@ -140,7 +154,7 @@ def single_stream(
     min_seconds: float = 0.0,
     cold: bool = True,
     first: int = 0,
-    watch: Callable[[float], AbstractContextManager[Any]] = nullcontext,
+    watch: Watching = lambda origin_s, kept_bytes: nullcontext(),
     owed: Callable[[], int] = lambda: 0,
 ) -> LatencySeries:
     """Serve examples 0 .. `count` - 1 over and over, the next when the last is done; the measured
@@ -154,8 +168,9 @@ def single_stream(
     there is no cold request, and the budget counts from the first request. `on_begin` and `on_end`
     are called around the measured window (an energy meter); `min_seconds` above 0 is the window
     that this meter needs, and then ``energy_seconds`` holds as well. `watch`, given the clock's
-    value at ``start_s`` 0, makes a context around the measured window, which goes on past its rules
-    while windows of the watch are `owed`, within the budget. Seconds; ValueError without examples.
+    value at ``start_s`` 0 and what tells how many bytes the rows take by now, makes a context
+    around the measured window, which goes on past its rules while windows of the watch are `owed`,
+    within the budget. Seconds; ValueError without examples.
     """
     if count < 1:
         raise ValueError("no example to serve; raise the limit")
@@ -169,7 +184,7 @@ def single_stream(
     with quiet_gc():
         if on_begin is not None:
             on_begin()
-        with watch(stream.origin):
+        with watch(stream.origin, stream.kept_bytes):
             begun, stopped = _measure(stream, rules, needed, first, owed)
         if on_end is not None:
             on_end()

@@ -49,8 +49,10 @@ class SoakMonitor:
 
     `origin_s`: the time of `clock` that the requests' `start_s` count from; windows begin at
     `begin`, which the thread calls `after_s` seconds after `origin_s` (0: at once), and end after
-    `most`. `memory`: the bytes held now. The arguments from `readings` on are for tests and callers
-    with meters of their own. `tick` is what the thread calls; a test may call it instead.
+    `most`. `memory`: the bytes held now. `kept_bytes`: how many of a processor's are this program's
+    own rows of the requests so far, which are no growth of what it measures. The arguments from
+    `readings` on, but for `kept_bytes`, are for tests and callers with meters of their own. `tick`
+    is what the thread calls; a test may call it instead.
     """
 
     def __init__(
@@ -63,6 +65,7 @@ class SoakMonitor:
         most: int | None = None,
         readings: Readings | None = None,
         memory: Callable[[], int | None] | None = None,
+        kept_bytes: Callable[[], int] | None = None,
         others: Others | None = None,
         clock: Callable[[], float] = time.perf_counter,
         period_s: float = _PERIOD_S,
@@ -73,6 +76,8 @@ class SoakMonitor:
         self._after_s, self._most = after_s, most
         self._readings = open_readings(facts) if readings is None else readings
         self._memory = _held_bytes(facts) if memory is None else memory
+        on_device = facts.kind == "cuda"
+        self._kept_bytes = (lambda: 0) if kept_bytes is None or on_device else kept_bytes
         self._others: Others = OtherWork() if others is None else others
         self._clock, self._period_s = clock, min(period_s, window_seconds / 4)
         self._seen: list[Reading] = []
@@ -109,7 +114,7 @@ class SoakMonitor:
         return SoakWindow(
             start_s=self._begun - self._origin,
             seconds=now - self._begun,
-            memory_bytes=self._memory(),
+            memory_bytes=self._held(),
             temperature_c=max(
                 (t for r in seen if (t := r.temperature_c) is not None), default=None
             ),
@@ -121,6 +126,10 @@ class SoakMonitor:
             other_gpu_share=beside,
             disturbed=max(share or 0.0, beside or 0.0) > DISTURBED,
         )
+
+    def _held(self) -> int | None:
+        found = self._memory()
+        return None if found is None else found - self._kept_bytes()
 
     def _watch(self) -> None:
         if self._after_s > 0:

@@ -19,6 +19,12 @@ Batch = Callable[[list[int]], dict[str, Any]]
 
 OUT_OF_MEMORY = "out of memory"
 SKIPPED = "skipped: a smaller batch did not fit"
+REFUSED = "refused: the server takes no more at once"
+NOT_ASKED = "skipped: the server refused a smaller batch"
+REFUSED_AGAIN_S = (1.0, 2.0, 4.0)
+"""Pauses after which the smallest batch is sent again that a server was too busy for: it has a
+limit of requests in some time, and no other size could be measured."""
+_TOO_MANY = 429  # HTTP, "Too Many Requests" (RFC 6585).
 NO_BUDGET = "skipped: smaller batches spent the offline budget"
 _ERROR_NAMES = frozenset({"DoesNotFit", "OutOfMemoryError"})
 # torch's CPU allocator and CUDA libraries raise plain RuntimeErrors with these words.
@@ -40,6 +46,11 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, OSError):
         return error.errno == errno.ENOMEM
     return isinstance(error, RuntimeError) and any(w in str(error).lower() for w in _ERROR_WORDS)
+
+
+def is_refused(error: BaseException) -> bool:
+    """Whether a server takes no more for now."""
+    return getattr(error, "status", None) == _TOO_MANY
 
 
 def _free() -> None:
@@ -138,13 +149,15 @@ def offline(
     warm_up: bool = True,
     skipped: int = 0,
     sensor: EnergySensor | None = None,
+    sleep: Callable[[float], None] = time.sleep,
 ) -> Throughput:
     """Requests per second at each batch size, the smallest first.
 
     ``batch(indices)`` serves the examples of these indices at once (they run through
     0 .. `count` - 1 and begin again, also within a batch larger than `count`) and may return
     `output_tokens`. A rate is requests over the summed time of the batches, in requests per second.
-    A size that does not fit has the rate None, and larger ones are not tried. Each size gets an
+    A size that does not fit, or that a server refuses, has the rate None, and larger ones are not
+    tried; the smallest is sent again after pauses (`sleep`) where it is refused. Each size gets an
     equal share of what is left of ``offline_budget_seconds``, and one measured batch at least.
     `warm_up` False: the process has served these sizes before. `skipped`: how many batches earlier
     rounds have served at least; the measured ones begin after them. `sensor`: a meter that is read
@@ -157,25 +170,31 @@ def offline(
     rates: dict[str, BatchRate] = {}
     window = _window(sensor or UnavailableSensor(), clock)
     begun = clock()
-    full = False
+    full: str | None = None
+    """What is noted of larger sizes."""
+    pauses = list(REFUSED_AGAIN_S)
     for place, size in enumerate(sizes):
         left = rules.offline_budget_seconds - (clock() - begun)
         if full or (place and left <= 0):
-            rates[str(size)] = _not_measured(SKIPPED if full else NO_BUDGET)
+            rates[str(size)] = _not_measured(full or NO_BUDGET)
             continue
-        try:
-            with quiet_gc():
-                share = left / (len(sizes) - place)
-                rates[str(size)] = _one_size(
-                    batch, count, size, rules, share, clock, sync, warm_up, skipped, window
-                )
-        except Exception as error:
-            if not is_out_of_memory(error):
-                raise
-            full = True
-            rates[str(size)] = _not_measured(OUT_OF_MEMORY)
-        if full:
-            _free()  # Outside the handler: its traceback holds the batch's tensors.
+        share = left / (len(sizes) - place)
+        args = (batch, count, size, rules, share, clock, sync, warm_up, skipped, window)
+        while str(size) not in rates:
+            try:
+                with quiet_gc():
+                    rates[str(size)] = _one_size(*args)
+            except Exception as error:
+                if is_out_of_memory(error):
+                    full, rates[str(size)] = SKIPPED, _not_measured(OUT_OF_MEMORY)
+                elif place and is_refused(error):
+                    full, rates[str(size)] = NOT_ASKED, _not_measured(REFUSED)
+                elif not (is_refused(error) and pauses):
+                    raise
+            if full:
+                _free()  # Outside the handler: its traceback holds the batch's tensors.
+            elif str(size) not in rates:
+                sleep(pauses.pop(0))
     known = {size: rates[str(size)].requests_per_s for size in sizes}
     fit = {size: rate for size, rate in known.items() if rate is not None}
     best = max(fit, key=fit.__getitem__, default=None)

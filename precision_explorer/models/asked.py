@@ -26,6 +26,7 @@ class Asked:
 
     generates = False
     max_length: int
+    _batch: Sequence[Row] = ()
     short = 0
     """Timed answers that ended before as many tokens as were asked for."""
 
@@ -90,7 +91,12 @@ class Asked:
 
         places = range(len(indices))
         self.asking.client.run(in_turn(one, places, max(len(indices), 1)))
-        return [found[place] for place in places]
+        self._batch = [found[place] for place in places]
+        return self._batch
+
+    def batch_answers(self) -> list[Row]:
+        """What each request of the last batch was answered, as of `request`."""
+        return list(self._batch)
 
 
 async def in_turn(

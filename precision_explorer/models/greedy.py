@@ -63,6 +63,10 @@ class GreedyServing:
     examples: list[dict[str, Any]]
     pad: int
     output_tokens: int
+    served_tokens: Sequence[int] = ()
+    """What the last `request` generated, for audits of it."""
+    batch_tokens: Sequence[Sequence[int]] = ()
+    """The same of each request of the last batch."""
     _keeps: bool
     _cache: str
 
@@ -139,6 +143,7 @@ class GreedyServing:
         with phases("post"):
             answer = self.tokenizer.decode(tokens[0])
         end = time.perf_counter()
+        self.served_tokens = tokens[0]
         rest = self.output_tokens - 1
         return {
             "answer": answer,
@@ -170,7 +175,12 @@ class GreedyServing:
         """A batch of prompts, padded on the left, decoded in step."""
         ids, mask = pad_left([self.prompt_ids(i) for i in indices], self.pad, self.device)
         _, tokens = self._greedy(ids, mask, NullPhases(), self.output_tokens)
+        self.batch_tokens = tokens
         return {"output_tokens": sum(map(len, tokens))}
+
+    def batch_answers(self) -> list[dict[str, Any]]:
+        """Tokens and text (`answer`) of each request of the last batch."""
+        return [{"answer": self.tokenizer.decode(t), "tokens": t} for t in self.batch_tokens]
 
     @property
     def _positions(self) -> int:
@@ -216,7 +226,8 @@ class GreedyServing:
         given = [None] * len(indices) if input_tokens is None else input_tokens
         prompts = [self._prompt(i, n)[-room:] for i, n in zip(indices, given, strict=True)]
         ids, mask = pad_left(prompts, self.pad, self.device)
-        clocks, _ = self._greedy(ids, mask, NullPhases(), max(made))
+        clocks, tokens = self._greedy(ids, mask, NullPhases(), max(made))
+        self.batch_tokens = [row[:n] for row, n in zip(tokens, made, strict=True)]
         return [
             {
                 "first_token_s": clocks[0] - start,

@@ -53,6 +53,7 @@ class HarnessTask(_CausalLM):
         self.kinds = {kind for example in examples for kind, _, _ in example["requests"]}
         self.generates = self.kinds == {GENERATE}
         self.metrics = list(card["metrics"])
+        self._batch: list[tuple[str, bool]] = []
         # Whether each token is the most likely one is asked for by few tasks, and is not what the
         # shared rows of the other kinds are made for.
         self.greedy = _asks_greedy(self.task)
@@ -296,10 +297,14 @@ class HarnessTask(_CausalLM):
     def offline(self, indices: Sequence[int]) -> dict[str, Any]:
         """The requests of several documents at once."""
         if self.generates:
-            self.lm.generate([self.examples[i]["requests"][0][1] for i in indices])
+            self._batch = self.lm.generate([self.examples[i]["requests"][0][1] for i in indices])
             return {}
         self._score_all([item for i in indices for item in self._items_of(i)])
         return {}
+
+    def batch_answers(self) -> list[dict[str, Any]]:
+        """The text (`answer`) of each request of the last batch of generated answers."""
+        return [{"answer": text} for text, _ in self._batch]
 
     def _score_all(self, items: list[Item]) -> None:
         """Whole texts may hold more windows than fit at once."""

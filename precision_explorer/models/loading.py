@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import pickle
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +15,8 @@ from precision_explorer.errors import ModelError
 from precision_explorer.models.heads import HEADS
 from precision_explorer.tasks import KINDS
 
+# What safetensors calls the types that models are loaded in.
+_STORED = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}
 # Whose tokenizers take words one by one only so (transformers' run_ner.py).
 _SPACED = ("bloom", "deberta", "gpt2", "roberta")
 
@@ -54,23 +59,37 @@ def load(
     trust_remote_code: bool,
     *,
     shipped: bool = False,
+    pickled: bool = False,
 ) -> nn.Module:
     """The model in `dtype` and eval mode on `device`, from `path` alone: nothing is fetched.
 
-    `shipped`: the checkpoint comes quantized. Its library then places the weights itself, as some
-    can't be moved once they are packed. Raises ModelError when weights are missing (transformers
-    would fill them at random).
+    Weights are streamed: beside the model itself the host holds no more than the largest file of
+    the checkpoint. On a device other than the processor each tensor goes there at once. `shipped`:
+    the checkpoint comes quantized. Its library then places the weights itself, as some can't be
+    moved once they are packed. `pickled`: the weights are read from a pickle, by torch's reader of
+    tensors alone; else from safetensors alone. Raises ModelError when weights are missing
+    (transformers would fill them at random), and for a pickle that holds anything else.
     """
-    placed = {"device_map": {"": device}} if shipped else {}
-    model, info = auto_class(kind).from_pretrained(
-        path,
-        dtype=dtype,
-        use_safetensors=True,
-        output_loading_info=True,
-        local_files_only=True,
-        trust_remote_code=trust_remote_code,
-        **placed,
-    )
+    placed = {"device_map": {"": device}} if shipped or device != "cpu" else {}
+    mapped = shipped or pickled or (device == "cpu" and not _converts(path, dtype))
+    try:
+        with ExitStack() as stack:
+            maps = [] if mapped else stack.enter_context(_read_not_mapped())
+            model, info = auto_class(kind).from_pretrained(
+                path,
+                dtype=dtype,
+                use_safetensors=not pickled,
+                weights_only=True,
+                output_loading_info=True,
+                local_files_only=True,
+                trust_remote_code=trust_remote_code,
+                **placed,
+            )
+    except pickle.UnpicklingError as error:
+        raise ModelError(
+            "the model's pickled weights hold more than tensors, and were not read; save it with "
+            "model.save_pretrained(folder) where it was made"
+        ) from error
     missing = sorted(info["missing_keys"])
     if HEADS[KINDS[kind].head].embeds and all(name.startswith("pooler.") for name in missing):
         # Trained for a head of BERT that embeddings of tokens don't use, and often not saved.
@@ -80,9 +99,49 @@ def load(
     if missing:
         names = ", ".join(missing[:3])
         raise ModelError(f"the model's files lack {names}; they would be random: get it complete")
-    if device == "cpu":
+    if device == "cpu" and (mapped or maps):
         _leave_the_file(model)
     return model.eval() if shipped else model.to(device).eval()
+
+
+def _converts(path: Path, dtype: torch.dtype) -> bool:
+    """Whether the safetensors in `path` hold numbers of another type than `dtype`, by the headers
+    alone."""
+    from safetensors import safe_open
+
+    found = set()
+    for file in path.glob("*.safetensors"):
+        with safe_open(file, framework="pt") as opened:
+            names = list(opened.keys())
+            found |= {opened.get_slice(name).get_dtype() for name in names}
+    return bool(found - {_STORED.get(dtype)})
+
+
+@contextmanager
+def _read_not_mapped() -> Iterator[list[str]]:
+    """While it lasts transformers reads tensors out of safetensors files into memory of their own.
+    It would map all files of a checkpoint at once; where each tensor is copied from there, into
+    another type or onto another device, every page that was read stays in memory until the last
+    tensor is loaded. Tensors that stay views of the mapping leave it one by one instead
+    (`_leave_the_file`), for which there is then no second copy either. Gives a list, which names
+    the files that were mapped all the same."""
+    from transformers import modeling_utils
+
+    opened = modeling_utils.safe_open
+    maps: list[str] = []
+
+    def read(*given: Any, **named: Any) -> Any:
+        try:
+            return opened(*given, **named | {"backend": "pread"})
+        except TypeError:  # A safetensors that only maps.
+            maps.append(str(given[0]) if given else "")
+            return opened(*given, **named)
+
+    modeling_utils.safe_open = read  # type: ignore[assignment]
+    try:
+        yield maps
+    finally:
+        modeling_utils.safe_open = opened
 
 
 def _leave_the_file(model: nn.Module) -> None:

@@ -17,11 +17,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from precision_explorer.bounded import json_document, json_file
 from precision_explorer.errors import ModelError, unknown_name
+from precision_explorer.formats.footprint import LayerSizes
 from precision_explorer.models.heads import HEADS, Head
 from precision_explorer.models.shapes import (
     CAUTION,
     KINDS_TIMED,
+    PICKLES,
     Synthetic,
     check_vocabulary,
     is_synthetic,
@@ -50,6 +53,17 @@ _PROCESSOR_FILE = "preprocessor_config.json"
 POOLING_FILE = "1_Pooling/config.json"
 _HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*(/[\w.-]+)?$")
 _HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
+# What transformers reads where there is no safetensors file, and what else is a pickle by its name.
+_PICKLED = "pytorch_model.bin"
+_PICKLED_INDEX = "pytorch_model.bin.index.json"
+_HUB_PICKLED = ["pytorch_model*.bin", _PICKLED_INDEX]
+_ADAPTER = "adapter_config.json"
+_SAFE_INDEX = "model.safetensors.index.json"
+PICKLED_WEIGHTS = Caution(
+    id="pickled-weights",
+    message="the weights were read from a pickle, by torch's reader of tensors alone "
+    "(weights_only); whoever made the file is trusted more than for safetensors",
+)
 
 
 @dataclass(frozen=True)
@@ -71,6 +85,10 @@ class ModelRef:
     synthetic: Synthetic | None = None
     """What its weights are made with, where it is a shape alone. `elements` is then 0 until a
     worker has counted them."""
+    pickled: bool = False
+    """Whether the weights are a pickle, which was allowed. `elements` as of a shape."""
+    sizes: LayerSizes | None = None
+    """Of its layers, where a worker was asked for them."""
 
     def load_bytes(self, compute_bytes: int, widened: bool) -> int:
         """Memory that loading takes, with `compute_bytes` for each value that is not packed.
@@ -115,25 +133,34 @@ def _elements(path: Path) -> tuple[int, int, int]:
     try:
         if len(header) < size:
             raise ValueError("the header is cut")
-        tensors = [v for name, v in json.loads(header).items() if name != "__metadata__"]
+        named = json_document(header, strict=False).items()
+        tensors = [v for name, v in named if name != "__metadata__"]
         packed = [v for v in tensors if v["dtype"] not in _WIDE]
+        numbers = [n for v in tensors for n in (*v["shape"], *v["data_offsets"])]
+        if any(type(n) is not int or n < 0 for n in numbers):
+            raise ValueError("a size is no whole number")
         return (
             sum(math.prod(v["shape"]) for v in tensors),
             sum(math.prod(v["shape"]) for v in packed),
             sum(v["data_offsets"][1] - v["data_offsets"][0] for v in packed),
         )
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise ModelError(f"{path.name} is no whole safetensors file; get it again") from error
 
 
 def resolve(
-    name: str, revision: str | None = None, trust_remote_code: bool = False, seed: int = 0
+    name: str,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+    seed: int = 0,
+    allow_pickle: bool = False,
 ) -> ModelRef:
     """The model called `name`: a bundled one, a fetched model, a folder, or a hub id; of
     ``synthetic:`` and a shape one with random weights by `seed`.
 
-    Raises ModelError in one line when there is no such model, when it holds no safetensors, or
-    when the hub can't be reached.
+    Raises ModelError in one line when there is no such model, when it holds no safetensors (nor,
+    where `allow_pickle`, the pickled weights that transformers reads), or when the hub can't be
+    reached.
     """
     if is_synthetic(name):
         if revision is not None:
@@ -145,13 +172,14 @@ def resolve(
             raise ModelError(f"--revision is for hub models, and {name} is local; leave it out")
         # Records are passed on, so of a path only its last name is kept; the hashes pin the model.
         known = name in BUNDLED or name in FETCHABLE
-        return _local(name if known else folder.resolve().name, folder, trust_remote_code)
+        shown = name if known else folder.resolve().name
+        return _local(shown, folder, trust_remote_code, allow_pickle)
     path = expand_user(name)
     if path.is_file():
         raise ModelError(f"{name} is a file; give the model's folder (config.json, *.safetensors)")
     if name.startswith((".", "/", "~")) or name.count("/") > 1 or not _HUB_ID.match(name):
         raise ModelError(f"model folder {name} does not exist; check the path")
-    return _from_hub(name, revision, trust_remote_code)
+    return _from_hub(name, revision, trust_remote_code, allow_pickle)
 
 
 def _synthetic(name: str, seed: int, trust_remote_code: bool) -> ModelRef:
@@ -214,18 +242,20 @@ def tokenizer_folder(name: str) -> Path | None:
     return folder if here else None
 
 
-def _local(name: str, path: Path, trust_remote_code: bool) -> ModelRef:
+def _local(name: str, path: Path, trust_remote_code: bool, allow_pickle: bool) -> ModelRef:
+    _refuse_adapter(name, path)
+    pickled = is_pickled(name, path, allow_pickle)
     config = _config(name, path)
     cautions = _cautions(path / NOTES_FILE)
-    revision = "files:" + _files_hash(path, trust_remote_code)
-    return _reference(name, path, revision, config, cautions)
+    revision = "files:" + _files_hash(path, trust_remote_code, pickled)
+    return _reference(name, path, revision, config, cautions, pickled)
 
 
 def _cautions(notes: Path) -> tuple[Caution, ...]:
     if not notes.is_file():
         return ()
     try:
-        found = json.loads(notes.read_text(encoding="utf8"))["cautions"]
+        found = json_file(notes)["cautions"]
         return tuple(Caution.model_validate(c) for c in found)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ModelError(
@@ -234,29 +264,103 @@ def _cautions(notes: Path) -> tuple[Caution, ...]:
 
 
 def _reference(
-    name: str, path: Path, revision: str, config: dict[str, Any], cautions: tuple[Caution, ...]
+    name: str,
+    path: Path,
+    revision: str,
+    config: dict[str, Any],
+    cautions: tuple[Caution, ...],
+    pickled: bool,
 ) -> ModelRef:
+    scheme = scheme_of(name, config)
+    if pickled:
+        cautions = (*cautions, PICKLED_WEIGHTS)
+        if scheme is not None:
+            raise ModelError(
+                f"{name} is quantized ({scheme.words}) and pickled, which is not read; save it as "
+                "safetensors where it was made, or give the model it was made from"
+            )
     identity = ModelIdentity(
         name=name, revision=revision, cautions=tuple(caution.id for caution in cautions)
     )
+    if pickled:
+        return ModelRef(name, path, identity, config, cautions, 0, pickled=True)
     counts = [_elements(file) for file in path.glob("*.safetensors")]
     elements, packed, packed_bytes = (sum(column) for column in zip(*counts, strict=True))
-    scheme = scheme_of(name, config)
     return ModelRef(name, path, identity, config, cautions, elements, packed_bytes, packed, scheme)
 
 
-def _config(name: str, path: Path) -> dict[str, Any]:
-    if not any(path.glob("*.safetensors")):
+def _refuse_adapter(name: str, path: Path) -> None:
+    """ModelError where an adapter of PEFT lies beside a model, or in its place: transformers would
+    add it where `peft` is installed alone, from a pickle too (`adapter_model.bin`), and it may name
+    another base model (transformers 5, integrations/peft.py)."""
+    if (path / _ADAPTER).exists():
         raise ModelError(
-            f"{name} holds no *.safetensors; save the model with "
-            "model.save_pretrained(folder) (pickled weights are not loaded)"
+            f"{name} holds an adapter ({_ADAPTER}), which is not read; merge it first, e.g. by "
+            "PeftModel.merge_and_unload, and save_pretrained into a folder of its own"
         )
-    return _read_config(name, path)
+
+
+def is_pickled(name: str, path: Path, allow_pickle: bool) -> bool:
+    """Whether the weights in a model's folder are a pickle, which must be allowed: reading one can
+    run code. False where there are safetensors, which then are what is read. ModelError for neither
+    and for an index that leads to other files."""
+    if any(path.glob("*.safetensors")):
+        _check_index(name, path / _SAFE_INDEX, ".safetensors")
+        return False
+    there = sorted(file.name for file in path.iterdir() if file.suffix in PICKLES)
+    if not there:
+        raise ModelError(
+            f"{name} holds no *.safetensors; save the model with model.save_pretrained(folder), or "
+            f"give synthetic:{name} as --model to plan, or time, its shape with random weights"
+        )
+    if not allow_pickle:
+        raise ModelError(
+            f"{name} holds no *.safetensors but {there[0]}, and reading a pickle can run code; "
+            "save the model with model.save_pretrained(folder), or give --allow-pickle if you "
+            "trust who made it"
+        )
+    if not any((path / file).is_file() for file in (_PICKLED, _PICKLED_INDEX)):
+        raise ModelError(
+            f"{name} holds neither *.safetensors nor {_PICKLED}, and transformers reads no "
+            f"{there[0]}; save the model with model.save_pretrained(folder)"
+        )
+    _check_index(name, path / _PICKLED_INDEX, ".bin")
+    return True
+
+
+def _check_index(name: str, index: Path, suffix: str) -> None:
+    """ModelError where the index of a model's parts names anything but files of `suffix` beside
+    it: transformers reads each by its own suffix, so that one of safetensors may lead to a pickle.
+    """
+    if not index.is_file():
+        return
+    try:
+        files = set(json_file(index, strict=False)["weight_map"].values())
+        good = all(re.fullmatch(r"[^/\\\0]+", file) and file.endswith(suffix) for file in files)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ModelError(f"{name}/{index.name} is no index of weights; get it again") from error
+    if not good:
+        raise ModelError(
+            f"{name}/{index.name} names files that are no *{suffix} beside it; don't load the "
+            "model, get it again"
+        )
+
+
+def _config(name: str, path: Path) -> dict[str, Any]:
+    config = _read_config(name, path)
+    # transformers reads what a config names in place of the usual file, be it a pickle.
+    own = config.get("transformers_weights")
+    if own is not None and not re.fullmatch(r"[^/\\\0]+\.safetensors", str(own)):
+        raise ModelError(
+            f"{name}/config.json names weights that are no *.safetensors beside it; don't load the "
+            "model, get it again"
+        )
+    return config
 
 
 def _read_config(name: str, path: Path) -> dict[str, Any]:
     try:
-        config = json.loads((path / "config.json").read_text(encoding="utf8"))
+        config = json_file(path / "config.json", strict=False)
     except OSError as error:
         raise ModelError(f"{name} holds no readable config.json; it is no model folder") from error
     except ValueError as error:
@@ -266,13 +370,18 @@ def _read_config(name: str, path: Path) -> dict[str, Any]:
     return config
 
 
-def _from_hub(name: str, revision: str | None, trust_remote_code: bool) -> ModelRef:
+def _from_hub(
+    name: str, revision: str | None, trust_remote_code: bool, allow_pickle: bool
+) -> ModelRef:
     """Fetch into the hub's own cache; the commit that was resolved pins it."""
     from huggingface_hub import snapshot_download
 
     patterns = [*_HUB_FILES, "*.py"] if trust_remote_code else _HUB_FILES
     try:
         folder = Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
+        if allow_pickle and not any(folder.glob("*.safetensors")):
+            # Of the commit that was resolved just now.
+            snapshot_download(name, revision=folder.name, allow_patterns=_HUB_PICKLED)
     except Exception as error:
         kind = type(error).__name__
         if kind in ("RepositoryNotFoundError", "RevisionNotFoundError", "GatedRepoError"):
@@ -284,13 +393,16 @@ def _from_hub(name: str, revision: str | None, trust_remote_code: bool) -> Model
         raise ModelError(
             f"can't reach the hub for {name} ({kind}); give a local folder or --model demo{near}"
         ) from error
-    return _reference(name, folder, folder.name, _config(name, folder), ())
+    _refuse_adapter(name, folder)
+    pickled = is_pickled(name, folder, allow_pickle)
+    return _reference(name, folder, folder.name, _config(name, folder), (), pickled)
 
 
-def _files_hash(path: Path, with_code: bool) -> str:
+def _files_hash(path: Path, with_code: bool, pickled: bool) -> str:
     endings = {".safetensors", ".json", ".txt", ".model", ".jinja"} | (
         {".py"} if with_code else set()
     )
+    endings |= {".bin"} if pickled else set()
     files = sorted(f for f in path.iterdir() if f.is_file() and f.suffix in endings)
     known = _known_hashes()
     hashes = {f.name: _file_hash(f, known) for f in files}

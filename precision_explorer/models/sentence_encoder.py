@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from precision_explorer.bounded import json_file
 from precision_explorer.errors import ModelError
 from precision_explorer.measure import NullPhases, Phases
 from precision_explorer.models.adapter import Item, pad_right, plan_batches
@@ -60,7 +60,7 @@ def pooling_of(folder: Path) -> str:
 
 def _json(path: Path) -> Any:
     try:
-        return json.loads(path.read_text(encoding="utf8"))
+        return json_file(path, strict=False)
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:

@@ -22,6 +22,8 @@ class Seq2Seq(Answering):
     A request of the timed part is a source and `output_tokens` tokens, whatever the answer."""
 
     generates = True
+    batch_tokens: Sequence[Sequence[int]] = ()
+    """What each request of the last batch generated, for audits of it."""
 
     def __init__(
         self,
@@ -131,7 +133,12 @@ class Seq2Seq(Answering):
     def offline(self, indices: Sequence[int]) -> dict[str, Any]:
         """A batch of sources, decoded in step."""
         ids, mask = pad_right([self._encode(i) for i in indices], self.pad, self.device)
-        return {"output_tokens": sum(map(len, self._fixed(ids, mask)))}
+        self.batch_tokens = self._fixed(ids, mask)
+        return {"output_tokens": sum(map(len, self.batch_tokens))}
+
+    def batch_answers(self) -> list[dict[str, Any]]:
+        """Tokens and text (`answer`) of each request of the last batch."""
+        return [{"answer": self.tokenizer.decode(t), "tokens": t} for t in self.batch_tokens]
 
     def serve_batch(self, indices: Sequence[int]) -> list[dict[str, Any]]:
         """A static batch of sources; of each request `first_token_s` since the batch's start,
@@ -139,7 +146,7 @@ class Seq2Seq(Answering):
         start = time.perf_counter()
         ids, mask = pad_right([self._encode(i) for i in indices], self.pad, self.device)
         with _Watch(self.model, len(ids), streams=True) as watch:
-            self._fixed(ids, mask)
+            self.batch_tokens = self._fixed(ids, mask)
         end, rest = time.perf_counter(), self.output_tokens - 1
         served = {
             "first_token_s": watch.first_s - start,

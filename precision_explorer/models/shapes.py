@@ -17,6 +17,8 @@ SHAPES = {name: _FOLDER / name for name in ("llama-3-8b", "bert-large")}
 KINDS_TIMED = ("text-classification", "multiple-choice", "language-modeling", "generation")
 """Kinds of task whose requests need nothing of a model but its shape."""
 CAUTION = Caution(id="synthetic-weights", message=NOT_SCORED)
+PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+"""What else than safetensors weights are stored in, by the ends of names."""
 # Of the bundled demo model's tokenizer, whose ids are all below it.
 _DEMO_VOCABULARY = 6400
 
@@ -41,6 +43,16 @@ def refuse_synthetic(names: Iterable[str], what: str) -> None:
         raise ModelError(
             f"{name} has random weights, and {what}; give a model with weights of its own"
         )
+
+
+def by_config_alone(name: str) -> str:
+    """`name`, or ``synthetic:`` and `name` where that is a folder that holds a config.json and no
+    weights of any kind: all that a plan asks of a model stands in its config."""
+    path = expand_user(name)
+    if is_synthetic(name) or not path.is_dir() or not (path / "config.json").is_file():
+        return name
+    weights = any(file.suffix in (".safetensors", *PICKLES) for file in path.iterdir())
+    return name if weights else f"{SYNTHETIC}{name}"
 
 
 def shape_folder(name: str) -> tuple[str, Path]:

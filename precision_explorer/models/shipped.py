@@ -275,10 +275,18 @@ def scheme_of(name: str, config: Config) -> Scheme | None:
     return Scheme(method, method, weights, None, bits, None, ignored)
 
 
-def check_library(name: str, scheme: Scheme, facts: DeviceFacts) -> None:
+def check_library(
+    name: str, scheme: Scheme, facts: DeviceFacts, trust_remote_code: bool = False
+) -> None:
     """ModelError, with the line that installs it, where a package is missing that reads `scheme` on
-    the device of `facts`. Nothing is imported."""
+    the device of `facts`; also where its kernel is code of the hub and that is not trusted. Nothing
+    is imported."""
     packages = LOADERS[scheme.method].needed(facts)
+    if _KERNELS in packages and not trust_remote_code:
+        raise ModelError(
+            f"{name} is quantized ({scheme.words}) and runs here by a kernel of the hub, which is "
+            "code of others; give --trust-remote-code to allow that, or the model it was made from"
+        )
     if all(_there(*package) for package in packages):
         return
     wanted = [d if least is None else f"'{d}>={least}'" for d, least, _ in packages]

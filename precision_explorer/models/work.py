@@ -80,8 +80,8 @@ def linear_layers(
 
 @contextmanager
 def counted_rows(layers: dict[str, LinearLayer]) -> Iterator[dict[str, int]]:
-    """{layer: rows it was given} of the passes run inside, filled as they run. Code compiled
-    before must be run eagerly for that (`torch.compiler.set_stance`)."""
+    """{layer: rows it was given} of the passes run inside, filled as they run. A compiled
+    model must run uncompiled for that."""
     rows: dict[str, int] = dict.fromkeys(layers, 0)
 
     def counter(name: str) -> Any:
@@ -135,6 +135,19 @@ def _embeddings(model: nn.Module, tokens: int) -> tuple[int, int]:
         if head is None or getattr(head, "weight", None) is not module.weight:
             tables += size
     return tables, gathered
+
+
+def request_work(
+    model: nn.Module, layers: dict[str, LinearLayer], rows: dict[str, int]
+) -> tuple[dict[str, int], int]:
+    """(operations by number type of linear layers that were given `rows` in all, bytes of the
+    weights that a pass reads). Attention, activations and gathered embeddings are left out."""
+    flops: dict[str, int] = {}
+    for name, layer in layers.items():
+        if rows[name]:
+            made = 2 * rows[name] * layer.elements
+            flops[layer.number_type] = flops.get(layer.number_type, 0) + made
+    return flops, census(model).weight_bytes - _embeddings(model, 0)[0]
 
 
 def pass_work(

@@ -50,5 +50,5 @@ def budget_key(
     of them fill no large batch; which they are does not."""
     device = [facts.device, facts.name, facts.cpu_flags, facts.memory_bytes, threads]
     stack = {name: versions.get(name) for name in ("torch", "transformers", "precision-explorer")}
-    asked = task.identity.model_dump(mode="json", exclude={"item_ids_hash"})
+    asked = task.identity.model_dump(mode="json", exclude={"item_ids_hash", "order_hash"})
     return canonical_hash([ref.identity.revision, asked, device, stack])

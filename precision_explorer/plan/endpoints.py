@@ -15,6 +15,7 @@ from precision_explorer.models import ModelRef
 from precision_explorer.models.reference import shown_name
 from precision_explorer.paths import without_paths
 from precision_explorer.plan.expand import RULES, PlannedCell
+from precision_explorer.plan.protocol import NO_ENERGY, protocol_of
 from precision_explorer.plan.served import Served
 from precision_explorer.plan.spec import SweepSpec
 from precision_explorer.records import Cell, ModelIdentity
@@ -145,6 +146,7 @@ def _cell(
         rules=_rules(workload),
         seed=spec.seed,
         libraries=libraries | metric_libraries(task.card.metrics, versions),
+        protocol=protocol_of(task, NO_ENERGY),
     )
 
 

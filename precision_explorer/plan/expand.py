@@ -8,6 +8,7 @@ from typing import Any
 from precision_explorer.errors import UsageError
 from precision_explorer.formats import AS_SHIPPED, Support
 from precision_explorer.formats.catalog import spec_of
+from precision_explorer.formats.footprint import COMPUTE_BYTES
 from precision_explorer.formats.recipe import parts_of
 from precision_explorer.formats.runtimes import RUNTIMES
 from precision_explorer.hardware import DeviceFacts, compiler, relevant_variables
@@ -15,6 +16,7 @@ from precision_explorer.models import ModelRef, check_head
 from precision_explorer.models.heads import HEADS
 from precision_explorer.models.shipped import not_shipped, shipped_support
 from precision_explorer.plan.batches import batch_plan, budget_key, ladder
+from precision_explorer.plan.protocol import protocol_of
 from precision_explorer.plan.served import Served
 from precision_explorer.plan.spec import SweepSpec
 from precision_explorer.records import NOT_SCORED, Caution, Cell
@@ -27,6 +29,7 @@ from precision_explorer.tasks import (
     metric_libraries,
     without_calibration,
 )
+from precision_explorer.units import bytes_
 from precision_explorer.workload import Workload
 
 # How the numbers come about, beyond the workload's own rules: part of each cell's method.
@@ -191,6 +194,7 @@ def expand(
                         tools, batch,
                     )  # fmt: skip
                     skip = _skip_reason(support, task) or missing or not_compiled(runtime, task)
+                    skip = skip or too_large(ref, support, facts)
                     planned = PlannedCell(cell, ref, task, support, labels, skip, ref.cautions)
                     cells.setdefault(planned.cell_id, planned)
     return Plan(tuple(cells.values()))
@@ -240,6 +244,22 @@ def _skip_reason(support: Support, task: PreparedTask) -> str | None:
     if spec_of(support.format).calibrates and task.calibration is None:
         return without_calibration(task.card)
     return None
+
+
+def too_large(ref: ModelRef, support: Support, facts: DeviceFacts) -> str | None:
+    """Why the model can't be loaded for the format on a device of this memory, all of it free; None
+    where it may be. Its weights are loaded in the compute type and converted layer by layer."""
+    dtype = support.recipe.get("compute_dtype")
+    there = facts.device_memory_bytes if facts.kind == "cuda" else facts.memory_bytes
+    if dtype is None or there is None:
+        return None
+    need = ref.load_bytes(COMPUTE_BYTES[dtype], support.recipe.get("widened", False))
+    if need <= there:
+        return None
+    return (
+        f"its weights take {bytes_(need)} in {dtype} while they are loaded, and {facts.name} has "
+        f"{bytes_(there)}; use a smaller model or a device with more memory"
+    )
 
 
 def not_compiled(runtime: str, task: PreparedTask) -> str | None:
@@ -333,5 +353,6 @@ def _cell(
         | tools
         | _image_libraries(task, versions),
         variables=relevant_variables(without=(*OWN_VARIABLES, *SET_BY_IMPORTS, NVML_CHECK)),
+        protocol=protocol_of(task),
         until_decided=stop if spec.until_decided else None,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,9 @@ from precision_explorer.units import parse_duration, parse_share, parse_size
 from precision_explorer.workload import TAILS, Neighbour, RateSearch
 from precision_explorer.workload.background import as_list
 
-EXECUTORS = ("local",)
+EXECUTORS = ("local", "ray", "slurm")
+# Fields that say where cells run: of no sweep from before there was more than one place.
+OF_PLACES = ("on", "cores", "ray_address", "slurm", "one_at_a_time")
 # Options that a reader decides later: they change tables, not what is measured.
 READER_FIELDS = frozenset(
     {
@@ -40,7 +43,15 @@ READER_FIELDS = frozenset(
         "reference",
     }
 )
-_TRUTH_VALUES = ("trust_remote_code", "until_decided", "find_rate")
+_OF_EXECUTORS = {"ray_address": ("ray",), "on": ("ray", "slurm"), "slurm": ("slurm",)}
+_TRUTH_VALUES = (
+    "trust_remote_code",
+    "allow_pickle",
+    "until_decided",
+    "find_rate",
+    "audit",
+    "one_at_a_time",
+)
 # A longer wait than some 24 days is more milliseconds than poll() takes.
 _LONGEST_S = 1_000_000
 # pydantic's types of errors whose own words say nothing to one who writes options.
@@ -56,8 +67,9 @@ class SweepSpec(BaseModel):
 
     `quality_budget` is a share (0.01 for 1%), `cell_timeout` and `duration` seconds, `memory_limit`
     bytes, `price` a price file or its models. `tails`, `duration`, `background` and `find_rate`
-    change the workload (`workload.changed`). The reference is always among `formats`: one that was
-    not named is put in front.
+    change the workload (`workload.changed`). `audit` checks what was measured and changes nothing
+    of it, so that it can be asked of a run that is there. The reference is always among `formats`:
+    one that was not named is put in front.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -79,6 +91,7 @@ class SweepSpec(BaseModel):
     duration: float | None = Field(default=None, gt=0, le=_LONGEST_S)
     background: tuple[str, ...] | None = None
     find_rate: bool = False
+    audit: bool = False
     out: str | None = None
     cell_timeout: float = Field(default=3600.0, gt=0, le=_LONGEST_S)
     price_per_hour: float | None = None
@@ -90,8 +103,14 @@ class SweepSpec(BaseModel):
     quality_budget: float = Field(default=0.01, gt=0, lt=1)
     seed: int = Field(default=0, ge=0, lt=2**63)
     executor: str = "local"
+    on: tuple[str, ...] = ()
+    cores: int | None = Field(default=None, ge=1)
+    ray_address: str | None = None
+    slurm: tuple[str, ...] = ()
+    one_at_a_time: bool = False
     revision: str | None = None
     trust_remote_code: bool = False
+    allow_pickle: bool = False
     threads: int | None = Field(default=None, ge=1)
     memory_limit: int | None = Field(default=None, gt=0)
     allow_metric: tuple[str, ...] = ()
@@ -105,7 +124,15 @@ class SweepSpec(BaseModel):
         return value
 
     @field_validator(
-        "model", "task", "formats", "runtime", "batch_size", "allow_metric", mode="before"
+        "model",
+        "task",
+        "formats",
+        "runtime",
+        "batch_size",
+        "allow_metric",
+        "on",
+        "slurm",
+        mode="before",
     )
     @classmethod
     def _listed(cls, value: Any) -> Any:
@@ -216,6 +243,7 @@ class SweepSpec(BaseModel):
         for name, one, known in [*given, ("executor", self.executor, EXECUTORS)]:
             if one not in known:
                 raise ValueError(unknown_name(name, one, known))
+        self._check_places()
         if not self.model:
             raise ValueError("names no model; give one by --model, such as demo")
         if not self.runtime:
@@ -236,6 +264,39 @@ class SweepSpec(BaseModel):
                 "--find-rate needs the objective that the rate is to hold; give --slo p99=200ms"
             )
         return self
+
+    def _check_places(self) -> None:
+        """Options of one executor are not silently ignored by another."""
+        for name, executors in _OF_EXECUTORS.items():
+            if getattr(self, name) and self.executor not in executors:
+                option = name.replace("_", "-")
+                raise ValueError(
+                    f"--{option} is for --executor {' or '.join(executors)}; leave it out, or name "
+                    "that executor"
+                )
+        if self.executor != "local" and self.endpoints:
+            raise ValueError(
+                f"endpoints are asked from this machine, not by --executor {self.executor}; leave "
+                "one of them out"
+            )
+        if self.executor == "local":
+            if self.cores is not None and self.device.startswith("cuda"):
+                raise ValueError(
+                    f"cores divide a machine between places, and device {self.device} is one; use "
+                    "--device all, or leave cores out"
+                )
+            if self.one_at_a_time and self.device != "all" and self.cores is None:
+                raise ValueError(
+                    "one-at-a-time is for several places, as --device all or --cores N make them; "
+                    "leave it out"
+                )
+        for one in self.on:
+            # A name of a folder, where there are several.
+            if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", one):
+                raise ValueError(f"on {one!r} is no type of a device; give some as in h100,l4")
+        for one in self.slurm:
+            if not re.fullmatch(r"[a-z_]+=[^,=]+", one):
+                raise ValueError(f"slurm {one!r} is no setting; give some as in partition=gpu")
 
     def _check_endpoints(self) -> None:
         addresses = self.endpoints
@@ -288,6 +349,17 @@ class SweepSpec(BaseModel):
         slo = parse_slo(self.slo)
         return RateSearch.model_validate({"percentile": slo.name, "limit_s": slo.limit_s})
 
+    def by_type(self) -> list[SweepSpec]:
+        """This sweep for each type of device that `on` names, in a folder of its own: `out`'s of
+        that name, or one with another default name. Cells of unlike devices are cells of their
+        own, and no comparison is made between them."""
+        if len(self.on) < 2:
+            return [self]
+        return [
+            self.model_copy(update={"on": (one,), "out": self.out and str(Path(self.out) / one)})
+            for one in self.on
+        ]
+
     @property
     def formats_named(self) -> bool:
         """Whether formats were named, rather than left to the default."""
@@ -295,8 +367,9 @@ class SweepSpec(BaseModel):
 
     def measuring_hash(self) -> str:
         """6 hex digits over what is measured: the same spec gives the same name of the run."""
-        # Metrics that may be fetched are computed afterwards, from what was measured.
-        skipped = READER_FIELDS | {"out", "cell_timeout", "allow_metric"}
+        # Metrics that may be fetched are computed afterwards, from what was measured, and audits
+        # are taken of it.
+        skipped = READER_FIELDS | {"out", "cell_timeout", "allow_metric", "audit"}
         if self.until_decided:
             skipped -= {"quality_budget", "reference"}  # They say when the scoring stops.
         else:
@@ -307,7 +380,12 @@ class SweepSpec(BaseModel):
             skipped |= {"find_rate"}  # As above.
         later = ("batch_tokens", "tails", "duration", "background")
         skipped |= {name for name in later if getattr(self, name) is None}  # As above.
-        return canonical_hash(self.model_dump(mode="json", exclude=set(skipped)), 6)
+        skipped |= set() if self.allow_pickle else {"allow_pickle"}  # As above.
+        # Where cells run is no part of what is measured, but on which devices, or how many cores.
+        skipped |= {"ray_address", "slurm", "one_at_a_time"}
+        skipped |= {name for name in ("on", "cores") if not getattr(self, name)}
+        measured = self.model_dump(mode="json", exclude=set(skipped)) | {"executor": "local"}
+        return canonical_hash(measured, 6)
 
 
 def as_document(price: Any) -> dict[str, Any]:
@@ -344,3 +422,11 @@ def load_spec(path: Path, overrides: dict[str, Any]) -> SweepSpec:
         return make_spec(options | overrides)
     except PrecisionExplorerError as error:
         raise UsageError(f"{path}: {error}") from error
+
+
+def spec_from(options: dict[str, Any]) -> SweepSpec:
+    """A spec from options as the command line and Python give them: those that are None or an empty
+    tuple were not given, and `spec` is a file over which the others win."""
+    given = {k: v for k, v in options.items() if v is not None and v != ()}
+    path = given.pop("spec", None)
+    return load_spec(Path(path), given) if path is not None else make_spec(given)

@@ -3,6 +3,7 @@
 Missing is ``None``, never 0 or NaN; units stand in the field names (SI).
 """
 
+from precision_explorer.records.audit import CHECKS, Audit, AuditCheck
 from precision_explorer.records.cell import (
     NOT_SCORED,
     SYNTHETIC,
@@ -11,6 +12,7 @@ from precision_explorer.records.cell import (
     TaskIdentity,
     canonical_hash,
 )
+from precision_explorer.records.estimate import Estimate
 from precision_explorer.records.metrics import METRICS, MetricInfo, metric_info
 from precision_explorer.records.profile import PhaseProfile, Profile, Spent, Timing, Work
 from precision_explorer.records.record import (
@@ -21,20 +23,25 @@ from precision_explorer.records.record import (
     Caution,
     CellRecord,
     Certificate,
+    DeviceSettings,
     Environment,
     ErrorInfo,
     Executed,
     LeftBehind,
     Measurements,
     OffLabel,
+    Placement,
     read_record,
 )
 from precision_explorer.records.roof import Bandwidth, Launch, MatmulRate, Roof
 from precision_explorer.records.scores import AddedScore, AddedScores, read_scores
+from precision_explorer.records.seal import sealed, unsealed
 from precision_explorer.records.soak import Soak, SoakWindow, windows_owed, with_repeats
+from precision_explorer.records.sweep import SweepDocument
 from precision_explorer.records.upgrade import NewerSchema
 
 __all__ = [
+    "CHECKS",
     "METRICS",
     "NOT_SCORED",
     "SCHEMA_VERSION",
@@ -44,13 +51,17 @@ __all__ = [
     "AddedScores",
     "AppliedFormat",
     "Attempt",
+    "Audit",
+    "AuditCheck",
     "Bandwidth",
     "Caution",
     "Cell",
     "CellRecord",
     "Certificate",
+    "DeviceSettings",
     "Environment",
     "ErrorInfo",
+    "Estimate",
     "Executed",
     "Launch",
     "LeftBehind",
@@ -61,11 +72,13 @@ __all__ = [
     "NewerSchema",
     "OffLabel",
     "PhaseProfile",
+    "Placement",
     "Profile",
     "Roof",
     "Soak",
     "SoakWindow",
     "Spent",
+    "SweepDocument",
     "TaskIdentity",
     "Timing",
     "Work",
@@ -73,6 +86,8 @@ __all__ = [
     "metric_info",
     "read_record",
     "read_scores",
+    "sealed",
+    "unsealed",
     "windows_owed",
     "with_repeats",
 ]

@@ -52,6 +52,9 @@ class TaskIdentity(_Frozen):
     data_hash: str
     item_ids_hash: str
     n: int
+    order_hash: str | None = None
+    """Of the ids of all examples in the order in which they are asked, whatever the limit. None in
+    records from before it was taken, and where a library gives only those that are asked."""
 
 
 class Cell(_Frozen):
@@ -77,6 +80,10 @@ class Cell(_Frozen):
     libraries: dict[str, str]
     variables: dict[str, str] = {}
     """Environment variables that change numbers or speed, those apart that the tool sets itself."""
+    protocol: dict[str, Any] | None = None
+    """What the card and the options declare of how results come about, in words beside the hashes:
+    prompt, decoding, quality metric, energy. None in records from before version 2 of the method.
+    """
     until_decided: dict[str, Any] | None = None
     """What decides when enough examples are scored: budget and reference. The rule itself is one of
     the `rules`. None where all examples are."""
@@ -86,23 +93,34 @@ class Cell(_Frozen):
         """16 hex digits, the hash of the whole identity."""
         document = self.model_dump(mode="json")
         document["model"].pop("name")  # A folder that was moved holds the same model.
-        if self.until_decided is None:
-            document.pop("until_decided")  # Records from before there was any keep their id.
+        # Records from before there were any keep their id.
+        for name in ("until_decided", "protocol"):
+            if document[name] is None:
+                document.pop(name)
+        if self.task.order_hash is None:
+            document["task"].pop("order_hash")
         return canonical_hash(document)
 
     def method(self) -> dict[str, Any]:
         """What two results must share to be comparable: not the format, device or libraries, not
-        the number of examples reached, nor anything that a reader decides later."""
-        return {
-            "version": 1,
+        the number of examples reached, nor anything that a reader decides later.
+
+        Version 1 is that of records without a `protocol`; 2 holds it, and the order of examples.
+        """
+        unasked = {"item_ids_hash", "n"} | (
+            {"order_hash"} if self.task.order_hash is None else set()
+        )
+        document = {
+            "version": 1 if self.protocol is None else 2,
             # Not the name, which is the folder's: the revision pins the weights.
             "model": self.model.revision,
-            "task": self.task.model_dump(mode="json", exclude={"item_ids_hash", "n"}),
+            "task": self.task.model_dump(mode="json", exclude=unasked),
             "workload": self.workload,
             "batch_plan": self.batch_plan,
             "rules": self.rules,
             "seed": self.seed,
         }
+        return document if self.protocol is None else document | self.protocol
 
     @property
     def method_id(self) -> str:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from precision_explorer.bounded import json_file
 from precision_explorer.errors import StoreError
 from precision_explorer.records.record import Caution, Environment, Execution
 
@@ -120,7 +120,7 @@ def read_numerics(folder: Path) -> NumericsDocument:
     """The document in `folder`; StoreError in one line where there is none that can be read."""
     path = folder / NUMERICS_FILE
     try:
-        document: Any = json.loads(path.read_text(encoding="utf8"))
+        document: Any = json_file(path)
         if isinstance(document, dict) and document.get("schema_version", 0) > NUMERICS_SCHEMA:
             raise StoreError(f"{path} was written by a newer release; update precision-explorer")
         return NumericsDocument.model_validate(document)

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from precision_explorer.bounded import MAX_JSON_BYTES, read_bounded
 from precision_explorer.errors import StoreError
+from precision_explorer.records.audit import Audit
 from precision_explorer.records.background import NeighbourWork
 from precision_explorer.records.cell import Cell
 from precision_explorer.records.profile import Profile
 from precision_explorer.records.rounds import LatencyRound
+from precision_explorer.records.seal import unsealed
 from precision_explorer.records.serving import Serving, TriedRate
 from precision_explorer.records.soak import Soak
 from precision_explorer.records.upgrade import SCHEMA_VERSION, NewerSchema, upgrade
@@ -42,32 +44,6 @@ class LeftBehind(_Data):
     name: str
     elements: int
     reason: str
-
-
-class AppliedFormat(_Data):
-    """What really became of the model, counted after applying the format."""
-
-    format: str
-    execution: Execution
-    reason: str
-    library: str
-    kernel: str | None
-    """Which code multiplies: e.g. ``fbgemm-per-token``; ``torch`` for plain matmul. None, as all
-    that would be counted, where a server runs the model."""
-    compute_dtype: str | None
-    linear_elements: int | None
-    converted_elements: int | None
-    converted_share: float | None
-    """`converted_elements / linear_elements`; None for formats of arithmetic only."""
-    weight_bytes: int | None
-    """Real storage of parameters and persistent buffers: inner tensors, tied weights once."""
-    elements_by_dtype: dict[str, int] = Field(default_factory=dict)
-    bytes_by_dtype: dict[str, int] = Field(default_factory=dict)
-    left_behind: list[LeftBehind] = Field(default_factory=list)
-    certificate: Certificate | None = None
-    """None in records made before there were any: `execution` is then the device's promise."""
-    reported: dict[str, Any] | None = None
-    """What a server says of itself and its model; nothing of it was checked."""
 
 
 class Executed(_Data):
@@ -114,6 +90,32 @@ class Certificate(_Data):
     off_label: list[OffLabel] = Field(default_factory=list)
     not_called: list[str] = Field(default_factory=list)
     """Counted layers that the pass never ran."""
+
+
+class AppliedFormat(_Data):
+    """What really became of the model, counted after applying the format."""
+
+    format: str
+    execution: Execution
+    reason: str
+    library: str
+    kernel: str | None
+    """Which code multiplies: e.g. ``fbgemm-per-token``; ``torch`` for plain matmul. None, as all
+    that would be counted, where a server runs the model."""
+    compute_dtype: str | None
+    linear_elements: int | None
+    converted_elements: int | None
+    converted_share: float | None
+    """`converted_elements / linear_elements`; None for formats of arithmetic only."""
+    weight_bytes: int | None
+    """Real storage of parameters and persistent buffers: inner tensors, tied weights once."""
+    elements_by_dtype: dict[str, int] = Field(default_factory=dict)
+    bytes_by_dtype: dict[str, int] = Field(default_factory=dict)
+    left_behind: list[LeftBehind] = Field(default_factory=list)
+    certificate: Certificate | None = None
+    """None in records made before there were any: `execution` is then the device's promise."""
+    reported: dict[str, Any] | None = None
+    """What a server says of itself and its model; nothing of it was checked."""
 
 
 class Quality(_Data):
@@ -301,7 +303,8 @@ class Energy(_Data):
     """
 
     source: str
-    """``measured:nvml``, ``measured:rapl``, ``estimated:cpu-time`` or ``unavailable``."""
+    """``measured:nvml``, ``measured:rapl``, ``measured:zeus``, ``estimated:cpu-time`` or
+    ``unavailable``."""
     boundary: str | None = None
     energy_j: float | None = None
     window_s: float | None = None
@@ -351,6 +354,9 @@ class Compilation(_Data):
     compiled_share: float | None = None
     """Operator calls of a forward pass inside compiled graphs, over all that it makes eagerly."""
     recompiles: int | None = None
+    shared_blocks: int | None = None
+    """Blocks of the model whose code was made once and is used for each that is alike; None in
+    records from before it was so."""
 
 
 class Load(_Data):
@@ -390,6 +396,8 @@ class Measurements(_Data):
     positions: Positions | None = None
     not_compared: dict[str, str] | None = None
     """Why ``noise``, ``kept`` or ``positions`` is missing where it was tried."""
+    audit: Audit | None = None
+    """The audits of all this, where they were asked for; no part of what is measured."""
 
 
 class ErrorInfo(_Data):
@@ -400,6 +408,41 @@ class ErrorInfo(_Data):
     phase: str | None = None
     signal: str | None = None
     log_tail: str = ""
+
+
+class DeviceSettings(_Data):
+    """How a device is set, as far as it tells: limits in watts and hertz, not what it did.
+
+    `clock_limit_hz` of a GPU is that of its SMs; `application_clock_hz` is what they were set to.
+    `governor` and `boost` (whether clocks above the base are allowed) are a processor's.
+    """
+
+    power_limit_w: float | None = None
+    default_power_limit_w: float | None = None
+    clock_limit_hz: float | None = None
+    application_clock_hz: float | None = None
+    memory_clock_limit_hz: float | None = None
+    ecc: bool | None = None
+    governor: str | None = None
+    boost: bool | None = None
+
+
+class Placement(_Data):
+    """Where of several places the cell ran. No host names: `place` is the machine's number in its
+    sweep, as in ``node-2``.
+
+    `device_type` is the custom resource by which the place was asked for (``--on``), None without.
+    `cpus` are the logical processors that its processes were bound to, so that no other place had
+    any of them; None where nothing was bound.
+    """
+
+    executor: str
+    place: str
+    device_type: str | None = None
+    cpus: list[int] | None = None
+    beside_change: float | None = None
+    """How the typical time of the reference's requests changed beside the other places of its
+    machine, relative to alone; None where places share no machine, or ran one after the other."""
 
 
 class Environment(_Data):
@@ -418,6 +461,13 @@ class Environment(_Data):
     libraries: dict[str, str]
     variables: dict[str, str] = Field(default_factory=dict)
     """Environment variables that change results, where they are set."""
+    kernel: str | None = None
+    """Release of the operating system's kernel; None, as the next two, in records from before."""
+    container: str | None = None
+    """The engine whose container it ran in; None where nothing told of one."""
+    settings: DeviceSettings | None = None
+    placement: Placement | None = None
+    """None where the local executor ran it, one cell after the other."""
 
 
 class Attempt(_Data):
@@ -445,6 +495,26 @@ class CellRecord(_Data):
     started_at: str
     """UTC, ISO 8601, for people only: nothing is computed from it."""
     attempts: list[Attempt] = Field(default_factory=list)
+    samples_sha256: str | None = None
+    """SHA-256 of the cell's samples; None where it has none, and in records from before it was
+    kept."""
+    samples_next_sha256: str | None = None
+    """SHA-256 of samples that were about to take their place when this was written: a sweep that
+    is killed between the two files leaves one or the other, each of which this record fits."""
+
+    @property
+    def known_samples(self) -> tuple[str, ...] | None:
+        """SHA-256 of each file of samples that may stand beside this record; None where nothing is
+        known of them."""
+        if self.samples_sha256 is None:
+            return None
+        return tuple(filter(None, (self.samples_sha256, self.samples_next_sha256)))
+
+    def measured_as(self) -> tuple[Any, ...]:
+        """What makes two records one and the same measurement, whatever was added to either since
+        (a profile, comparisons, an audit)."""
+        made = self.measurements
+        return self.cell_id, self.started_at, made.quality, made.latency, made.throughput
 
 
 Throughput.model_rebuild()
@@ -452,15 +522,16 @@ Disturbed.model_rebuild()
 
 
 def read_record(path: Path) -> CellRecord:
-    """The record at `path`, upgraded to the current schema; StoreError if it is none, NewerSchema
-    if only a newer release can read it."""
+    """The record at `path`, upgraded to the current schema; StoreError if it is none, or not as it
+    was written (`records.seal`), NewerSchema if only a newer release can read it. OSError where it
+    can't be read now, which says nothing of what it holds."""
     try:
-        document = json.loads(path.read_text(encoding="utf8"))
+        document = unsealed(read_bounded(path, MAX_JSON_BYTES))
         return CellRecord.model_validate(upgrade(document))
     except NewerSchema as error:
         raise NewerSchema(f"{path.name}: {error}") from error
     # RecursionError: absurd nesting.
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         first = (str(error).splitlines() or [type(error).__name__])[0]
         raise StoreError(
             f"{path.name} is no readable cell record ({first}); remove it and run the sweep again"

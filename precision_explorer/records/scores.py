@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from precision_explorer.bounded import json_document
 from precision_explorer.errors import StoreError
 
 SCORES_VERSION = 1
@@ -49,7 +50,7 @@ class AddedScores(BaseModel):
 def read_scores(content: bytes, where: str) -> AddedScores:
     """The scores in a file's `content`; StoreError if it holds none, or a newer release's."""
     try:
-        scores = AddedScores.model_validate_json(content)
+        scores = AddedScores.model_validate(json_document(content))
     except ValueError as error:
         raise StoreError(f"{where} holds no readable scores; remove it and rescore") from error
     if scores.schema_version > SCORES_VERSION:

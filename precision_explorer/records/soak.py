@@ -15,7 +15,8 @@ class SoakWindow(_Data):
     """One window. `start_s` counts from where the requests' own `start_s` does; `requests` ended in
     it. What could not be read is None.
 
-    `memory_bytes`: the process's own memory (USS) at the window's end on a CPU, the device memory
+    `memory_bytes`: the process's own memory (USS) at the window's end on a CPU, less what the
+    requests' own rows take by then (in records from before that it was not), the device memory
     that it holds on a GPU. `temperature_c`: the highest reading. `clock_hz`: the mean of the
     readings, of the SM clock on a GPU, of the cores on a CPU. `power_w`: the mean. Of a GPU's
     `throttle_reasons` (NVML's names, in lower case) all are listed that were seen; `throttled`

@@ -2,7 +2,14 @@
 
 History
 -------
-1 : the first one (release 0.1.0).
+1 : the first one (release 0.1.0). Fields that came later are None in records from before, so that
+    nothing has to be upgraded: `Cell.protocol` and `TaskIdentity.order_hash` (version 2 of the
+    method); `kernel`, `container` and `settings` of `Environment`; `Measurements.audit`;
+    `samples_sha256`, `samples_next_sha256`, and the file's own seal (`records.seal`).
+
+Fields may be added within a version, with a default for records that lack them. What a field means
+or is called changes with a version and a step below, and ``tests/records/<version>/`` keeps true
+records of the version before.
 """
 
 from __future__ import annotations

@@ -122,6 +122,8 @@ def _front(group: Group, row: Row) -> Cell:
         return Cell(MISSING)
     known = row["pareto_probability"]
     text = row["pareto"] if known is None else f"{row['pareto']} {share(known, 0)}"
+    if is_busy(row):
+        text += " (timed beside other work)"
     return Cell(text, "strong" if row["pareto"] == "yes" else "")
 
 
@@ -193,18 +195,23 @@ def series_word(row: Row) -> str:
 
 def _load_columns(group: Group) -> list[_Column]:
     """Of requests that came by their own clock; none where all came in turn."""
-    if all(row["offered_rate_per_s"] is None for row in group.ok):
+    if not _has(group, "offered_rate_per_s"):
         return []
     generates = any(row["batching"] not in (None, "dynamic") for row in group.ok)
     batching = _Column("Batching", _plain("batching", _word), numeric=False)
     return [
         *([batching] if generates else []),
+        _Column("Lateness p99", _plain("lateness_p99_s", seconds)),
+    ]
+
+
+def _queue_columns(group: Group) -> list[_Column]:
+    return [
         _Column("Offered", _plain("offered_rate_per_s", rate)),
         _Column("Achieved", _plain("achieved_rate_per_s", rate)),
         _Column("Busy", _plain("utilisation", lambda v: share(v, 0))),
         _Column("Queue p50", _plain("queue_p50_s", seconds)),
         _Column("Service p50", _plain("service_p50_s", seconds)),
-        _Column("Lateness p99", _plain("lateness_p99_s", seconds)),
     ]
 
 
@@ -345,12 +352,16 @@ def _view(title: str, group: Group, columns: list[_Column], rows: list[Row]) -> 
 
 
 def main_views(group: Group) -> list[View]:
-    """The tables everyone reads, of the rows with results; none without such rows."""
+    """The tables everyone reads, of the rows with results; none without such rows. That of the load
+    where requests came by their own clock."""
     if not group.ok:
         return []
+    queued = _has(group, "offered_rate_per_s")
+    load = [_view("Load and queue", group, _queue_columns(group), group.ok)] if queued else []
     return [
         _view("Quality and front", group, _quality_columns(group), group.ok),
         _view("Speed and memory", group, _speed_columns(group), group.ok),
+        *load,
         _view("Energy, cost and value", group, _economy_columns(group), group.ok),
     ]
 

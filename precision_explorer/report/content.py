@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 from dataclasses import dataclass, field, replace
 
 from precision_explorer.report.aggregates import group_scores
 from precision_explorer.report.answers import Answer, answers, limits_line
+from precision_explorer.report.audits import NOT_AUDITED, AuditSection, Badge, audit_section, badge
 from precision_explorer.report.columns import View, detail_view, main_views, unmeasured_view
 from precision_explorer.report.curve import RateSection, rate_section
 from precision_explorer.report.differences import differences_view
 from precision_explorer.report.disturbed import DisturbedSection, disturbed_section
 from precision_explorer.report.findings import Finding, findings
-from precision_explorer.report.groups import Group, direction_words, groups
+from precision_explorer.report.groups import Group, Row, direction_words, groups
 from precision_explorer.report.loads import Loads, load_sections
 from precision_explorer.report.offline import lacks_energy, offline_view
 from precision_explorer.report.questions import Question, questions
@@ -64,6 +66,8 @@ class Section:
     """Which input, moved alone, would change the choices."""
     why: WhySection | None = None
     """Why formats are or are not faster than the reference."""
+    audits: AuditSection | None = None
+    """Of rows whose measurement was audited."""
 
 
 @dataclass(frozen=True)
@@ -93,13 +97,20 @@ class Content:
     """The limits that the formats named in `answers` hold."""
     left_out: str
     """Of a brief report: what is left out, and where it stands; else empty."""
+    badge: Badge = NOT_AUDITED
+    """What the audits came to, in a line."""
+
+    @property
+    def is_audited(self) -> bool:
+        """Whether any row was."""
+        return self.badge != NOT_AUDITED
 
 
 _LEFT_OUT = (
     "As there are many cells, this page leaves out details: bars of cost, efficiency and value, "
     "differences beyond the verdict, rates at each batch size, rows over time, beside background "
-    "work, and why formats are or are not faster. They stand in tradeoffs.md, which was written "
-    "beside this page, and every figure in tradeoffs.csv."
+    "work, audits row by row, and why formats are or are not faster. They stand in tradeoffs.md, "
+    "which was written beside this page, and every figure in tradeoffs.csv."
 )
 
 
@@ -124,15 +135,25 @@ def make_content(table: Table, brief: bool = False) -> Content:
         notes=_notes(sections, context),
         held=limits_line(table),
         left_out=_LEFT_OUT if brief else "",
+        badge=badge(table),
         reproduce=f"precision-explorer report {shlex.join(context.run.split(', '))}",
     )
 
 
 def _without_details(table: Table) -> Table:
-    return replace(table, why=(), comparisons=(), soaks=(), disturbed=(), offline=())
+    return replace(table, why=(), comparisons=(), soaks=(), disturbed=(), offline=(), audits=())
 
 
 def _subject(table: Table) -> str:
+    """Models and tasks, and the load where it is not one request after the other."""
+    named = {r["workload"] for r in table.rows} - {None}
+    if named <= {"single-stream"}:
+        return _models_and_tasks(table)
+    what = f"workload{'s' * (len(named) > 1)} {listed(sorted(named))}"
+    return f"{_models_and_tasks(table)}, {what}"
+
+
+def _models_and_tasks(table: Table) -> str:
     pairs = list(dict.fromkeys((r["model"], r["task"]) for r in table.rows))
     if len(pairs) <= 2:
         return "; ".join(f"{model} on {task}" for model, task in pairs)
@@ -177,6 +198,7 @@ def _section(group: Group, table: Table, brief: bool) -> Section:
         disturbed=disturbed_section(group, table),
         sensitivity=group_view(table, group),
         why=of_group(table, group),
+        audits=audit_section(group, table),
     )
 
 
@@ -208,6 +230,7 @@ def _method(context: Context) -> list[Fact]:
     return [
         Fact("Method", context.method),
         Fact("Method id", context.method_ids),
+        *([Fact("Measured on (UTC)", context.measured_on)] if context.measured_on else []),
         Fact("Stack", (", ".join(f"{k} {v}" for k, v in context.stack.items()),)),
         Fact("Data source", tuple(f"{t.name}: {t.source}" for t in context.tasks)),
         Fact("Data licence", tuple(f"{t.name}: {t.licence}" for t in context.tasks)),
@@ -225,6 +248,29 @@ def _resampled(sections: list[Section]) -> str:
         "examples, requests and batches are resampled. Memory, and differences from run to run, "
         "are not resampled."
     )
+
+
+def _longer(sections: list[Section]) -> str:
+    """How long a window would show the p99 that rows here lack: as many requests as it needs, at
+    the rate that was achieved, or one after the other."""
+    lacking = [
+        (row["latency_p99_needed_n"] * _apart_s(row), row)
+        for section in sections
+        for row in section.group.ok
+        if row["latency_p99_needed_n"] and row["latency_p50_s"] and not row["search_slo"]
+    ]
+    if not lacking:
+        return ""
+    lasts_s, row = max(lacking, key=lambda pair: pair[0])
+    length = f"{math.ceil(lasts_s / 60)}m" if lasts_s > 60 else f"{math.ceil(lasts_s)}s"
+    most = row["format"]
+    return f" The p99 of every row here would take about --duration {length} ({most} most)."
+
+
+def _apart_s(row: Row) -> float:
+    """Mean seconds between two requests of a row that has a median latency."""
+    achieved = row["achieved_rate_per_s"]
+    return float(1 / achieved if achieved else row["latency_p50_s"])
 
 
 _OFFLINE = (
@@ -256,7 +302,8 @@ def _notes(sections: list[Section], context: Context) -> tuple[str, ...]:
         "than the format can serve, and refused, where the serving loop itself was late: neither "
         "has a latency. A dash (—) is a value that was not measured.",
         "needs n >= N: so many requests like these would support the percentile at 95 %. Where a "
-        "request depends on those before it, as in a queue, they are worth fewer independent ones.",
+        "request depends on those before it, as in a queue, they are worth fewer independent ones."
+        + _longer(sections),
     ]
     if any(s.differences for s in sections):
         notes.append(
@@ -278,7 +325,15 @@ def _notes(sections: list[Section], context: Context) -> tuple[str, ...]:
         notes.append(
             "Largest rate: at Held up to the whole 95 % interval of the percentile was within the "
             "limit, and no queue grew; at Missed from it was beyond, or more came than was served. "
-            "In between it could not be told. The row's own latencies are those at Held up to."
+            "In between it could not be told. The row's own latencies are those at Held up to, or "
+            "at the lowest rate that was tried where none held."
+        )
+    if any(s.audits for s in sections):
+        notes.append(
+            "Audits: checks of the measurement itself, after MLPerf's compliance tests. Ratios are "
+            "of seconds, the second way of serving over the first, with their 95 % interval; a "
+            "check that can't tell is not judged, with the reason below its table. Within the "
+            "device's limits: the share of a request's time that its work takes at these limits."
         )
     if any(s.sensitivity for s in sections):
         notes.append(

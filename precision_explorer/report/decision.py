@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -24,8 +25,14 @@ _STATES = {"yes": "yes", "no": "no", "cannot-tell": "can't tell", "barred": "may
 _TONES = {"yes": "good", "no": "bad", "cannot-tell": "unsure", "barred": "bad"}
 
 
-def print_decisions(decisions: list[Decision], console: Console) -> None:
-    """Print each decision with its formats."""
+def print_decisions(
+    decisions: list[Decision], console: Console, prices: Sequence[str] = ()
+) -> None:
+    """Print each decision with its formats, and before them the `prices` that money is of."""
+    for price in cleaned(tuple(prices)):
+        console.print(Text(f"Price: {price}"))
+    if prices:
+        console.print()
     for decision in map(cleaned, decisions):
         _print(decision, console)
 

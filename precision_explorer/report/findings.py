@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from precision_explorer.report.curve import outcome as rate_outcome
 from precision_explorer.report.groups import Group, Row
-from precision_explorer.report.ranking import LATENCY, MEMORY, WEIGHTS, outcome, rank
+from precision_explorer.report.ranking import LATENCY, MEMORY, WEIGHTS, is_busy, outcome, rank
 from precision_explorer.report.text import listed
 from precision_explorer.units import points, share, usd
 
@@ -82,7 +82,18 @@ def _members(group: Group, rows: list[Row]) -> str:
     if unsure:
         known = group.listing(unsure, note=lambda r: share(r["pareto_probability"], 0))
         text += f" Not certain, by the share of resamples on the front: {known}."
-    return text + _ties(group, on) + _knee(group, on)
+    return text + _disturbed(group, rows) + _ties(group, on) + _knee(group, on)
+
+
+def _disturbed(group: Group, rows: list[Row]) -> str:
+    """That resampling knows nothing of what other work on the machine did to a row's times."""
+    busy = [r for r in rows if is_busy(r)]
+    return (
+        f" Timed beside other work, so that their places are only as good as these times, whatever "
+        f"the share of resamples: {_names(group, busy)}."
+        if busy
+        else ""
+    )
 
 
 def _references(group: Group, references: list[Row], on: list[Row]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
+from precision_explorer.report.audits import AuditSection
 from precision_explorer.report.columns import View
 from precision_explorer.report.content import Content, Fact, Section, make_content
 from precision_explorer.report.disturbed import DisturbedSection
@@ -36,7 +37,9 @@ def escape(text: str) -> str:
 def to_markdown(table: Table) -> str:
     """The report of `table` as Markdown."""
     content = make_content(table)
-    blocks = [f"# {escape(content.title)}", *_answers(content), *_context(content)]
+    # Runs from before there were audits keep their page.
+    audited = [f"**{escape(content.badge.text)}.**"] if content.is_audited else []
+    blocks = [f"# {escape(content.title)}", *audited, *_answers(content), *_context(content)]
     for safety in content.safety:
         blocks += _overview(safety)
     for view in content.group_scores:
@@ -102,6 +105,7 @@ def _section(section: Section) -> list[str]:
         *(_disturbed(section.disturbed) if section.disturbed else []),
         *(block for view in views for block in (f"### {escape(view.title)}", grid(view))),
         *(block for soak in section.over_time for block in _soak(soak)),
+        *(_audits(section.audits) if section.audits else []),
         *(_why(section.why) if section.why else []),
     ]
 
@@ -114,6 +118,11 @@ def _disturbed(disturbed: DisturbedSection) -> list[str]:
 def _soak(soak: SoakSection) -> list[str]:
     line = [escape(soak.line)] if soak.line else []
     return [f"### {escape(soak.view.title)}", *line, grid(soak.view)]
+
+
+def _audits(audits: AuditSection) -> list[str]:
+    view = audits.view
+    return [f"### {escape(view.title)}", grid(view), *listing(None, audits.lines)]
 
 
 def _why(why: WhySection) -> list[str]:

@@ -134,15 +134,18 @@ def outcome(group: Group, rows: Sequence[Row], measure: Measure) -> str:
     names = listed([group.named(r) for r in ranking.best])
     if ranking.missing:
         missing = listed([group.named(r) for r in ranking.missing])
-        return f"No {measure.superlative} {measure.noun} is named: {missing} lacks a value."
+        return (
+            f"No {measure.superlative} {measure.noun} of all formats is named: {missing} lacks a "
+            "value."
+        )
     if ranking.compared == 1:
         return f"Only {names} has a result ({measure.noun}: {text}); nothing to compare it with."
     if ranking.disturbed:
         every = len(ranking.disturbed) == ranking.compared
         whose = "every format" if every else listed([group.named(r) for r in ranking.disturbed])
         return (
-            f"No {measure.superlative} {measure.noun} is named, as other work disturbed the timing "
-            f"of {whose}."
+            f"No {measure.superlative} {measure.noun} of all formats is named, as other work "
+            f"disturbed the timing of {whose}."
         )
     if ranking.within_spread:
         return _too_close(names, ranking.best, measure)

@@ -132,7 +132,7 @@ def _side(one: Sensitivity, change: Change | None, end: float) -> str:
     show = _WIDE.get(one.input)
     value = (show or _SHOW[one.unit])(change.value)
     where = "below about" if change.factor < 1 and show is not None else where
-    choice = change.choice or "no format is named"
+    choice = change.choice or f"no format is named: {change.why}"
     return f"{where} {value} (x{change.factor:.3g}): {choice}"
 
 

@@ -23,6 +23,10 @@ _GAP = 2
 def print_table(table: Table, console: Console) -> None:
     """Print `table` with its findings, cautions and caveats on `console`."""
     content = make_content(table)
+    if content.is_audited:
+        badge = content.badge
+        console.print(Text(f"{badge.text}.", style=_TONES.get(badge.tone, "")))
+        console.print()
     _print_answers(content, console)
     for safety in content.safety:
         _print_overview(safety, console)
@@ -102,6 +106,12 @@ def _print_section(section: Section, console: Console) -> None:
         console.print(grid(section.disturbed.view, console.width))
         console.print()
         for line in section.disturbed.lines:
+            console.print(Padding(Text(line), (0, 0, 0, 2)))
+    if section.audits is not None:
+        console.print()
+        console.print(grid(section.audits.view, console.width))
+        console.print()
+        for line in section.audits.lines:
             console.print(Padding(Text(line), (0, 0, 0, 2)))
     console.print()
 

@@ -73,7 +73,11 @@ def prepare_background(
             if one.path is None:
                 raise UsageError("background: model names none; write it as model:path/to/model")
             refuse_synthetic([one.path], "a neighbour's work is that of a model in use")
-            ref = resolve(one.path, trust_remote_code=spec.trust_remote_code)
+            ref = resolve(
+                one.path,
+                trust_remote_code=spec.trust_remote_code,
+                allow_pickle=spec.allow_pickle,
+            )
             own = {"model": ref.name, "revision": ref.identity.revision}
             found = one.model_copy(update=own)
             request |= _serving(ref, workload) | {"threads": threads}
@@ -115,6 +119,7 @@ def _serving(ref: ModelRef, workload: Workload) -> Json:
     return {
         "model": ref.name,
         "path": str(ref.path),
+        "pickled": ref.pickled,
         "task": task.card.name,
         "card": task.card.asked(),
         "examples": task.examples,
@@ -192,7 +197,7 @@ class Neighbours:
         """End all, whatever they do."""
         handles, self._handles, self._told = self._handles, [], []
         for handle in handles:
-            handle.process.kill()
+            handle.kill_soon()
         for handle in handles:
             handle.close()
 

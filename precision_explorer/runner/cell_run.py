@@ -53,7 +53,8 @@ class CellRun:
         self.session = 1 + max((n for n in known if n is not None), default=-1)
 
     def _take_over(self) -> None:
-        names = ["quality", *block_names(self.planned), *block_names(self.planned, disturbed=True)]
+        blocks = [*block_names(self.planned), *block_names(self.planned, disturbed=True)]
+        names = ["quality", *blocks, "certificate", "profile", "audit"]
         for name in names:
             stored = self._folder.read_part(self.planned.cell_id, name)
             if stored is not None:

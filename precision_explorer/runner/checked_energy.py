@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from precision_explorer.measure.energy import FAILED_METER
 from precision_explorer.records import Caution
 from precision_explorer.records.record import Energy
 from precision_explorer.units import joules, share, signed, watts
@@ -23,7 +24,18 @@ def energy_cautions(energy: dict[str, Any] | None) -> list[Caution]:
     if not energy:
         return []
     found = Energy.model_validate(energy)
-    return [caution for caution in (_cross_check(found), _idle(found)) if caution is not None]
+    made = (_failed(found), _cross_check(found), _idle(found))
+    return [caution for caution in made if caution is not None]
+
+
+def _failed(energy: Energy) -> Caution | None:
+    if energy.energy_j is not None or not (energy.note or "").startswith(FAILED_METER):
+        return None
+    text = (
+        f"{energy.note}: energy and what is made of it are left empty, all else stands; run the "
+        "cell again (remove its record) once the meter answers"
+    )
+    return Caution(id="meter-failed", message=text)
 
 
 def _cross_check(energy: Energy) -> Caution | None:

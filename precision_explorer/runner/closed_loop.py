@@ -3,6 +3,7 @@ in a worker."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from precision_explorer.measure import LatencySeries, Phases, single_stream
@@ -19,17 +20,22 @@ def closed_loop(adapter: Adapter, count: int, rules: Workload, **how: Any) -> La
     if rules.scenario == "offline":
         return None
     if rules.scenario == "multi-stream":
-        return multi_stream(lambda i: _query(adapter, i), count, rules.streams, rules, **how)
+        return multi_stream(lambda i: one_query(adapter, i), count, rules.streams, rules, **how)
+    return single_stream(one_request(adapter), count, rules, **how)
+
+
+def one_request(adapter: Adapter) -> Callable[[int], dict[str, Any]]:
+    """Serves example `index` as the timed part does; its row's extras."""
     phases = Phases()
 
     def serve(index: int) -> dict[str, Any]:
         answer = adapter.request(index, phases)
         return answer | {"phases": phases.take()}
 
-    return single_stream(serve, count, rules, **how)
+    return serve
 
 
-def _query(adapter: Adapter, indices: list[int]) -> dict[str, Any]:
+def one_query(adapter: Adapter, indices: list[int]) -> dict[str, Any]:
     """Serve one query; of generated answers the first token, the time between, and all tokens."""
     own = getattr(adapter, "serve_batch", None)
     if own is None:

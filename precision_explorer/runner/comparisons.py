@@ -51,8 +51,9 @@ class Comparisons:
 
     def lacking(self, planned: PlannedCell) -> list[Ask]:
         """What is still to be asked of the worker that holds the format, in order. Nothing of cells
-        whose parts were removed. Under a runtime of fixed shapes nothing in other batches, as these
-        would have to be compiled too: no noise floor."""
+        whose parts were removed, and nothing that a finished cell's record holds: a damaged part
+        would else replace its figures by those of another day. Under a runtime of fixed shapes
+        nothing in other batches, as these would have to be compiled too: no noise floor."""
         reference, cell_id = self.reference(planned), planned.cell_id
         if not planned.has_quality:
             return []
@@ -68,7 +69,12 @@ class Comparisons:
                 asked.append(Ask("kept", {"op": "keep"}))
         if is_language and planned.served is None and (any_batch or reference is not planned):
             asked += self._compare(reference, is_reference=reference is planned)
-        return [ask for ask in asked if not self.folder.has_part(cell_id, ask.part)]
+        held = _held(self.folder.read_record(cell_id), reference)
+        return [
+            ask
+            for ask in asked
+            if ask.part not in held and not self.folder.has_part(cell_id, ask.part)
+        ]
 
     def _compare(self, reference: PlannedCell, is_reference: bool) -> list[Ask]:
         """One request where the reference has kept its distributions, else none."""
@@ -95,19 +101,60 @@ class Comparisons:
             name: self.folder.read_answer(planned.cell_id, part) for part, name in names.items()
         }
         joined = with_comparisons(record, {name: a for name, a in found.items() if a is not None})
-        if joined == record:
-            return
-        rows = {"example": ["quality"], "request": block_names(planned), "repeat": ["noise"]}
-        rows["disturbed"] = block_names(planned, disturbed=True)
-        rows["position"] = [_positions(reference)]
-        streams = {kind: self._streams(planned.cell_id, parts) for kind, parts in rows.items()}
-        found_rows = {kind: joined_streams(given) for kind, given in streams.items() if given}
-        self.folder.write_samples(planned.cell_id, found_rows)
-        self.folder.write_record(joined)
+        rows = None if joined == record else self._rows(planned, reference, record)
+        if rows is not None:
+            self.folder.write_samples(planned.cell_id, rows)
+            self._note_samples(joined)
 
-    def _streams(self, cell_id: str, parts: list[str]) -> list[bytes]:
-        stored = (self.folder.read_part(cell_id, part) for part in parts)
-        return [part[1] for part in stored if part is not None and part[1]]
+    def restore(self, planned: PlannedCell, record: CellRecord) -> bool:
+        """Make a finished cell's samples what its parts say; False where these lack some. They may
+        be sound, and newer than the record, where a sweep was killed in between."""
+        rows = self._rows(planned, self.reference(planned), record)
+        if rows is not None:
+            self.folder.restore_samples(planned.cell_id, rows)
+            self._note_samples(record)
+        return rows is not None
+
+    def _note_samples(self, record: CellRecord) -> None:
+        digest = self.folder.samples_hash(record.cell_id) or None
+        hashes = {"samples_sha256": digest, "samples_next_sha256": None}
+        self.folder.write_record(record.model_copy(update=hashes))
+
+    def _rows(
+        self, planned: PlannedCell, reference: PlannedCell | None, record: CellRecord
+    ) -> dict[str, bytes] | None:
+        """A cell's samples by kind, from its parts; None where one that every cell has, or whose
+        figures the record holds, is not there or not whole."""
+        kinds = {"example": ["quality"], "request": block_names(planned), "repeat": ["noise"]}
+        kinds["disturbed"] = block_names(planned, disturbed=True)
+        if reference is not None:
+            kinds["position"] = [_positions(reference)]
+        parts = {
+            name: self.folder.read_part(planned.cell_id, name)
+            for names in kinds.values()
+            for name in names
+        }
+        needed = {name for kind in ("example", "request") for name in kinds[kind]}
+        needed |= _held(record, reference) & parts.keys()
+        if any(parts[name] is None for name in needed):
+            return None
+        streams = {
+            kind: [part[1] for name in names if (part := parts[name]) is not None and part[1]]
+            for kind, names in kinds.items()
+        }
+        return {kind: joined_streams(given) for kind, given in streams.items() if given} or None
+
+
+def _held(record: CellRecord | None, reference: PlannedCell | None) -> set[str]:
+    """The parts whose figures stand in a finished cell's record."""
+    if record is None or record.status != "ok":
+        return set()
+    measured = record.measurements
+    held = {name for name in ("noise", "kept") if getattr(measured, name) is not None}
+    positions = measured.positions
+    if reference is not None and positions and positions.reference == reference.cell_id:
+        held.add(_positions(reference))
+    return held
 
 
 def _positions(reference: PlannedCell) -> str:
@@ -121,5 +168,8 @@ def with_comparisons(record: CellRecord, answers: dict[str, Json]) -> CellRecord
     found = {name: answer[name] for name, answer in answers.items() if name in answer}
     missing = {name: answer["why"] for name, answer in answers.items() if name not in answer}
     gone = dict.fromkeys(missing)
+    # What was said of others stays.
+    before = record.measurements.not_compared or {}
+    missing = {n: why for n, why in before.items() if n not in answers} | missing
     document = record.measurements.model_dump() | found | gone | {"not_compared": missing or None}
     return record.model_copy(update={"measurements": Measurements.model_validate(document)})

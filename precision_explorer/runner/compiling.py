@@ -77,15 +77,29 @@ def warm_up(
         progress("compile", len(seen) - 1, len(seen))
         start = time.perf_counter()
         try:
-            for _ in range(_REPLAY_TRIES if model.replays else 1):
-                call()
-                sync()
+            _run(model, call, sync)
         except Exception as error:
             if not is_out_of_memory(error):
                 raise _not_compiled(error) from error
         seconds += time.perf_counter() - start
     progress("compile", len(seen), len(seen))
     return seconds
+
+
+def _run(model: CompiledModel, call: Call, sync: Callable[[], None]) -> None:
+    def run() -> None:
+        for _ in range(_REPLAY_TRIES if model.replays else 1):
+            call()
+            sync()
+
+    try:
+        run()
+    except Exception as error:
+        if not model.shared_blocks or is_out_of_memory(error):
+            raise
+        # Code shared by blocks may do less than torch.compile can otherwise.
+        model.compile_whole()
+        run()
 
 
 def _not_compiled(error: Exception) -> Exception:
@@ -118,4 +132,5 @@ def compilation(model: CompiledModel, runtime: Runtime, kind: str) -> Compilatio
         graph_breaks=sum(broken.values()),
         break_reasons=broken,
         compiled_share=share,
+        shared_blocks=model.shared_blocks,
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -110,6 +110,19 @@ def stepping(adapter: Any, plan: Schedule, max_batch: int) -> Iterator[Stepper]:
             f"{max_batch} requests of up to {longest} tokens at once, which the workload lets a "
             "window have, do not fit into memory; lower max_batch"
         ) from error
+
+
+def answered_together(adapter: Any, indices: Sequence[int]) -> list[list[int]]:
+    """The tokens of requests of these examples that are all in progress at once."""
+    from precision_explorer.models.continuous import continuous_batches
+
+    asked = [adapter.request_tokens(index) for index in indices]
+    longest = max(len(ids) + count for ids, count in asked)
+    with continuous_batches(adapter.model, len(asked), longest) as batches:
+        tickets = [batches.join(ids, count) for ids, count in asked]
+        while any(ticket not in batches.tokens for ticket in tickets):
+            batches.step()
+        return [batches.tokens[ticket] for ticket in tickets]
 
 
 def continuous_capacity(

@@ -8,7 +8,7 @@ from collections.abc import Awaitable
 from dataclasses import dataclass
 from typing import Any
 
-from precision_explorer.errors import PrecisionExplorerError
+from precision_explorer.errors import EndpointError, PrecisionExplorerError
 from precision_explorer.hardware.sensors import UnavailableSensor
 from precision_explorer.measure import EnergyWindow, offline
 from precision_explorer.measure.open_loop import send_window
@@ -113,12 +113,26 @@ class EndpointLoad:
         while (
             len(rows) < rules.warmup_requests or time.perf_counter() - begun < rules.warmup_seconds
         ):
-            start, index = time.perf_counter(), len(rows) % count
-            self.adapter.offline([index])
-            spent = time.perf_counter() - start
+            index = len(rows) % count
+            spent = self._patiently(index)
             window = "warmup" if rows or not self.subject.first else "cold"
             rows.append({"index": index, "window": window, "latency_s": spent})
         return rows
+
+    def _patiently(self, index: int) -> float:
+        """Seconds that one request took, sent again after a pause where the server is too busy for
+        it: its limit may be of requests in some time, of which the pass before took many."""
+        limits = self.adapter.asking.client.limits
+        for tried in range(limits.tries):
+            start = time.perf_counter()
+            try:
+                self.adapter.offline([index])
+                return time.perf_counter() - start
+            except EndpointError as error:
+                if not error.passing or tried + 1 == limits.tries:
+                    raise
+            time.sleep(limits.pause_s * 2**tried)
+        raise AssertionError("a request is sent once at least")
 
     # -- windows -----------------------------------------------------------------------------
 

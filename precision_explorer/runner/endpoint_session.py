@@ -1,7 +1,7 @@
 """A server over HTTP, and what is measured of it: quality and blocks. Runs in a worker; no torch.
 
 The same requests as a `runner.session.Session` answers: `quality`, `park`, `block`, `certificate`,
-`noise`.
+`noise`, `audit`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from precision_explorer.endpoint.capabilities import Capabilities, ask_capabilities
-from precision_explorer.endpoint.client import Client, Limits, api_key
+from precision_explorer.endpoint.client import Client, Limits
 from precision_explorer.endpoint.completions import Asking
 from precision_explorer.errors import EndpointError
 from precision_explorer.hardware.sensors import UnavailableSensor
@@ -21,6 +21,8 @@ from precision_explorer.models.asked import Asked, AskedAnswers, load_tokenizer
 from precision_explorer.models.asked_scores import AskedChoices, AskedDocuments
 from precision_explorer.records import AppliedFormat, Caution, canonical_hash
 from precision_explorer.records.record import Quality, Repeat
+from precision_explorer.runner.audit_answers import Texts
+from precision_explorer.runner.auditing import AuditSubject, audit
 from precision_explorer.runner.endpoint_load import EndpointLoad
 from precision_explorer.runner.rows import refuse_non_finite, signatures_of, to_arrow
 from precision_explorer.runner.timed import Subject, timed_part
@@ -36,7 +38,7 @@ class EndpointSession:
     def __init__(self, request: Json, progress: Progress) -> None:
         self.request, self.progress = request, progress
         limits = Limits(**request.get("limits", {}))
-        self.client = Client(request["url"], api_key(), limits)
+        self.client = Client(request["url"], request.get("key"), limits)
         known = request["capabilities"]
         self.can = (
             Capabilities(**known)
@@ -164,6 +166,20 @@ class EndpointSession:
         for row in rows:
             row |= {"id": subject.examples[row["index"]]["id"], "round": subject.round}
         return answer, rows
+
+    def audit(self, request: Json) -> tuple[Json, bytes]:
+        """The checks that need no model here; what else runs on this machine may be the server."""
+        adapter = self._adapter(request)
+        adapter.ready()
+        subject = AuditSubject(
+            adapter,  # type: ignore[arg-type]
+            request,
+            self.request["seed"],
+            lambda: None,
+            self.progress,
+            texts=Texts(stop=tuple((request["card"].get("generation") or {}).get("stop") or ())),
+        )
+        return {"audit": audit(subject).model_dump(mode="json")}, b""
 
     def certificate(self, request: Json) -> tuple[Json, bytes]:
         """That nothing is proved, and what the reader must be told of the timed requests."""

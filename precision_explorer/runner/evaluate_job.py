@@ -16,7 +16,7 @@ from precision_explorer.errors import StoreError, TaskError
 from precision_explorer.paths import without_paths
 from precision_explorer.records import AddedScore, canonical_hash
 from precision_explorer.runner.answers import Answers, answers_of
-from precision_explorer.runner.scoring import add_scores
+from precision_explorer.runner.scoring import add_scores, fetches
 from precision_explorer.stats import cluster_labels, resample_counts
 from precision_explorer.store import RunFolder
 from precision_explorer.table.quality import DRAWS
@@ -57,9 +57,8 @@ def run(request: dict[str, Any], progress: Any) -> tuple[dict[str, Any], bytes]:
 def _set_up(scratch: str, request: dict[str, Any]) -> None:
     """What the library reads when it is imported. The working folder is an empty one, since it
     takes a folder there for a metric of the same name."""
-    online = request["online"] and any(not m["local"] for m in request["metrics"])
     for name in ("HF_HUB_OFFLINE", "HF_EVALUATE_OFFLINE"):
-        os.environ[name] = "0" if online else "1"
+        os.environ[name] = "0" if fetches(request) else "1"
     os.environ["HF_UPDATE_DOWNLOAD_COUNTS"] = "0"
     if all(m["local"] for m in request["metrics"]):
         # No module of the user's cache is taken for one that was given, and none is left there.
@@ -108,10 +107,12 @@ def _score(folder: RunFolder, cell: dict[str, Any], metric: dict[str, Any]) -> d
     if metric["error"] is not None:
         return answer
     try:
-        columns = folder.read_samples(cell["cell_id"], "example")
+        record = folder.read_record(cell["cell_id"])
+        known = None if record is None else record.known_samples
+        columns = folder.read_samples(cell["cell_id"], "example", known)
         answers = answers_of(cell["kind"], columns)
         found = _computed(metric, answers, columns.get("group"), cell["seed"])
-        repeat = folder.read_samples(cell["cell_id"], "repeat")
+        repeat = folder.read_samples(cell["cell_id"], "repeat", known)
         if repeat["id"] and repeat["id"] == columns["id"]:
             found["again"] = _again(metric, cell["kind"], repeat)
         return answer | found

@@ -8,11 +8,53 @@ import gc
 import os
 import signal
 import sys
+from collections.abc import Iterable
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+from precision_explorer import scrub
 from precision_explorer.errors import DoesNotFit, InvalidNumerics, PrecisionExplorerError
 from precision_explorer.measure.throughput import is_out_of_memory
+
+HELD = {signal.SIGINT, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])}
+"""Signals that reach a whole process group, of which the manager decides what becomes of a worker:
+held back while it is started, and ignored from then on."""
+HUB_KERNELS = "USE_HUB_KERNELS"
+"""transformers' own switch for layers and functions that the hub has compiled code for
+(transformers 5.24, integrations/hub_kernels.py)."""
+
+
+def keep_out_secrets_and_kernels(keep: Iterable[str] = ()) -> None:
+    """What the manager took care of before it started this process, again: it may have been forked
+    from a server that something else had started before. The switch of transformers leaves the
+    kernels that a model's config names for its attention, and those of quantized checkpoints: so,
+    where it is off, the package that loads all of them counts as not installed. `keep`: as in
+    `scrub.scrubbed`."""
+    scrub.scrub_own(keep)
+    if os.environ.setdefault(HUB_KERNELS, "NO").upper() not in ("1", "ON", "YES", "TRUE"):
+        sys.modules.setdefault("kernels", None)  # type: ignore[arg-type]
+
+
+# CUDA's errors after which nothing works any more in a process (CUDA Runtime API, "cudaError"), by
+# torch's words for them.
+_DEVICE_LOST = (
+    "unspecified launch failure",
+    "device-side assert",
+    "an illegal memory access",
+    "an illegal instruction",
+    "misaligned address",
+    "hardware stack error",
+    "the launch timed out",
+    "uncorrectable ecc error",
+    "uncorrectable nvlink error",
+    "device is lost",
+    "gpu is lost",
+    "no cuda-capable device is detected",
+    "unknown error",
+    "cudnn_status_execution_failed",
+    "cublas_status_execution_failed",
+)
 
 
 def die_with_parent() -> None:
@@ -21,14 +63,13 @@ def die_with_parent() -> None:
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
-def redirect_output(path: str) -> None:
-    """Append this process's stdout and stderr, C libraries' included, to the log file."""
+def redirect_output(pipe: Connection) -> None:
+    """Write this process's stdout and stderr, C libraries' included, to the manager's pipe."""
     sys.stdout.flush()
     sys.stderr.flush()
-    target = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-    os.dup2(target, 1)
-    os.dup2(target, 2)
-    os.close(target)
+    os.dup2(pipe.fileno(), 1)
+    os.dup2(pipe.fileno(), 2)
+    pipe.close()
 
 
 def limit_memory(limit_bytes: int | None) -> None:
@@ -49,6 +90,9 @@ def error_answer(error: BaseException, phase: str) -> dict[str, Any]:
     """{status, kind, message, phase} of an exception, in one line with what to do."""
     gc.collect()
     text = (str(error).strip() or repr(error)).splitlines()[0][:500]
+    # The bytes of a path that are no UTF-8 stand in it as halves of characters, which no reader of
+    # JSON need take.
+    text = text.encode("utf8", "replace").decode()
     kind = type(error).__name__
     if isinstance(error, InvalidNumerics):
         return _answer("invalid_numerics", kind, text, phase)
@@ -58,7 +102,22 @@ def error_answer(error: BaseException, phase: str) -> dict[str, Any]:
         return _answer("out_of_memory", kind, message, phase)
     if isinstance(error, PrecisionExplorerError):
         return _answer("failed", kind, text, phase)
+    if is_device_lost(error):
+        message = (
+            f"the device failed ({text}), and with it this process; others get one of their own: "
+            "run the sweep again, and where it fails again look at dmesg for Xid errors, and at "
+            "the model for indices out of range"
+        )
+        return _answer("failed", "DeviceLost", message, phase)
     return _answer("failed", kind, f"{kind}: {text}; see the cell's log for the traceback", phase)
+
+
+def is_device_lost(error: BaseException) -> bool:
+    """Whether `error` is one of CUDA's after which the process can use the device no more; torch's
+    class is a RuntimeError."""
+    text = str(error).lower()
+    cuda = "cuda" in text or "cudnn" in text or "cublas" in text
+    return isinstance(error, RuntimeError) and cuda and any(w in text for w in _DEVICE_LOST)
 
 
 def _answer(status: str, kind: str, message: str, phase: str) -> dict[str, Any]:

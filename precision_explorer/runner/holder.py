@@ -58,7 +58,7 @@ class Holder:
     def kill(self) -> None:
         """End the worker whatever it does, without waiting for it."""
         if self.worker is not None:
-            self.worker.process.kill()
+            self.worker.kill_soon()
 
     def close(self) -> float:
         """End the worker and remove what it compiled; returns the seconds that it was busy."""

@@ -11,6 +11,7 @@ import importlib
 import multiprocessing
 import tempfile
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from precision_explorer.runner.manager import (
     prepare_environment,
     start_context,
 )
+from precision_explorer.runner.places import PlaceWorker, elsewhere
 
 # {job: module and function}
 JOBS: dict[str, str] = {
@@ -48,23 +50,29 @@ def load_job(name: str) -> Any:
 
 
 def run_job(
-    name: str, request: dict[str, Any], threads: int, on_event: OnEvent, timeout_s: float
+    name: str,
+    request: dict[str, Any],
+    threads: int,
+    on_event: OnEvent,
+    timeout_s: float,
+    keep: Iterable[str] = (),
 ) -> tuple[dict[str, Any], bytes]:
     """Run the job `name` in a new worker with `threads` and return its answer.
 
     `request` must hold ``device``, None for a job without torch, whose process starts from nothing
-    rather than from the fork server; what it holds is pickled to the worker. Raises JobFailed
-    when the job raised, crashed or took more than `timeout_s` seconds.
+    rather than from the fork server; what it holds is pickled to the worker. `keep`: variables of
+    the environment that it gets though they may hold secrets (`scrub`). Raises JobFailed when the
+    job raised, crashed or took more than `timeout_s` seconds.
     """
     prepare_environment(threads)
     with tempfile.TemporaryDirectory(prefix="precision-explorer-") as folder:
         log = Path(folder) / "job.log"
         whole = request | {"op": "job", "job": name, "threads": threads, "log": str(log)}
-        worker = None
+        worker: WorkerHandle | PlaceWorker | None = None
         try:
             plain = request["device"] is None
             context = multiprocessing.get_context("spawn") if plain else start_context()
-            worker = WorkerHandle(context, on_event)
+            worker = elsewhere(on_event) or WorkerHandle(context, on_event, keep)
             return worker.ask(whole, time.monotonic() + timeout_s)
         except (WorkerError, WorkerGone, EOFError) as error:
             why = without_paths(str(error) or "its worker did not start")

@@ -74,9 +74,9 @@ def measurements(
 def profile_of(
     answer: dict[str, Any] | None, roof: Roof | None
 ) -> tuple[Profile | None, list[Caution]]:
-    """The record's profile from the worker's answer, and a caution where a phase stayed faster than
-    the roof after it was measured again."""
-    if answer is None:
+    """The record's profile from the worker's answer (none where that says ``why`` there is none),
+    and a caution where a phase stayed faster than the roof after it was measured again."""
+    if answer is None or "profile" not in answer:
         return None, []
     profile = Profile.model_validate(answer["profile"])
     phases = {"prefill": profile.prefill, "decode": profile.decode}
@@ -265,6 +265,7 @@ def ok_record(
             memory["serving_peak_bytes"] = None
         cautions.append(resumed_caution(memory.get("serving_peak_bytes") is not None))
     parts["profile"], above = profile_of(answers.get("profile"), roof)
+    parts["audit"] = (answers.get("audit") or {}).get("audit")
     return CellRecord(
         cell_id=planned.cell_id,
         status="ok",

@@ -9,7 +9,13 @@ from precision_explorer.paths import without_paths
 from precision_explorer.plan import PlannedCell
 from precision_explorer.records import Attempt, Environment, Roof
 from precision_explorer.runner.cell_run import CellRun
-from precision_explorer.runner.join import failed_record, ok_record, skipped_record, utc_now
+from precision_explorer.runner.join import (
+    failed_record,
+    ok_record,
+    profile_of,
+    skipped_record,
+    utc_now,
+)
 from precision_explorer.runner.manager import Event, OnEvent
 from precision_explorer.runner.servers import client_environment
 from precision_explorer.store import RunFolder
@@ -98,7 +104,29 @@ class Ledger:
             attempts,
             self.roof,
         )
-        self.folder.write_record(record)
+        digest = self.folder.samples_hash(run.planned.cell_id) or None
+        self.folder.write_record(record.model_copy(update={"samples_sha256": digest}))
+
+    def lacks_profile(self, planned: PlannedCell) -> bool:
+        """Whether a measured cell has no profile and none was tried, as its sweep ended before: it
+        has a certificate, which comes shortly before. Into a server nothing looks."""
+        record = self.folder.read_record(planned.cell_id)
+        if planned.served or record is None or record.measurements.profile is not None:
+            return False
+        tried = self.folder.read_answer(planned.cell_id, "profile")
+        return self.folder.has_part(planned.cell_id, "certificate") and (
+            tried is None or "profile" in tried
+        )
+
+    def profiled(self, planned: PlannedCell, answer: dict[str, Any]) -> None:
+        """Put a profile into the record of a measured cell, and nothing else."""
+        record = self.folder.read_record(planned.cell_id)
+        profile, above = profile_of(answer, self.roof)
+        if record is None or profile is None:
+            return
+        measured = record.measurements.model_copy(update={"profile": profile})
+        more = {"measurements": measured, "cautions": [*record.cautions, *above]}
+        self.folder.write_record(record.model_copy(update=more))
 
     def failed(self, planned: PlannedCell, error: Exception, run: CellRun | None) -> None:
         """Record why a cell failed, with what was measured of it before."""

@@ -19,6 +19,7 @@ from precision_explorer.hardware import DeviceFacts
 from precision_explorer.paths import without_paths
 from precision_explorer.plan import Plan, PlannedCell, SweepSpec
 from precision_explorer.records import Environment, Roof
+from precision_explorer.runner.audits import Audits
 from precision_explorer.runner.background import Neighbours
 from precision_explorer.runner.cell_run import CellRun
 from precision_explorer.runner.comparisons import Comparisons
@@ -65,6 +66,7 @@ class Executor:
     background: Sequence[Json] = ()
     """What the processes of the workload's background are asked to become."""
     _context: BaseContext | None = None
+    _audited: set[str] = field(default_factory=set)
     _began: float = field(default_factory=time.monotonic)
 
     def __post_init__(self) -> None:
@@ -75,14 +77,59 @@ class Executor:
         """Which comparisons with the references are still to be made."""
         return Comparisons(self.spec, self.plan, self.folder)
 
+    @property
+    def audits(self) -> Audits:
+        """Which audits are still to be made."""
+        made = self.spec, self.folder, self._ledger, self.roof, self._load_again
+        return Audits(*made, self.load, self._audited)
+
+    def _load_again(self, holder: Holder, planned: PlannedCell) -> None:
+        """Load the model of a measured cell in another worker."""
+        self._close(holder)
+        self._load(holder, planned, self.spec.cell_timeout)
+
+    @property
+    def tally(self) -> Tally:
+        """What the run has come to so far."""
+        return self._ledger.tally
+
     def run(self) -> Tally:
         """Run every cell that has no finished record; failures are recorded and passed over."""
-        for planned in self.plan.cells:
-            if planned.skip is not None:
-                self._ledger.skipped(planned)
+        self.begin()
         for sessions in groups(self.plan.to_run):
             self._group(sessions)
         return self._ledger.tally
+
+    def begin(self) -> None:
+        """Record what is skipped, and set aside what is not as it was written."""
+        for planned in self.plan.cells:
+            if planned.skip is not None:
+                self._ledger.skipped(planned)
+        for planned in self.plan.to_run:
+            self._check(planned)
+
+    def lacks_any(self, cells: Sequence[PlannedCell]) -> bool:
+        """Whether anything is left to be asked of a worker for `cells`."""
+        return any(
+            not self._is_done(planned)
+            or self.comparisons.lacking(planned)
+            or self.audits.lacks(planned)
+            or self._ledger.lacks_profile(planned)
+            for planned in cells
+        )
+
+    def _check(self, planned: PlannedCell) -> None:
+        """Set aside what is not as it was written of an earlier run: samples are made again from
+        their parts; a cell whose parts don't suffice is measured again, as is one without a whole
+        record."""
+        self.folder.check_parts(planned.cell_id)
+        record = self.folder.read_record(planned.cell_id)
+        if record is None or record.known_samples is None:
+            return
+        if self.folder.samples_hash(planned.cell_id) in record.known_samples:
+            return
+        if not self.comparisons.restore(planned, record):
+            self.folder.set_aside_record(planned.cell_id)
 
     # -- the sessions of one model -------------------------------------------------------------
 
@@ -321,23 +368,24 @@ class Executor:
         planned, worker = run.planned, run.holder.worker
         assert worker is not None
         try:
-            with run.counted():
-                deadline = time.monotonic() + run.left_s
-                certificate = self._certificate(worker, run.request, deadline)
+            # It may stand from a parent that ended before the record was written.
+            if "certificate" not in run.answers:
+                with run.counted():
+                    deadline = time.monotonic() + run.left_s
+                    certificate = self._certificate(worker, run.request, deadline)
+                run.keep("certificate", certificate)
         except LOST as error:
             self._lost(run, error, schedule)
             return
-        run.keep("certificate", certificate)
         samples = run.samples()
         if samples:
             self.folder.write_samples(planned.cell_id, samples)
         # Already now: an interrupt in the profile takes nothing with it that was measured.
         self._ledger.measured(run)
-        with run.counted():
-            # Into a server nothing looks.
-            left = time.monotonic() + run.left_s
-            profile = None if planned.served else self._profile(worker, run.request, left)
-        if profile is not None:
+        # Into a server nothing looks.
+        if not planned.served and "profile" not in run.answers:
+            with run.counted():
+                profile = self._profile(worker, run.request, time.monotonic() + run.left_s)
             run.keep("profile", profile)
             self._ledger.measured(run)
         run.over = True
@@ -355,11 +403,11 @@ class Executor:
             worker.kill()
             return unproved(without_paths(str(error)))
 
-    def _profile(self, worker: WorkerHandle, request: Json, deadline: float) -> Json | None:
-        """The worker's answer, or None where it gave none: what the cell is measured for is there
+    def _profile(self, worker: WorkerHandle, request: Json, deadline: float) -> Json:
+        """The worker's answer, or ``why`` it gave none: what the cell is measured for is there
         already, and is not lost for want of an explanation."""
         if not worker.process.is_alive():
-            return None  # It ended in the certificate's pass.
+            return {"why": "the worker ended in the certificate's pass"}
         roof = None if self.roof is None else self.roof.model_dump(mode="json")
         try:
             return worker.ask(request | {"op": "profile", "roof": roof}, deadline)[0]
@@ -367,7 +415,34 @@ class Executor:
             worker.kill()
             why = without_paths(str(error))
             self._ledger.note(f"no profile, so no diagnosis of this cell: {why}")
-            return None
+            return {"why": why}
+
+    def _complete(self, holder: Holder, planned: PlannedCell) -> None:
+        """The profile of a cell that an earlier sweep had measured when it ended."""
+        if not self._ledger.lacks_profile(planned):
+            return
+        answer = self.folder.read_answer(planned.cell_id, "profile")
+        if answer is None:
+            answer = self._profile_late(holder, planned)
+            self.folder.write_part(planned.cell_id, "profile", answer, b"")
+        self._ledger.profiled(planned, answer)
+
+    def _profile_late(self, holder: Holder, planned: PlannedCell) -> Json:
+        self._ledger.note(f"{planned.cell.format}: is profiled now, as its sweep ended before that")
+        request = task_request(planned, self._log(planned))
+        try:
+            if not holder.is_loaded:
+                self._close(holder)
+                self._load(holder, planned, self.spec.cell_timeout)
+            assert holder.worker is not None
+            deadline = time.monotonic() + self.spec.cell_timeout
+            if RUNTIMES[planned.cell.runtime].compiles and planned.cell_id not in holder.compiled:
+                holder.worker.ask(request | {"op": "compile"}, deadline)
+                holder.compiled.add(planned.cell_id)
+            return self._profile(holder.worker, request, deadline)
+        except LOST as error:
+            self._close(holder)
+            return {"why": without_paths(str(error) or "the worker did not start")}
 
     def _scored_reference(self, planned: PlannedCell) -> PlannedCell | None:
         """The cell that `planned` is compared with, if it was scored; None for the reference."""
@@ -406,12 +481,14 @@ class Executor:
         self._put_apart(run.holder)
 
     def _compare_all(self, holder: Holder) -> None:
-        """Compare the cells of a session with their references, then let the worker go. After all
-        cells are measured, so that none holds what comparing another has left."""
+        """Audit the cells of a session and compare them with their references, then let the worker
+        go. After all cells are measured, so that none holds what comparing another has left."""
         if holder.apart:
             return
         for planned in holder.cells:
             if self._ledger.is_measured(planned):
+                self._complete(holder, planned)
+                self.audits.make(holder, planned)
                 self._compare_one(holder, planned)
                 self._ledger.done(planned, reused=True)
         self._close(holder)
@@ -421,8 +498,7 @@ class Executor:
         while lacking := self.comparisons.lacking(planned):
             try:
                 if not holder.is_loaded:
-                    self._close(holder)
-                    self._load(holder, planned, self.spec.cell_timeout)
+                    self._load_again(holder, planned)
             except LOST as error:
                 for ask in lacking:
                     self._not_compared(planned, ask.part, error)

@@ -19,6 +19,7 @@ from precision_explorer.formats.recipe import (
 )
 from precision_explorer.hardware import (
     DeviceFacts,
+    check_floors,
     device_facts,
     library_versions,
     open_sensor,
@@ -81,6 +82,7 @@ class MixOptions:
     calibration: str | None = None
     revision: str | None = None
     trust_remote_code: bool = False
+    allow_pickle: bool = False
 
 
 @dataclass(frozen=True)
@@ -189,12 +191,16 @@ def _refuse_impossible(setting: _Setting, on_event: OnEvent) -> None:
 
 
 def _resolve(options: MixOptions, on_event: OnEvent) -> _Setting:
+    # Before data is read and anything fetched.
+    check_floors()
     device = resolve_device(options.device)
     formats = _known_formats(options.formats)
     budget = parse_budget(*options.budget)
     card = load_card(options.task) if options.task else None
     refuse_synthetic([options.model], "mix looks for what a model loses least by")
-    ref = resolve(options.model, options.revision, options.trust_remote_code)
+    ref = resolve(
+        options.model, options.revision, options.trust_remote_code, 0, options.allow_pickle
+    )
     check_inputs(ref)
     card = card or load_card(default_task([ref]))
     check_head(ref, card.card.kind)
@@ -209,7 +215,7 @@ def _resolve(options: MixOptions, on_event: OnEvent) -> _Setting:
     if budget.kind == "energy":
         _check_meter(facts)
     threads = options.threads or facts.cores
-    prepare_environment(threads)
+    prepare_environment(threads, options.trust_remote_code)
     wanted = list(dict.fromkeys([*formats, *BASES]))
     supports = probe(facts, wanted, library_versions(), threads, on_event)
     base = _base(formats, supports)
@@ -273,6 +279,7 @@ def _request(setting: _Setting, out: Path) -> Json:
         "facts": setting.facts.model_dump(mode="json"),
         "path": str(setting.ref.path),
         "trust_remote_code": options.trust_remote_code,
+        "pickled": setting.ref.pickled,
         "card": card.asked(),
         "examples": setting.calibration.examples,
         "tokens": options.tokens,

@@ -110,7 +110,8 @@ def _model(request: Json) -> tuple[str, str, Step]:
     path, kind, device = Path(request["path"]), request["card"]["kind"], request["device"]
     trusted = request["trust_remote_code"]
     tokenizer = prepare(path, kind, trusted)
-    model = load(path, kind, torch.float32, device, trusted)
+    pickled = request.get("pickled", False)
+    model = load(path, kind, torch.float32, device, trusted, pickled=pickled)
     adapter = make_adapter(model, tokenizer, device, request)
     number, count = 0, len(request["examples"])
 

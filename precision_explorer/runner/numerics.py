@@ -152,6 +152,7 @@ def _request(planned: PlannedCell, prepared: Prepared) -> dict[str, Any]:
         "device": cell.device,
         "path": str(planned.ref.path),
         "trust_remote_code": cell.trust_remote_code,
+        "pickled": planned.ref.pickled,
         "format": cell.format,
         "recipe": cell.recipe,
         "execution": planned.support.execution,

@@ -100,6 +100,7 @@ def _load(request: dict[str, Any], dtype: torch.dtype) -> nn.Module:
         dtype,
         request["device"],
         request["trust_remote_code"],
+        pickled=request.get("pickled", False),
     )
 
 

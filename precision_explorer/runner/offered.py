@@ -40,6 +40,14 @@ class Load:
     mixed: Sequence[Json] = ()
 
 
+def asked_of(load: Load, planned: PlannedCell) -> Json:
+    """The `workload` with the path of its trace, and the `mixed` examples."""
+    rules = dict(planned.cell.workload)
+    if load.trace is not None and "arrivals" in rules:
+        rules["arrivals"] = rules["arrivals"] | {"path": load.trace}
+    return {"workload": rules, "mixed": list(load.mixed)}
+
+
 def offered(
     load: Load,
     planned: PlannedCell,
@@ -55,17 +63,12 @@ def offered(
     None before that and where it came to nothing; `is_reference`: whether the cell is that
     reference. `own_capacity_per_s`: what the cell's own first block showed, from its second block
     (`number` 1) on, so that all its rounds are offered the same."""
-    rules = dict(planned.cell.workload)
-    if rules.get("scenario") != "server":
+    if planned.cell.workload.get("scenario") != "server":
         return {}
-    if load.trace is not None:
-        rules["arrivals"] = rules["arrivals"] | {"path": load.trace}
     own = _serving(planned, folder) if number else {}
     shown = own if reference is planned else _serving(reference, folder)
     is_own = own.get("load_of") == "own"
-    return {
-        "workload": rules,
-        "mixed": list(load.mixed),
+    return asked_of(load, planned) | {
         "capacity_per_s": shown.get("capacity_per_s"),
         "own_capacity_per_s": own.get("capacity_per_s") if is_own else None,
         "is_reference": reference is planned,

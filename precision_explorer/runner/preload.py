@@ -16,6 +16,7 @@ import sys
 from collections.abc import Iterator
 
 from precision_explorer.hardware.nvml import gpu_present
+from precision_explorer.runner.guard import keep_out_secrets_and_kernels
 
 
 @contextlib.contextmanager
@@ -46,6 +47,9 @@ WHOLE = (
     "transformers.tokenization_utils_tokenizers",
 )
 
+
+# Before transformers is imported, which looks then.
+keep_out_secrets_and_kernels()
 
 with _silence():
     # transformers loads its parts when they are first used: these are what every worker uses. Of

@@ -26,6 +26,7 @@ from precision_explorer.runner.manager import (
     WorkerHandle,
     start_context,
 )
+from precision_explorer.runner.places import PlaceWorker, elsewhere
 from precision_explorer.store.atomic import write_json
 
 # For one format, the timing of all its kernels included.
@@ -106,8 +107,11 @@ def _cache_path(
     runtime: list[Any] | None = None,
 ) -> Path:
     stack = {n: versions.get(n) for n in ("torch", "torchao", "bitsandbytes", "transformers")}
+    # Where there is a kernel of our own to try, an answer from before it says nothing of it.
+    own = [OWN_ON_CUDA[format_id]] if facts.kind == "cuda" and format_id in OWN_ON_CUDA else []
     key = canonical_hash(
         [__version__, facts.model_dump(mode="json"), format_id, stack, threads, "dry run 7"]
+        + own
         + (runtime or [])
     )
     return cache_dir() / "probe" / f"{key}.json"
@@ -180,15 +184,15 @@ def _ask(
     return answers
 
 
-def _start(facts: DeviceFacts, on_event: OnEvent) -> WorkerHandle:
+def _start(facts: DeviceFacts, on_event: OnEvent) -> WorkerHandle | PlaceWorker:
     try:
-        return WorkerHandle(start_context(), on_event)
+        return elsewhere(on_event) or WorkerHandle(start_context(), on_event)
     except (WorkerGone, EOFError) as error:
         why = str(error) or "its worker did not start"
         raise UsageError(f"the probe of {facts.device} failed: {why}; {_CHECK}") from error
 
 
-def _ask_one(worker: WorkerHandle, request: dict[str, Any]) -> dict[str, Any]:
+def _ask_one(worker: WorkerHandle | PlaceWorker, request: dict[str, Any]) -> dict[str, Any]:
     """The worker's answer; `gone` where there was none."""
     limit = _COMPILED_LIMIT_S if RUNTIMES[request["runtime"]].compiles else _TIME_LIMIT_S
     try:

@@ -4,8 +4,8 @@ one of each looked into. See `records.profile` for what it holds."""
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,6 +49,7 @@ _SHARE_OF_WINDOW = 0.25
 _LONGEST_S = 4.0
 
 Make = Callable[[Any, int], Pass]
+Eagerly = Callable[[], AbstractContextManager[Any]]
 
 _PREFILLS: dict[str, Make] = {"causal-lm": prefill_pass, "seq2seq-lm": first_token_pass}
 # Its decoder reads none of the encoder's weights, which the work of a pass would count.
@@ -65,7 +66,7 @@ class Subject:
     compute_dtype: str
     device: str
     pci_bus_id: str | None
-    compiled: bool
+    eagerly: Eagerly | None
     layers: dict[str, LinearLayer]
     budget_s: float
     batches: tuple[int, ...] = BATCHES
@@ -82,8 +83,12 @@ def make_subject(
     request: dict[str, Any],
     pci_bus_id: str | None,
     min_seconds: float,
+    batch_sizes: Sequence[int] = (),
+    eagerly: Eagerly | None = None,
 ) -> Subject:
-    """The subject of a session whose load was asked by `request`; `min_seconds`: the workload's."""
+    """The subject of a session whose load was asked by `request`; `min_seconds`: the workload's;
+    `batch_sizes`: those of the cell's offline batches; `eagerly`: while it is entered a compiled
+    model runs uncompiled, None for one that is not."""
     budget_s = _SHARE_OF_WINDOW * min_seconds
     format_id, recipe = request["format"], request["recipe"]
     spec, compute = spec_in(format_id, recipe), recipe["compute_dtype"]
@@ -95,8 +100,11 @@ def make_subject(
     }
     layers = linear_layers(model, spec, compute, by_layer)
     runtime = RUNTIMES[request.get("runtime", "eager")]
-    # Fixed shapes would be compiled for a batch that nothing else has.
-    on_gpu = request["device"] != "cpu" and runtime.dynamic
+    batches: tuple[int, ...] = BATCHES
+    if request["device"] != "cpu":
+        # Fixed shapes would be compiled for a batch that nothing else has.
+        there = CUDA_BATCHES if runtime.dynamic else (*BATCHES, *batch_sizes)
+        batches = tuple(size for size in CUDA_BATCHES if size in there)
     return Subject(
         model,
         adapter,
@@ -104,10 +112,10 @@ def make_subject(
         compute,
         request["device"],
         pci_bus_id,
-        runtime.compiles,
+        eagerly,
         layers,
         budget_s,
-        CUDA_BATCHES if on_gpu else BATCHES,
+        batches,
     )
 
 
@@ -200,8 +208,8 @@ def _look_into(subject: Subject, run: Pass) -> tuple[Timeline, dict[str, int]]:
     elements = {name: layer.elements for name, layer in converted.items()}
     with ExitStack() as stack:
         rows = stack.enter_context(counted_rows(subject.layers))
-        if subject.compiled:
-            with torch.compiler.set_stance("force_eager"):
+        if subject.eagerly is not None:
+            with subject.eagerly():
                 run.call()
             run.reset()
             stack.close()

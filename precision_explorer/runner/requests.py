@@ -5,12 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from precision_explorer.formats.catalog import spec_of
+from precision_explorer.formats.footprint import COMPUTE_BYTES
 from precision_explorer.hardware import DeviceFacts
 from precision_explorer.models.shapes import Synthetic
 from precision_explorer.plan import PlannedCell, SweepSpec
 from precision_explorer.plan.served import Served
-
-_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
 def load_bytes(planned: PlannedCell) -> int:
@@ -18,7 +17,9 @@ def load_bytes(planned: PlannedCell) -> int:
     if planned.served is not None:
         return 0  # They are the server's.
     recipe = planned.cell.recipe
-    return planned.ref.load_bytes(_BYTES[recipe["compute_dtype"]], recipe.get("widened", False))
+    return planned.ref.load_bytes(
+        COMPUTE_BYTES[recipe["compute_dtype"]], recipe.get("widened", False)
+    )
 
 
 def load_request(
@@ -43,6 +44,7 @@ def load_request(
         "threads": cell.threads,
         "seed": cell.seed,
         "trust_remote_code": cell.trust_remote_code,
+        "pickled": planned.ref.pickled,
         "load_bytes": load_bytes(planned),
         "synthetic": _synthetic(planned.ref.synthetic),
         "memory_limit": spec.memory_limit if facts.kind == "cpu" else None,
@@ -56,8 +58,10 @@ def _synthetic(made: Synthetic | None) -> dict[str, Any] | None:
 
 
 def _endpoint_request(planned: PlannedCell, served: Served, log: str) -> dict[str, Any]:
-    """Ask the cell's server. Its address goes to the worker and is written nowhere; the key is in
-    the environment that the worker has as well."""
+    """Ask the cell's server. Its address and the key go to the worker and are written nowhere; the
+    worker's environment has no keys."""
+    from precision_explorer.endpoint.client import api_key
+
     can, tokenizer = served.capabilities, served.tokenizer
     return {
         "op": "load",
@@ -65,6 +69,7 @@ def _endpoint_request(planned: PlannedCell, served: Served, log: str) -> dict[st
         "format": planned.cell.format,
         "reason": planned.support.reason,
         "url": served.address.url,
+        "key": api_key(),
         "model": served.model,
         "tokenizer": None if tokenizer is None else str(tokenizer),
         "capabilities": None if can is None or served.remembered else can.document(),

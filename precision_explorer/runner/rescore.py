@@ -117,7 +117,7 @@ def _own(folder: RunFolder, record: CellRecord, more: tuple[str, ...]) -> list[R
     assert quality is not None
     wanted = list(dict.fromkeys([*quality.scores, *(m for m in more if m in KINDS[kind].metrics)]))
     try:
-        columns = folder.read_samples(record.cell_id, "example")
+        columns = folder.read_samples(record.cell_id, "example", record.known_samples)
         whole = _with_answers(kind, [m for m in more if m in wanted], columns)
         rows = _rows(whole)
     except PrecisionExplorerError as error:
@@ -178,7 +178,7 @@ def _drawn(folder: RunFolder, one: Rescored, columns: Columns) -> dict[str, Any]
     metric, cell = one.metric, one.record.cell
     seed = cell.seed
     terms, finish = sufficient(metric, columns)
-    repeat = folder.read_samples(one.record.cell_id, "repeat")
+    repeat = folder.read_samples(one.record.cell_id, "repeat", one.record.known_samples)
     again = None
     if repeat["id"] and repeat["id"] == columns["id"]:
         second, _ = sufficient(metric, _with_answers(cell.task.kind, [metric], repeat))
@@ -231,7 +231,7 @@ def _with_pairs(folder: RunFolder, records: list[CellRecord]) -> list[CellRecord
     kept = []
     for record in records:
         try:
-            fits = has_pairs(folder.read_samples(record.cell_id, "example"))
+            fits = has_pairs(folder.read_samples(record.cell_id, "example", record.known_samples))
         except StoreError:
             fits = True
         if fits:

@@ -76,9 +76,15 @@ def roof_of_run(sweep: dict[str, Any], on_event: OnEvent) -> Roof:
     StoreError where this machine is another device, or can't measure them: limits of one device
     say nothing of another.
     """
-    if sweep["device"]["kind"] == ENDPOINT:
+    if sweep.get("device", {}).get("kind") == ENDPOINT:
         raise StoreError(f"{sweep['run']} asked servers, whose devices have limits nobody measured")
-    facts = DeviceFacts.model_validate(sweep["device"])
+    try:
+        facts = DeviceFacts.model_validate(sweep.get("device"))
+    except ValueError as error:
+        raise StoreError(
+            f"{sweep['run']} does not say on which device it was made (device in sweep.json); run "
+            "the sweep again"
+        ) from error
     environment = sweep["environment"]
     elsewhere = StoreError(
         f"{sweep['run']} holds no roof and was made on another device ({facts.name}); run "

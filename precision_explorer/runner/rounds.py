@@ -5,6 +5,7 @@ from __future__ import annotations
 from statistics import fmean, median
 from typing import Any
 
+from precision_explorer.measure.energy import FAILED_METER
 from precision_explorer.plan import PlannedCell
 
 Json = dict[str, Any]
@@ -153,7 +154,8 @@ def _energy(blocks: list[Json]) -> Json:
 def joined_energy(each: list[Json]) -> Json:
     """Joules over windows; None where one of them has none, with its note. Of the power beside the
     counter the integrals and numbers are summed and the longest gap is that of all windows, which
-    compare only if each of them does; watts of the idle device are means weighted by windows."""
+    compare only if each of them does; watts of the idle device are means weighted by windows. A
+    meter that was there in some windows only has told nothing of all of them."""
     found = {
         "source": each[0]["source"],
         "boundary": each[0].get("boundary"),
@@ -163,6 +165,9 @@ def joined_energy(each: list[Json]) -> Json:
     found |= {n: each[0].get(n) for n in ("power_reading", "power_averaged_s", "power_every_s")}
     counts = ("power_samples", "counter_updates")
     found |= _sums(each, ("energy_j", "window_s", "requests", "integrated_j", *counts))
+    if len({energy["source"] for energy in each}) > 1:
+        found["energy_j"] = found["integrated_j"] = None
+        found["note"] = found["note"] or f"{FAILED_METER} between the rounds"
     gaps = [energy.get("power_longest_gap_s") for energy in each]
     found["power_longest_gap_s"] = max((gap for gap in gaps if gap is not None), default=None)
     for name in ("idle_power_w", "idle_power_before_w", "idle_power_after_w"):

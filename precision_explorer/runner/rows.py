@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from precision_explorer.errors import InvalidNumerics
@@ -18,13 +19,19 @@ def signatures_of(card: Row, rows: list[Row]) -> dict[str, str]:
     return signatures(card["metrics"], [row["references"] for row in rows], rules)
 
 
-def refuse_non_finite(rows: list[Row], proof: str) -> None:
-    """NaN and infinity never become a score: argmax of NaNs would be the first answer's share."""
-    bad = sum(row[proof] is None for row in rows)
+def refuse_non_finite(
+    rows: list[Row], proof: str, where: Callable[[int], str | None] | None = None
+) -> None:
+    """NaN and infinity never become a score: argmax of NaNs would be the first answer's share.
+    `where`: in words where the row of that number has its first one, None where that is not
+    found."""
+    bad = [number for number, row in enumerate(rows) if row[proof] is None]
     if bad:
+        first = where(bad[0]) if where is not None else None
+        place = f", first in {first}" if first else ""
         raise InvalidNumerics(
-            f"{bad} of {len(rows)} examples gave NaN or infinity; the format's range is too small "
-            "for this model or its weights are damaged: use a wider format"
+            f"{len(bad)} of {len(rows)} examples gave NaN or infinity{place}; the format's range "
+            "is too small for this model or its weights are damaged: use a wider format"
         )
 
 

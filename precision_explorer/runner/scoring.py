@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from precision_explorer import scrub
 from precision_explorer.plan import Plan
 from precision_explorer.records import AddedScore, AddedScores
 from precision_explorer.runner.jobs import JobFailed, run_job
@@ -67,11 +68,17 @@ def score_cells(
     on_event(Event("note", {"text": f"computing {labels} from the stored answers"}))
     request = _request(folder, cells, wanted)
     try:
-        answer, _ = run_job("evaluate", request, 1, on_event, _TIME_LIMIT_S)
+        keep = scrub.PROXIES if fetches(request) else ()
+        answer, _ = run_job("evaluate", request, 1, on_event, _TIME_LIMIT_S, keep)
     except JobFailed as error:
         return [f"{labels} could not be computed for every cell: {error}"], False
     errors = [s["error"] for scores in answer["cells"].values() for s in scores.values()]
     return list(dict.fromkeys(error for error in errors if error is not None)), True
+
+
+def fetches(request: dict[str, Any]) -> bool:
+    """Whether a request of the job ``evaluate`` may fetch: it has a metric that is not local."""
+    return bool(request["online"]) and any(not m["local"] for m in request["metrics"])
 
 
 def add_scores(folder: RunFolder, cell_id: str, scores: dict[str, AddedScore]) -> None:

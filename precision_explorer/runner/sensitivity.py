@@ -6,6 +6,7 @@ from __future__ import annotations
 import importlib
 import json
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -53,7 +54,8 @@ class Bench:
         self.recipes: dict[str, Json] = request["formats"]
         base = request["base_recipe"]
         self.tokenizer = prepare(path, kind, trusted)
-        self.model = load(path, kind, compute_dtype(base), self.device, trusted)
+        pickled, dtype = request.get("pickled", False), compute_dtype(base)
+        self.model = load(path, kind, dtype, self.device, trusted, pickled=pickled)
         apply_format(self.model, request["base"], base, "unverified", "the base of a search")
         self.plan = layout(self.model)
         # Of the layers as they are: a converted one need not say how wide its input is.
@@ -320,7 +322,7 @@ def try_assignments(request: Json, progress: Progress) -> tuple[Json, bytes]:
 def list_layers(request: Json, progress: Progress) -> tuple[Json, bytes]:
     """The job: the names of the linear layers that a format can convert (``layers``), their weights
     (``layer_elements``) and all of the model's (``elements``, tied ones once), of the model built
-    without them."""
+    without them; ``linear``: the same layers as [outputs, inputs, how many such]."""
     common = {"local_files_only": True, "trust_remote_code": request["trust_remote_code"]}
     config = transformers.AutoConfig.from_pretrained(request["path"], **common)
     with torch.device("meta"):
@@ -329,8 +331,10 @@ def list_layers(request: Json, progress: Progress) -> tuple[Json, bytes]:
         )
         model.tie_weights()
     found = layout(model)
+    shapes = Counter(tuple(model.get_submodule(n).weight.shape) for n in found.targets)
     return {
         "layers": list(found.targets),
+        "linear": [[*shape, count] for shape, count in shapes.items()],
         "layer_elements": sum(found.elements[name] for name in found.targets),
         "elements": sum(weight.numel() for weight in model.parameters()),
     }, b""

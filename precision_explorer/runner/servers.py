@@ -16,6 +16,7 @@ from precision_explorer.plan.served import Served, capabilities_in
 from precision_explorer.records import Environment
 from precision_explorer.runner.manager import Event, OnEvent
 from precision_explorer.store import RunFolder
+from precision_explorer.store.shape import planned_ids
 
 if TYPE_CHECKING:
     from precision_explorer.endpoint.capabilities import Capabilities
@@ -50,8 +51,8 @@ def ask_servers(spec: SweepSpec, on_event: OnEvent, folder: RunFolder) -> Server
 def _stored(folder: RunFolder, server: str) -> Capabilities | None:
     """What a measured cell of the `server` with this digest tells of it. A reader's look, which
     changes nothing."""
-    cells = (folder.read_sweep_or_none() or {}).get("plan", {}).get("cells", [])
-    for record in (folder.read_record(cell["cell_id"]) for cell in cells):
+    cells = planned_ids(folder.read_sweep_or_none())
+    for record in map(folder.read_record, cells):
         if record is not None and record.status == "ok":
             recipe = record.cell.recipe
             known = capabilities_in(recipe) if recipe.get("server") == server else None
@@ -71,9 +72,14 @@ def _ask(address: Address, model: str) -> Capabilities:
         return ask_capabilities(client, model)
 
 
+_OF_THE_MACHINE = (
+    "cpu_model", "cores", "memory_bytes", "threads", "kernel", "container", "settings",
+)  # fmt: skip
+
+
 def client_environment(environment: Environment) -> Environment:
     """The environment of a server's cells: this machine is only its client."""
-    nothing = dict.fromkeys(("cpu_model", "cores", "memory_bytes", "threads"))
+    nothing = dict.fromkeys(_OF_THE_MACHINE)
     own: dict[str, Any] = {"device_name": ENDPOINT, "device": {"kind": ENDPOINT}, "variables": {}}
     own["platform"] = f"client: {platform.system()} {platform.machine()}"
     return environment.model_copy(update=nothing | own | {"libraries": library_versions(_CLIENT)})

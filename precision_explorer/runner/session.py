@@ -8,6 +8,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import nullcontext
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,8 @@ from precision_explorer.models.loading import load, prepare
 from precision_explorer.models.synthetic import make
 from precision_explorer.records import Roof, canonical_hash
 from precision_explorer.records.record import Load, Quality
+from precision_explorer.runner.audit_model import audit_subject
+from precision_explorer.runner.auditing import audit
 from precision_explorer.runner.comparing import (
     HeardPasses,
     compare_distributions,
@@ -50,6 +53,7 @@ from precision_explorer.runner.comparing import (
 )
 from precision_explorer.runner.compiling import calls, compilation, warm_up
 from precision_explorer.runner.guard import limit_memory
+from precision_explorer.runner.non_finite import first_non_finite
 from precision_explorer.runner.profiling import make_subject, profile_cell
 from precision_explorer.runner.rows import refuse_non_finite, signatures_of, to_arrow
 from precision_explorer.runner.serving import batch_sizes
@@ -168,7 +172,8 @@ class Session:
         if self.synthetic:
             return make(path, kind, dtype, self.device, trusted, self.synthetic["seed"])
         shipped = request["format"] == AS_SHIPPED
-        return load(path, kind, dtype, self.device, trusted, shipped=shipped)
+        pickled = request.get("pickled", False)
+        return load(path, kind, dtype, self.device, trusted, shipped=shipped, pickled=pickled)
 
     def _calibrate(self) -> None:
         """Run the model on the calibration texts as the task would, one at a time: what stands in
@@ -249,7 +254,7 @@ class Session:
         elapsed = time.perf_counter() - start
         peak = self.memory.end()
         card = request["card"]
-        refuse_non_finite(rows, KINDS[card["kind"]].proof)
+        refuse_non_finite(rows, KINDS[card["kind"]].proof, self._where_non_finite)
         quality = Quality(
             metric=card["metrics"][0],
             scores=_scores(adapter, card, rows),
@@ -268,6 +273,19 @@ class Session:
         if request.get("part"):
             self.adapter = None  # It knows some of the examples only.
         return answer | self.memory.extras(), to_arrow(rows)
+
+    def _where_non_finite(self, example: int) -> str | None:
+        """Of an example that came out so, asked once more; None where that tells nothing."""
+        adapter = self.adapter
+        assert adapter is not None
+        items = [item for item in adapter.items() if item.example == example]
+        # Hooks see nothing of compiled code.
+        eagerly = self.compiled.eagerly() if self.compiled is not None else nullcontext()
+        try:
+            with torch.inference_mode(), eagerly:
+                return first_non_finite(self.model, lambda: [adapter.scores([i]) for i in items])
+        except Exception:  # The cell has failed for another reason, which is to be told.
+            return None
 
     def _frozen(self, batches: list[list[int]]) -> Any:
         """The batches, and what is shared in them where anything is."""
@@ -396,11 +414,25 @@ class Session:
         with torch.inference_mode():
             rules = Workload.model_validate(request["workload"])
             subject = make_subject(
-                self.model, adapter, self.request, self.facts.pci_bus_id, rules.min_seconds
-            )
+                self.model, adapter, self.request, self.facts.pci_bus_id, rules.min_seconds,
+                batch_sizes(request["batch_sizes"], request["workload"]),
+                self.compiled.eagerly if self.compiled is not None else None,
+            )  # fmt: skip
             profile = profile_cell(subject, request["card"]["kind"], roof)
         self.progress("profile", 1, 1)
         return {"profile": profile.model_dump(mode="json")}, b""
+
+    def audit(self, request: dict[str, Any]) -> tuple[dict[str, Any], bytes]:
+        """Checks of what was measured, whose figures count for nothing else; see `auditing`."""
+        adapter = self._adapter_of(request)
+        if request.get("mixed"):
+            # The task's own examples stand first, and are what is held against the quality pass.
+            whole = {"examples": [*request["examples"], *request["mixed"]]}
+            adapter = self._adapter(request | whole)
+        with torch.inference_mode():
+            found = audit(audit_subject(self, adapter, request))
+        self._release()
+        return {"audit": found.model_dump(mode="json")}, b""
 
     def _made(self, request: dict[str, Any]) -> Adapter:
         """A new adapter of the request's task, which is kept."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import platform
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -15,9 +14,9 @@ from precision_explorer.formats.recipe import row_id
 from precision_explorer.formats.runtimes import RUNTIMES
 from precision_explorer.hardware import (
     DeviceFacts,
+    check_floors,
     device_facts,
     library_versions,
-    relevant_variables,
     resolve_device,
 )
 from precision_explorer.models import (
@@ -31,12 +30,15 @@ from precision_explorer.models.shipped import check_library
 from precision_explorer.paths import expand_user
 from precision_explorer.plan import Plan, SweepSpec, expand
 from precision_explorer.plan.endpoints import check_asked, endpoint_cells, served_ref
-from precision_explorer.plan.expand import SET_BY_IMPORTS, reference_of
-from precision_explorer.plan.spec import READER_FIELDS
+from precision_explorer.plan.expand import reference_of
+from precision_explorer.plan.spec import OF_PLACES, READER_FIELDS
 from precision_explorer.records import Environment, Roof, metric_info
 from precision_explorer.runner.background import prepare_background
 from precision_explorer.runner.batch_budget import Budgets, batch_budgets
+from precision_explorer.runner.environment import make_environment
+from precision_explorer.runner.estimates import estimated
 from precision_explorer.runner.local import Executor, Tally
+from precision_explorer.runner.lots import lots, start_anew
 from precision_explorer.runner.manager import Event, OnEvent, prepare_environment
 from precision_explorer.runner.mix_tasks import mixed_examples, with_tasks
 from precision_explorer.runner.mixed import (
@@ -47,12 +49,16 @@ from precision_explorer.runner.mixed import (
     with_mixed,
 )
 from precision_explorer.runner.offered import Load, check_served, draws_input, trace_path
+from precision_explorer.runner.places import ALL, Told
 from precision_explorer.runner.probe import probe, probe_compiled
 from precision_explorer.runner.roof import device_roof, roof_key
 from precision_explorer.runner.scoring import cells_to_score, score_cells
 from precision_explorer.runner.servers import ask_servers, client_environment
 from precision_explorer.runner.shapes import counted
+from precision_explorer.runner.sources import open_pool
+from precision_explorer.runner.spread import Pool, Spread, asked_of
 from precision_explorer.store import RunFolder
+from precision_explorer.store.shape import planned_ids
 from precision_explorer.tasks import (
     HarnessCard,
     NoCalibration,
@@ -85,6 +91,13 @@ class Prepared:
     load: Load = field(default_factory=Load)
     background: tuple[dict[str, Any], ...] = ()
     """What the processes of the workload's background are asked to become."""
+    pool: Pool | None = None
+    """The places that measure; None where this process's own workers do."""
+
+    def close(self) -> None:
+        """End the places, if there are any. `run_sweep` does it too."""
+        if self.pool is not None:
+            self.pool.close()
 
 
 def default_task(refs: list[ModelRef]) -> str:
@@ -111,9 +124,27 @@ def prepare_sweep(
     Fetches what must be fetched. Without `compiling` nothing is compiled: kernels that a runtime
     would choose are those of earlier answers, and a note says which are not known; the same holds
     for the size of batches. Without `batches` that is left alone, for work that has none. Raises
-    UsageError, ModelError, TaskError; writes no result.
+    UsageError, ModelError, TaskError; writes no result. Where other places are to measure, the
+    first of them is asked; whoever does not run the sweep then ends them (`Prepared.close`).
     """
-    device = resolve_device(spec.device)
+    check_floors()
+    pool = open_pool(spec, on_event)
+    try:
+        with asked_of(pool, spec) as told:
+            prepared = _prepared(spec, on_event, compiling, batches, told)
+    except BaseException:
+        if pool is not None:
+            pool.close()
+        raise
+    return replace(prepared, pool=pool)
+
+
+def _prepared(
+    spec: SweepSpec, on_event: OnEvent, compiling: bool, batches: bool, told: Told | None
+) -> Prepared:
+    """`prepare_sweep` with the device that is asked now: `told` of another place, or this
+    machine's."""
+    facts = told.facts if told is not None else device_facts(resolve_device(spec.device))
     workload, others = with_tasks(
         workload_of(spec), spec, lambda name: prepare(load_card(name), spec.limit, spec.seed)
     )
@@ -124,12 +155,12 @@ def prepare_sweep(
     if spec.endpoints:
         refuse_synthetic(spec.model, "an endpoint's server has its own")
     local = spec.model if spec.local_runtimes else ()
-    refs = [resolve(m, spec.revision, spec.trust_remote_code, spec.seed) for m in local]
-    facts = device_facts(device)
+    trusted, allow_pickle = spec.trust_remote_code, spec.allow_pickle
+    refs = [resolve(m, spec.revision, trusted, spec.seed, allow_pickle) for m in local]
     for ref in refs:
         check_inputs(ref)
         if ref.scheme is not None:
-            check_library(ref.name, ref.scheme, facts)
+            check_library(ref.name, ref.scheme, facts, spec.trust_remote_code)
     check_revisions(recipes, refs)
     tasks = tasks or [_prepare_task(spec, default_task(refs))]
     load = Load(trace_path(workload), mixed_examples(others, tasks))
@@ -138,12 +169,13 @@ def prepare_sweep(
     check_served(workload, tasks, spec.local_runtimes, spec.seed, load.mixed)
     threads = spec.threads or facts.cores
     workload, background = prepare_background(workload, spec, facts, threads)
-    versions = library_versions()
+    # Of where the cells run: they are part of what a cell is.
+    versions = library_versions() if told is None else told.versions
     # A first expansion with nothing known of the formats checks heads and labels before the probe,
     # which takes seconds when it is not cached.
     blank = {f: Support(f, "unsupported", "not probed yet") for f in spec.formats}
     expand(spec, refs, tasks, workload, facts, blank, versions, threads)
-    prepare_environment(threads)
+    prepare_environment(threads, spec.trust_remote_code)
     _note_shipped(refs, on_event)
     refs = counted(refs, tasks[0].card.kind, facts, threads, spec.trust_remote_code, on_event)
     supports: dict[str, Support] = {}
@@ -152,7 +184,7 @@ def prepare_sweep(
     if plain:
         tried = formats_in(spec.formats, recipes)
         supports = probe(facts, tried, versions, threads, on_event)
-        kind, trusted = tasks[0].card.kind, spec.trust_remote_code
+        kind = tasks[0].card.kind
         check_against(recipes, plain, kind, facts, threads, trusted, on_event)
         for runtime in spec.local_runtimes:
             found = probe_compiled(facts, tried, versions, threads, on_event, runtime, compiling)
@@ -166,7 +198,10 @@ def prepare_sweep(
             spec, first, facts, versions, threads, stored, on_event, ask=compiling
         )
     plan = expand(*inputs, budgets)
-    environment = make_environment(facts, threads, versions)
+    if told is None:
+        environment = make_environment(facts, threads, versions)
+    else:
+        environment = told.environment.model_copy(update={"threads": threads, "placement": None})
     named = refs or [served_ref(name) for name in spec.model]
     servers = ask_servers(spec, on_event, _folder(spec, named, tasks, facts))
     if servers:
@@ -181,7 +216,9 @@ def prepare_sweep(
 
 
 def _stored_budgets(folder: RunFolder) -> Budgets:
-    found = (folder.read_sweep_or_none() or {}).get("batch_tokens", {})
+    found = (folder.read_sweep_or_none() or {}).get("batch_tokens")
+    if not isinstance(found, dict):
+        return {}
     return {k: v for k, v in found.items() if isinstance(v, int) and v > 0}
 
 
@@ -250,23 +287,6 @@ def probe_device(device: str, on_event: OnEvent) -> tuple[DeviceFacts, dict[str,
     return facts, probe(facts, list(CATALOG), versions, facts.cores, on_event)
 
 
-def make_environment(facts: DeviceFacts, threads: int, versions: dict[str, str]) -> Environment:
-    """The system as recorded in each cell; no host or user names."""
-    return Environment(
-        python=platform.python_version(),
-        platform=f"{platform.system()} {platform.release()} {platform.machine()}",
-        device_name=facts.name,
-        device=facts.model_dump(mode="json", exclude={"device", "name", "cpu_model"}),
-        cpu_model=facts.cpu_model,
-        cores=facts.cores,
-        memory_bytes=facts.memory_bytes,
-        threads=threads,
-        libraries=versions,
-        # Whether they are set hangs on what else this process has imported.
-        variables=relevant_variables(without=SET_BY_IMPORTS),
-    )
-
-
 def run_folder(prepared: Prepared) -> RunFolder:
     """``--out``, or ``results/<name>`` with a name that is the same for the same spec."""
     return _folder(prepared.spec, prepared.refs, prepared.tasks, prepared.facts)
@@ -300,10 +320,20 @@ def sweep_document(prepared: Prepared, run: str) -> dict[str, Any]:
     spec["model"] = [ref.name for ref in prepared.refs]
     spec["task"] = [task.card.name for task in prepared.tasks]
     spec["workload"] = prepared.workload.name
+    if not spec["allow_pickle"]:
+        spec.pop("allow_pickle")  # Sweeps from before there was any keep their document.
     if spec["background"] is None:
-        spec.pop("background")  # Sweeps from before there was any keep their document.
+        spec.pop("background")  # As above.
     else:
         spec["background"] = list(map(str, prepared.workload.background or ()))
+    if not spec["audit"]:
+        spec.pop("audit")  # As above.
+    # They name machines, accounts and people.
+    spec.pop("ray_address")
+    spec.pop("slurm")
+    for name in OF_PLACES:
+        if not spec.get(name):
+            spec.pop(name, None)  # As above.
     if spec["calibration"] is not None:
         spec["calibration"] = Path(spec["calibration"]).name
     references = {reference_of(prepared.spec, ref) for ref in prepared.refs}
@@ -376,38 +406,68 @@ def _groups(tasks: list[PreparedTask]) -> dict[str, Any]:
     return {"groups": list(found.values())} if found else {}
 
 
-def run_sweep(prepared: Prepared, on_event: OnEvent) -> tuple[RunFolder, Tally]:
+def run_sweep(
+    prepared: Prepared, on_event: OnEvent, manifest_if_stopped: bool = True
+) -> tuple[RunFolder, Tally]:
     """Run what has no finished record and write every file but the tables.
 
-    The folder's lock is held while cells run. On KeyboardInterrupt what was done is kept.
+    The folder's lock is held while cells run. On KeyboardInterrupt what was done is kept; without
+    `manifest_if_stopped` the manifest is then left to the caller, as it takes a large run seconds.
     """
     folder = run_folder(prepared)
-    folder.open()
     try:
-        document = sweep_document(prepared, folder.name)
-        _note_replaced(folder.read_sweep_or_none(), document, on_event)
+        folder.open()
+    except BaseException:
+        prepared.close()
+        raise
+    folder.on_damaged = lambda path: _note_damaged(path, on_event)
+    try:
+        document, before = sweep_document(prepared, folder.name), folder.read_sweep_or_none()
+        _note_replaced(before, document, on_event)
+        if before is not None and _places(before) != _places(document):
+            # Rounds that other places have measured are no rounds of cells that are measured here.
+            for lot in lots(prepared.plan):
+                start_anew(folder, lot)
         folder.write_sweep(document)
-        roof = _roof(folder, prepared, on_event)
-        executor = Executor(
-            prepared.spec,
-            prepared.plan,
-            prepared.facts,
-            prepared.environment,
-            folder,
-            on_event,
-            roof,
-            prepared.load,
-            prepared.background,
-        )
+        with asked_of(prepared.pool, prepared.spec):
+            roof = _roof(folder, prepared, on_event)
         try:
-            tally = executor.run()
+            pool = prepared.pool
+            with estimated(folder, prepared, roof, on_event) as watched:
+                executor = Executor(
+                    prepared.spec,
+                    prepared.plan,
+                    prepared.facts,
+                    prepared.environment,
+                    folder,
+                    watched,
+                    roof,
+                    prepared.load,
+                    prepared.background,
+                )
+                tally = executor.run() if pool is None else Spread(executor, pool).run()
             cells = cells_to_score(folder, prepared.plan)
             tally.unscored, _ = score_cells(folder, cells, on_event)
-        finally:
+        except KeyboardInterrupt:
+            if manifest_if_stopped:
+                folder.write_manifest()
+            raise
+        except BaseException:
             folder.write_manifest()
+            raise
+        folder.write_manifest()
     finally:
+        prepared.close()
         folder.close()
     return folder, tally
+
+
+def _places(document: dict[str, Any]) -> tuple[Any, ...]:
+    """Where the cells of a sweep.json were measured, as far as it tells."""
+    spec = document.get("spec")
+    spec = spec if isinstance(spec, dict) else {}
+    device = spec.get("device") == ALL
+    return spec.get("executor", "local"), device, spec.get("cores"), str(spec.get("on"))
 
 
 def _roof(folder: RunFolder, prepared: Prepared, on_event: OnEvent) -> Roof | None:
@@ -430,12 +490,19 @@ def _roof(folder: RunFolder, prepared: Prepared, on_event: OnEvent) -> Roof | No
     return roof
 
 
+def _note_damaged(path: str, on_event: OnEvent) -> None:
+    text = (
+        f"{path} is not as it was written; it was set aside, and what a record lacks without it "
+        "is measured again"
+    )
+    on_event(Event("note", {"text": text}))
+
+
 def _note_replaced(
     before: dict[str, Any] | None, document: dict[str, Any], on_event: OnEvent
 ) -> None:
     """Say so when the folder holds cells that this sweep's tables will no longer show."""
-    cells = {c["cell_id"] for c in document["plan"]["cells"]}
-    earlier = {c["cell_id"] for c in (before or {}).get("plan", {}).get("cells", [])}
+    cells, earlier = set(planned_ids(document)), set(planned_ids(before))
     if earlier - cells:
         text = (
             f"{document['run']} held another sweep: its {len(earlier - cells)} other cells stay in "

@@ -62,7 +62,8 @@ class Looks:
     def _read(self, reference: CellRecord | PlannedCell, kind: str) -> Quality:
         """The reference's rows from its samples, or from its parts where it is still measured."""
         if self.folder.samples_path(reference.cell_id).exists():
-            columns = self.folder.read_samples(reference.cell_id, kind)
+            known = reference.known_samples if isinstance(reference, CellRecord) else None
+            columns = self.folder.read_samples(reference.cell_id, kind, known)
         else:
             part = self.folder.read_part(reference.cell_id, _PARTS[kind])
             columns = table_of([part[1]]).to_pydict() if part and part[1] else {"id": []}

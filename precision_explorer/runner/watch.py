@@ -42,12 +42,18 @@ class Watch:
             make = partial(SoakMonitor, facts, readings=open_readings(facts))
         self._make = make
 
-    def at(self, origin_s: float) -> AbstractContextManager[Any]:
-        """A context in which the device is read; `origin_s`: the clock's value at the zero."""
+    def at(
+        self, origin_s: float, kept_bytes: Callable[[], int] | None = None
+    ) -> AbstractContextManager[Any]:
+        """A context in which the device is read; `origin_s`: the clock's value at the zero;
+        `kept_bytes`: what the rows of the requests take by now."""
         if not self.planned or self._make is None:
             return nullcontext()
         self._monitor = self._make(
-            window_seconds=self._window_s, origin_s=origin_s, **self._options
+            window_seconds=self._window_s,
+            origin_s=origin_s,
+            kept_bytes=kept_bytes,
+            **self._options,
         )
         return self._monitor
 

@@ -1,10 +1,10 @@
 """The worker: one process per (model, format, runtime, device), a session that answers requests.
 
 Requests are dicts with ``op``: ``probe``, ``job``, ``load``, ``quality``, ``park``, ``block``,
-``certificate``, ``profile``, ``noise``, ``keep``, ``compare``, ``neighbour``, ``work``, ``rest``,
-``close``. Each is answered by one ``answer`` or ``error`` header; ``progress`` headers may come
-before it. An error ends the session: the manager starts another for the cells that are left. A
-neighbour works while nothing is asked of it, from ``work`` to ``rest``.
+``certificate``, ``profile``, ``noise``, ``keep``, ``compare``, ``audit``, ``neighbour``, ``work``,
+``rest``, ``close``. Each is answered by one ``answer`` or ``error`` header; ``progress`` headers
+may come before it. An error ends the session: the manager starts another for the cells that are
+left. A neighbour works while nothing is asked of it, from ``work`` to ``rest``.
 """
 
 from __future__ import annotations
@@ -14,28 +14,38 @@ import signal
 import sys
 import time
 import traceback
+from collections.abc import Iterable
 from multiprocessing.connection import Connection
 from typing import Any
 
 from precision_explorer.runner.guard import (
+    HELD,
     die_with_parent,
     error_answer,
+    keep_out_secrets_and_kernels,
     redirect_output,
 )
 from precision_explorer.runner.protocol import reply
 
 
-def main(connection: Connection) -> None:
-    """Serve requests until ``close`` or until the manager is gone."""
+def main(connection: Connection, output: Connection, keep: Iterable[str] = ()) -> None:
+    """Serve requests until ``close`` or until the manager is gone, with `output` for what is
+    printed. `keep`: variables that stay though they may hold secrets."""
+    redirect_output(output)
     # Nobody is left to tell where the manager was killed.
     with contextlib.suppress(ConnectionError):
-        _serve(connection)
+        _serve(connection, keep)
 
 
-def _serve(connection: Connection) -> None:
+def _serve(connection: Connection, keep: Iterable[str]) -> None:
     die_with_parent()
-    # Ctrl-C reaches the whole process group; the manager decides what becomes of the worker.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    keep_out_secrets_and_kernels(keep)
+    # Ctrl-C, and the end of a terminal, reach the whole process group; the manager decides what
+    # becomes of the worker.
+    for number in HELD:
+        signal.signal(number, signal.SIG_IGN)
+    if hasattr(signal, "pthread_sigmask"):  # Held back since the manager began to start it.
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, HELD)
     session = neighbour = None
     reply(connection, {"type": "hello", "cuda_touched": _cuda_touched()})
     while True:
@@ -49,7 +59,6 @@ def _serve(connection: Connection) -> None:
         if operation == "close":
             getattr(session, "close", lambda: None)()
             return
-        redirect_output(request["log"])
         began = time.monotonic()
         try:
             if operation == "probe":

@@ -1,5 +1,6 @@
 """Intervals, paired comparison, percentiles and when they hold, steady state (numpy, scipy)."""
 
+from precision_explorer.stats.between_runs import Contrast, Spread, between_runs
 from precision_explorer.stats.bootstrap import (
     draws_interval,
     draws_of,
@@ -48,12 +49,14 @@ __all__ = [
     "FEW",
     "SQNR_STATES",
     "TAILS",
+    "Contrast",
     "Divergence",
     "Few",
     "NoiseFloor",
     "Rates",
     "Ratio",
     "SequentialVerdict",
+    "Spread",
     "SteadyState",
     "Tail",
     "Verdict",
@@ -61,6 +64,7 @@ __all__ = [
     "Within",
     "assess",
     "autocorrelation",
+    "between_runs",
     "cluster_labels",
     "cluster_signs",
     "clusters_with",

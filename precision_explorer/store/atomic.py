@@ -6,7 +6,7 @@ import contextlib
 import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -16,7 +16,7 @@ def write_bytes(path: Path, content: bytes) -> None:
     """
     temporary = path.with_name(f"{path.name}.tmp{os.getpid()}")
     try:
-        with temporary.open("wb") as file:
+        with _created(temporary) as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
@@ -25,6 +25,18 @@ def write_bytes(path: Path, content: bytes) -> None:
         with contextlib.suppress(OSError):
             temporary.unlink()
         raise
+
+
+def _created(path: Path) -> IO[bytes]:
+    """A new file at `path`, for writing. Never through a link that stands there: what has the name
+    was left by a process that was killed, or put there by somebody, and goes."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        handle = os.open(path, flags, 0o666)
+    except FileExistsError:
+        path.unlink()
+        handle = os.open(path, flags, 0o666)
+    return os.fdopen(handle, "wb")
 
 
 def write_json(path: Path, document: Any) -> None:

@@ -33,11 +33,14 @@ def against_reference(group: list[Entry], lent: Sequence[Entry] = ()) -> None:
     """Fill the paired columns of `group`, whose rows may be compared and are all ok. `lent`:
     references of a server's rows, where none of the group is one (`lent_references`)."""
     references = [e for e in group if is_reference(e) and e.quality]
-    repeats = {id(r): _scored_again(r) for r in [*references, *lent]}
+    # Most of those that are lent are asked for by nobody, and each is a file to read.
+    repeats: dict[int, Quality | None] = {}
     for entry in group:
         base = reference_of(entry, references) or _lent(entry, lent)
         if base is None or entry.quality is None:
             continue
+        if id(base) not in repeats:
+            repeats[id(base)] = _scored_again(base)
         noise = _noise_floor(entry, base, repeats[id(base)])
         if noise is not None:
             entry.row.update(noise_floor_flips=noise.flips, noise_floor_delta=noise.delta)
@@ -75,7 +78,7 @@ def _computed(entry: Entry, base: Entry, first: Computed, second: Computed) -> N
         return
     floor = None
     if base.record.measurements.noise is not None:
-        again = base.folder.read_samples(base.record.cell_id, "repeat")
+        again = base.folder.read_samples(base.record.cell_id, "repeat", base.record.known_samples)
         floor = computed_floor(first, again)
         entry.floor_unknown = floor is None
     if floor is not None:
@@ -215,7 +218,9 @@ def _scored_again(reference: Entry) -> Quality | None:
     """The reference's second pass; None where it was scored once only."""
     if reference.record.measurements.noise is None or not isinstance(reference.quality, Quality):
         return None
-    rows = reference.folder.read_samples(reference.record.cell_id, "repeat")
+    rows = reference.folder.read_samples(
+        reference.record.cell_id, "repeat", reference.record.known_samples
+    )
     return Quality.of(reference.quality.metric, rows, reference.quality.higher_is_better)
 
 
@@ -287,14 +292,14 @@ def _positions(entry: Entry, base: Entry) -> Divergence | None:
     taken = entry.record.measurements.positions
     if taken is None or taken.reference != base.record.cell_id:
         return None
-    rows = entry.folder.read_samples(entry.record.cell_id, "position")
+    rows = entry.folder.read_samples(entry.record.cell_id, "position", entry.record.known_samples)
     if not rows["id"]:
         return None
     quality = entry.quality
     columns = (
         quality.columns
         if quality is not None
-        else entry.folder.read_samples(entry.record.cell_id, "example")
+        else entry.folder.read_samples(entry.record.cell_id, "example", entry.record.known_samples)
     )
     groups = columns.get("group") or [None] * len(columns["id"])
     # An example without a group is one by itself.

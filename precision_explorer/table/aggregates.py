@@ -98,7 +98,7 @@ def _interval(base: Entry, entry: Entry, metric: str) -> tuple[float, float] | N
     """The paired interval on one task; None for a metric that is no mean over examples."""
     pair = []
     for one in (base, entry):
-        columns = one.folder.read_samples(one.record.cell_id, "example")
+        columns = one.folder.read_samples(one.record.cell_id, "example", one.record.known_samples)
         if not has_terms(metric, columns):
             return None
         pair.append(Quality.of(metric, columns))

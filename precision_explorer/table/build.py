@@ -23,10 +23,19 @@ from precision_explorer.table.against import (
     over_tasks,
 )
 from precision_explorer.table.aggregates import aggregates
+from precision_explorer.table.audit import audit_columns
 from precision_explorer.table.computed import Computed, computed_columns
-from precision_explorer.table.context import Run, make_context
+from precision_explorer.table.context import Run, into_rows, make_context
 from precision_explorer.table.curve import curve_columns
-from precision_explorer.table.data import COLUMNS, ROW_KEY, Curve, DisturbedTable, SoakTable, Table
+from precision_explorer.table.data import (
+    COLUMNS,
+    ROW_KEY,
+    AuditTable,
+    Curve,
+    DisturbedTable,
+    SoakTable,
+    Table,
+)
 from precision_explorer.table.disturbed import background_names, disturbed_columns
 from precision_explorer.table.energy import energy_columns
 from precision_explorer.table.figures import in_words
@@ -53,6 +62,30 @@ from precision_explorer.table.samples import Samples, sample
 from precision_explorer.table.serving import served_columns
 from precision_explorer.table.why import diagnoses
 from precision_explorer.tasks import has_terms, is_harness_metric
+
+
+def _check_measured(
+    folder: RunFolder, record: CellRecord, seen: dict[str, tuple[Path, CellRecord]]
+) -> None:
+    """UsageError where a record of `seen` is the same measurement: of a folder that was copied and
+    gone on with."""
+    path, other = seen.setdefault(record.cell_id, (folder.path, record))
+    if path != folder.path and other.measured_as() == record.measured_as():
+        raise UsageError(
+            f"{path} and {folder.path} hold one and the same measurement of {record.cell.format} "
+            f"on {record.cell.task.name}; give the one that holds more"
+        )
+
+
+def _check_once(folder: RunFolder, roots: dict[str, Path]) -> None:
+    """UsageError where a run is another of `roots` or its copy: rows would stand twice, and a copy
+    is no second measurement."""
+    for name in filter(None, (str(folder.path.resolve()), folder.manifest_root())):
+        if name in roots:
+            raise UsageError(
+                f"{roots[name]} and {folder.path} hold the same run; give each run once"
+            )
+        roots[name] = folder.path
 
 
 @dataclass
@@ -83,6 +116,7 @@ class Entry:
     tried: list[list[Seen]] = field(default_factory=list)
     """The windows of each rate that was tried."""
     curve: Curve | None = None
+    audit: AuditTable | None = None
     price: Price | None = None
     slo: Slo | None = None
     value_size: int | None = None
@@ -117,8 +151,11 @@ def build(
     wanted = known_label((reader or {}).get("metric"))
     entries: list[Entry] = []
     runs: list[Run] = []
+    roots: dict[str, Path] = {}
+    seen: dict[str, tuple[Path, CellRecord]] = {}
     for path in paths:
         folder, sweep = read_run(path)
+        _check_once(folder, roots)
         first = runs[0][1]["reader"] if runs else sweep["reader"]
         own = {name: sweep["reader"].get(name) for name in _OF_A_RUN}
         options = first | own | _one_price(reader or {})
@@ -129,6 +166,8 @@ def build(
             if record is None:
                 missing.append(f"{cell['format']} on {cell['task']}")
                 continue
+            if record.status == "ok":
+                _check_measured(folder, record, seen)
             metric = headline(sweep, record, wanted)
             entries.append(Entry(folder, record, options, metric))
         runs.append((folder, sweep, options, missing))
@@ -142,7 +181,8 @@ def build(
     objectives = _across_rows(entries)
     if (reader or {}).get("price") is not None:
         check_priced(entries)
-    context = make_context(runs, entries, objectives)
+    context = make_context(runs, entries, {k: in_words(v) for k, v in objectives.items()})
+    into_rows(context, runs, entries)
     return Table(
         [e.row for e in entries],
         context,
@@ -159,7 +199,9 @@ def build(
         disturbed=tuple(e.disturbed for e in entries if e.disturbed is not None),
         offline=tuple(made for e in entries if (made := over_sizes(e)) is not None),
         curves=tuple(e.curve for e in entries if e.curve is not None),
+        audits=tuple(e.audit for e in entries if e.audit is not None),
         samples={tuple(e.row[name] for name in ROW_KEY): e.samples for e in entries if e.samples},
+        objectives=objectives,
     )
 
 
@@ -241,6 +283,7 @@ def _own_row(entry: Entry) -> None:
         disturbed_columns(entry)
         energy_columns(entry)
         _quality(entry)
+        audit_columns(entry)
 
 
 def _throughput(entry: Entry) -> None:
@@ -263,7 +306,7 @@ def _quality(entry: Entry) -> None:
             entry.row["verdict_note"] = NOT_SCORED
         return
     row, cell = entry.row, entry.record.cell
-    columns = entry.folder.read_samples(entry.record.cell_id, "example")
+    columns = entry.folder.read_samples(entry.record.cell_id, "example", entry.record.known_samples)
     row["unparsed"] = measured.unparsed
     added = entry.folder.read_scores(entry.record.cell_id)
     row["scores"] = scores_text(measured.scores, added)
@@ -282,19 +325,26 @@ def _quality(entry: Entry) -> None:
     row["quality_budget_unit"] = "points" if found.is_share else "relative"
     if isinstance(found, Computed):
         row.update(computed_columns(found))
-    else:
+        return
+    try:
         row.update(own_columns(found, found.value(measured.scores), cell.seed))
+    # Of rows that no scoring writes: shares that are neither 0 nor 1, losses of nothing.
+    except (ValueError, KeyError, TypeError, IndexError) as error:
+        raise StoreError(
+            f"the samples {entry.folder.samples_path(entry.record.cell_id)} are damaged: they give "
+            f"no {metric} ({type(error).__name__}: {error}); get the original run"
+        ) from error
 
 
-def _across_rows(entries: list[Entry]) -> dict[str, str]:
-    """Columns that need the reference or the other rows; {group: objectives in words}."""
+def _across_rows(entries: list[Entry]) -> dict[str, tuple[str, ...]]:
+    """Columns that need the reference or the other rows; {group: its front's objectives}."""
     groups: dict[tuple[str, ...], list[Entry]] = defaultdict(list)
     for entry in entries:
         cell, method = entry.record.cell, entry.record.method_id
         # Two folders of one name are two models: the method holds the revision. It holds no device,
         # so machines that measured alike share a front.
         groups[cell.model.name, cell.task.name, method].append(entry)
-    words: dict[str, str] = {}
+    objectives: dict[str, tuple[str, ...]] = {}
     fronts: list[Front] = []
     lent = lent_references(entries)
     for key, group in groups.items():
@@ -310,7 +360,7 @@ def _across_rows(entries: list[Entry]) -> dict[str, str]:
             entry.row["cautions"] = _caution_ids(entry)
         found = fronts_of(ok)
         if found:
-            words[", ".join(key)] = in_words(found[0].names)
+            objectives[", ".join(key)] = tuple(found[0].names)
             fronts += found
     if "energy" in (entries[0].reader.get("objectives") or ()):
         check_energy(
@@ -323,7 +373,7 @@ def _across_rows(entries: list[Entry]) -> dict[str, str]:
         if entry.floor_unknown and entry.row["different"] == "yes":
             entry.row["different"] = None
         entry.row["cautions"] = _caution_ids(entry)
-    return words
+    return objectives
 
 
 def _caution_ids(entry: Entry) -> str:

@@ -153,7 +153,7 @@ def service_times(folder: RunFolder, record: CellRecord) -> ServiceTimes | None:
     found = {} if _draws_lengths(record) else _offline(record)
     # Of other scenarios a row is a query of several, or holds its time in a queue.
     if scenario == "single-stream" and record.measurements.latency is not None:
-        rows = folder.read_samples(record.cell_id, "request")
+        rows = folder.read_samples(record.cell_id, "request", record.known_samples)
         timed = [
             (number, value)
             for value, window, number in zip(
@@ -208,7 +208,7 @@ def _offline(record: CellRecord) -> _Times:
 
 def _served(folder: RunFolder, record: CellRecord) -> _Times:
     """The batches of the windows that kept time."""
-    rows = folder.read_samples(record.cell_id, "request")
+    rows = folder.read_samples(record.cell_id, "request", record.known_samples)
     late, places = _late_windows(record), _windows(rows)
     found: _Times = {}
     seen = set()

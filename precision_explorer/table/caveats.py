@@ -6,6 +6,7 @@ from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
 from precision_explorer.table.against import is_in_looks
+from precision_explorer.table.audit import FAILED
 from precision_explorer.table.methods import apart
 from precision_explorer.units import share
 
@@ -144,6 +145,7 @@ def _of_rows(entries: list[Entry]) -> list[str]:
             "the first and the last round (machine-drifted): don't rely on small differences in "
             "speed and cost."
         )
+    lines += _failed_audits(entries)
     lines += [
         f"{group} has no result on the same examples, so its rows have no differences, no verdicts."
         for group in _without_difference(entries)
@@ -167,6 +169,17 @@ def _of_rows(entries: list[Entry]) -> list[str]:
     if any(e.row["power_source"] == "estimated:cpu-time" for e in entries):
         lines.append("Energy is an estimate from CPU time, not a measurement; it ranks nothing.")
     return lines
+
+
+def _failed_audits(entries: list[Entry]) -> list[str]:
+    failed = [e.row for e in entries if str(e.row["audit"] or "").startswith(FAILED)]
+    if not failed:
+        return []
+    names = ", ".join(dict.fromkeys(_label(row) for row in failed))
+    return [
+        f"Audits of the measurement failed for {names}: their figures may not be what they seem "
+        "(see Audits and the cautions); measure these rows again before relying on them."
+    ]
 
 
 def _label(row: dict[str, Any]) -> str:

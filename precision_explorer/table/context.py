@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from precision_explorer.economics.price_sheet import exact_usd
 from precision_explorer.endpoint import ENDPOINT
+from precision_explorer.errors import StoreError
 from precision_explorer.records import NOT_SCORED, metric_info
 from precision_explorer.store import RunFolder
 from precision_explorer.table.caveats import caveats
@@ -35,7 +37,7 @@ def make_context(runs: list[Run], entries: list[Entry], objectives: dict[str, st
         stack=_stack(sweeps),
         method_ids=tuple(sorted({e.record.method_id for e in entries})),
         method=(
-            *_unique(s for sweep in sweeps for m in sweep["methods"].values() for s in _how(m)),
+            *_unique(s for sweep in sweeps for s in _methods(sweep)),
             *_clusters(entries),
             *_signatures(entries),
         ),
@@ -52,6 +54,22 @@ def make_context(runs: list[Run], entries: list[Entry], objectives: dict[str, st
             sorted({e.record.started_at[:10] for e in entries if e.record.status != "skipped"})
         ),
     )
+
+
+def into_rows(context: Context, runs: list[Run], entries: list[Entry]) -> None:
+    """Write into each row what it must keep of `context` where it goes without the words above it:
+    run, day (UTC), what the reader set, and what the numbers do not say."""
+    names = {folder: sweep["run"] for folder, sweep, _, _ in runs}
+    slo = [f"requests count within {context.slo}"] if context.slo else []
+    limits = "; ".join([*slo, *(context.limits.words if context.limits else ())])
+    for entry in entries:
+        record = entry.record
+        entry.row.update(
+            run=names[entry.folder],
+            measured_on=record.started_at[:10] if record.status != "skipped" else None,
+            limits=limits or None,
+            caveats=" ".join(context.caveats),
+        )
 
 
 def _stack(sweeps: list[dict[str, Any]]) -> dict[str, str]:
@@ -85,7 +103,8 @@ def _task(document: dict[str, Any], entries: list[Entry]) -> TaskContext:
         if info
         else _direction(document, entries, metric),
     }
-    return TaskContext(**(document | known))
+    shown = {field.name for field in fields(TaskContext)}
+    return TaskContext(**{k: v for k, v in (document | known).items() if k in shown})
 
 
 def _direction(document: dict[str, Any], entries: list[Entry], metric: str) -> bool | None:
@@ -114,6 +133,18 @@ def _device(environment: dict[str, Any]) -> str:
         f"{device}, {environment['cores']} cores, {bytes_(environment['memory_bytes'])} memory, "
         f"{environment['threads']} threads{extra}"
     )
+
+
+def _methods(sweep: dict[str, Any]) -> list[str]:
+    """The run's methods in sentences; StoreError for a document that no sweep writes: workloads are
+    stored as they were declared, of many kinds."""
+    try:
+        return [s for method in sweep["methods"].values() for s in _how(method)]
+    except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+        raise StoreError(
+            f"the methods in sweep.json of {sweep['run']} are damaged "
+            f"({type(error).__name__}: {error}); run the sweep again"
+        ) from error
 
 
 def _how(method: dict[str, Any]) -> list[str]:

@@ -92,7 +92,7 @@ def best_rate_within(
 
 def _windows(entry: Entry, tried: Sequence[TriedRate]) -> list[list[Seen]]:
     """The windows of each rate, from the request rows."""
-    rows = entry.folder.read_samples(entry.record.cell_id, "request")
+    rows = entry.folder.read_samples(entry.record.cell_id, "request", entry.record.known_samples)
     found: dict[tuple[int, int], list[float]] = {}
     columns = (rows["point"], rows["attempt"], rows["window"], rows["latency_s"])
     for point, attempt, window, latency in zip(*columns, strict=True):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from precision_explorer.diagnose import Why
 from precision_explorer.economics import Slo
-from precision_explorer.records import SoakWindow
+from precision_explorer.records import AuditCheck, SoakWindow
 from precision_explorer.stats import Divergence, Rates, Ratio, Window, ratio_over_rounds
 
 if TYPE_CHECKING:
@@ -58,6 +58,8 @@ EXTRA_COLUMNS: tuple[str, ...] = (
     "net_usd_per_1k_requests_ci_low", "net_usd_per_1k_requests_ci_high",
     "pareto_devices", "reference_device",
     "output_tokens_per_joule_above_idle",
+    "run", "measured_on", "limits", "caveats",
+    "audit",
 )  # fmt: skip
 COLUMNS = CONTRACT_COLUMNS + EXTRA_COLUMNS
 # What tells a row from all others of a table.
@@ -283,6 +285,14 @@ class Curve:
 
 
 @dataclass(frozen=True)
+class AuditTable:
+    """The checks of one row's audit, in order. `row`: its values of `ROW_KEY`."""
+
+    row: tuple[Any, ...]
+    checks: tuple[AuditCheck, ...]
+
+
+@dataclass(frozen=True)
 class Table:
     """`rows`: one dict per cell with every name in `COLUMNS`; None where not measured."""
 
@@ -306,6 +316,10 @@ class Table:
     """Of rows that were measured at some batch size."""
     curves: tuple[Curve, ...] = ()
     """Of rows whose rate was searched."""
+    audits: tuple[AuditTable, ...] = ()
+    """Of rows that were audited."""
+    objectives: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """{group: the names of `FIGURES` over which its front was taken}."""
 
     def to_frame(self) -> Any:
         """The rows as a pandas DataFrame with the declared columns (imports pandas)."""

@@ -81,7 +81,7 @@ def _table(entry: Entry, found: Disturbed) -> DisturbedTable:
 
 def _latencies(entry: Entry) -> Rounds:
     """Seconds of the requests that count, an array per round; none where all are at hand."""
-    rows = entry.folder.read_samples(entry.record.cell_id, "disturbed")
+    rows = entry.folder.read_samples(entry.record.cell_id, "disturbed", entry.record.known_samples)
     places = enumerate(zip(rows["window"], rows.get("latency_s") or [], strict=False))
     kept = [i for i, (window, took) in places if window == "measure" and took is not None]
     if not kept:

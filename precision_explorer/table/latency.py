@@ -34,7 +34,7 @@ def latency_columns(entry: Entry) -> None:
     latency = entry.record.measurements.latency
     if latency is None:
         return
-    rows = entry.folder.read_samples(entry.record.cell_id, "request")
+    rows = entry.folder.read_samples(entry.record.cell_id, "request", entry.record.known_samples)
     soak = entry.record.measurements.soak
     kept = _counted(rows, soak)
     values = np.array([rows["latency_s"][i] for i in kept])

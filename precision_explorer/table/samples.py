@@ -3,6 +3,7 @@ them (the front, how sure a decision is)."""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -31,6 +32,8 @@ DRAWS = 500
 FEW_REQUESTS = 6
 """Below so many independent requests not even the median has an interval at 95 %
 (`order_interval`): resampling them would show no doubt where there is much."""
+# A step between seeds of rows that share nothing: a prime, so that no sweep's own seeds meet it.
+_APART = 1_000_003
 
 
 NO_NET = -1e30
@@ -61,6 +64,7 @@ class Samples:
         self._seed = seed
         self._drawn: dict[str, np.ndarray | None] = {}
         self._slower_by_size: dict[int, np.ndarray] = {}
+        self._others: dict[int, Samples] = {}
 
     def value(self, name: str) -> float | None:
         """The row's figure `name`, comparable with the other rows'."""
@@ -80,6 +84,31 @@ class Samples:
         if name not in self._drawn:
             self._drawn[name] = self._draw(name)
         return self._drawn[name]
+
+    def apart(self, number: int) -> Samples:
+        """The same row with draws of its own, for what shares no round with it: `number` tells one
+        such row from another; 0 is the row itself. Made once."""
+        if number and number not in self._others:
+            made = copy.copy(self)
+            made._seed = self._seed + number * _APART
+            made._drawn, made._slower_by_size, made._others = {}, {}, {}
+            self._others[number] = made
+        return self._others[number] if number else self
+
+    def units(self, name: str) -> float:
+        """How many independent things the draws of a figure rest on: rounds where there are
+        several, else batches or (what they are worth) requests."""
+        measured, quantile = self.record.measurements, FIGURES[name].quantile
+        if quantile is not None:
+            rounds = len(self.latencies)
+            return rounds if rounds > 1 else sum(effective_n(v, quantile) for v in self.latencies)
+        if name == "energy":
+            return len(measured.energy.rounds or []) if measured.energy else 0
+        throughput = measured.throughput
+        if throughput is None or throughput.best_batch_size is None:
+            return 0
+        rate = throughput.by_batch_size[str(throughput.best_batch_size)]
+        return len(rate.rounds) if rate.rounds and len(rate.rounds) > 1 else len(rate.batch_s)
 
     def tells(self, name: str) -> bool:
         """Whether the sample of the figure is large enough to show how far it may be off."""

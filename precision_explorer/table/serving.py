@@ -52,7 +52,7 @@ def is_steady_load(windows: Sequence[Serving]) -> bool:
 def served_columns(entry: Entry, windows: Sequence[Serving]) -> None:
     """Fill the columns of an entry whose requests came by their own clock: nothing that supposes a
     steady state where there was none, and nothing of the latency where the loop was late."""
-    rows = entry.folder.read_samples(entry.record.cell_id, "request")
+    rows = entry.folder.read_samples(entry.record.cell_id, "request", entry.record.known_samples)
     kept = _counted(rows)
     made = rows.get("output_tokens") or []
     # Those of all requests that the meter's window held.

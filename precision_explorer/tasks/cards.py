@@ -19,7 +19,9 @@ from pydantic import (
     model_validator,
 )
 
+from precision_explorer.bounded import BadDocument, TooLarge, yaml_file
 from precision_explorer.errors import TaskError, unknown_name
+from precision_explorer.paths import cards_dir, expand_user
 from precision_explorer.records import METRICS, canonical_hash
 from precision_explorer.records.metrics import LM_EVAL
 from precision_explorer.tasks.external import (
@@ -32,7 +34,6 @@ from precision_explorer.tasks.generation import Extraction, GenerationRules
 from precision_explorer.tasks.kinds import KINDS
 
 CARD_FILE = "task.yaml"
-MAX_CARD_BYTES = 1_000_000
 # A prompt that shows one of these gives the answer away or is no text.
 _NOT_IN_PROMPT = ("label", "choices", "reference")
 
@@ -345,21 +346,13 @@ class LoadedCard:
 
 
 def bundled_cards() -> dict[str, Path]:
-    """Name of each bundled card to its ``task.yaml``, in order of name.
-
-    They lie in the package (wheel), or in ``tasks/`` beside it (repository).
-    """
-    return {path.parent.name: path for path in sorted(_folder().glob(f"*/{CARD_FILE}"))}
-
-
-def _folder() -> Path:
-    inside = Path(__file__).parent / "bundled"
-    return inside if inside.is_dir() else Path(__file__).parents[2] / "tasks"
+    """Name of each bundled card to its ``task.yaml``, in order of name."""
+    return {path.parent.name: path for path in sorted(cards_dir().glob(f"*/{CARD_FILE}"))}
 
 
 def hub_cards() -> dict[str, Path]:
     """Name of each card of a well-known hub data set to its file, in order of name."""
-    return {path.stem: path for path in sorted((_folder() / "hub").glob("*.yaml"))}
+    return {path.stem: path for path in sorted((cards_dir() / "hub").glob("*.yaml"))}
 
 
 def load_card(name_or_path: str) -> LoadedCard:
@@ -374,7 +367,7 @@ def load_card(name_or_path: str) -> LoadedCard:
             f"{name_or_path} has no card; tasks of lm-eval run in sweep, plan and inspect"
         )
     bundled = bundled_cards() | hub_cards()
-    path = bundled.get(name_or_path, Path(name_or_path)).absolute()
+    path = (bundled.get(name_or_path) or expand_user(name_or_path)).absolute()
     if path.is_dir():
         path = path / CARD_FILE
     if path.is_file():
@@ -410,32 +403,20 @@ def card_hash(card: TaskCard) -> str:
 
 
 def _parse(path: Path) -> TaskCard:
-    import yaml
-
     try:
-        with path.open("rb") as file:
-            raw = file.read(MAX_CARD_BYTES + 1)
-        if len(raw) > MAX_CARD_BYTES:
-            raise TaskError(f"{path} is larger than 1 MB; a task card is a short YAML file")
-        document = yaml.safe_load(raw.decode("utf-8"))
+        document = yaml_file(path)
     except OSError as error:
         raise TaskError(f"can't read {path} ({error.strerror}); check the file") from error
-    # ValueError: text that is no UTF-8, impossible dates; RecursionError: absurd nesting.
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise TaskError(f"{path} is no valid YAML ({_yaml_reason(error)}); correct it") from error
+    except TooLarge as error:
+        raise TaskError(f"{path} {error}; a task card is a short YAML file") from error
+    except BadDocument as error:
+        raise TaskError(f"{path} is no valid YAML ({error}); correct it") from error
     if not isinstance(document, dict):
         raise TaskError(f"{path} holds no mapping; write it as 'key: value' lines")
     try:
         return TaskCard.model_validate({str(key): value for key, value in document.items()})
     except ValidationError as error:
         raise TaskError(f"{path}: {_first_problem(error)}") from error
-
-
-def _yaml_reason(error: Exception) -> str:
-    mark = getattr(error, "problem_mark", None)
-    reason = getattr(error, "problem", None) or str(error) or type(error).__name__
-    line = f", line {mark.line + 1}" if mark is not None else ""
-    return " ".join(str(reason).split()) + line
 
 
 # What stands where in a card, beside the card itself.

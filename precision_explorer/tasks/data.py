@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from precision_explorer.bounded import json_document
 from precision_explorer.errors import TaskError
 from precision_explorer.records import TaskIdentity, canonical_hash
 from precision_explorer.tasks.cards import (
@@ -72,8 +72,8 @@ def prepare(loaded: LoadedCard, limit: int | None, seed: int) -> PreparedTask:
         raise TaskError(f"{raw.name} holds no examples; put at least one in it")
     examples = make_examples(loaded.card, raw)
     corpus, corpus_hash = read_corpus(loaded, examples)
-    order = np.random.default_rng(seed).permutation(len(examples))[:limit]
-    taken = [examples[i] for i in order]
+    order = np.random.default_rng(seed).permutation(len(examples))
+    taken = [examples[i] for i in order[:limit]]
     card = loaded.card
     identity = TaskIdentity(
         name=card.name,
@@ -83,6 +83,7 @@ def prepare(loaded: LoadedCard, limit: int | None, seed: int) -> PreparedTask:
         data_hash=_data_hash(raw, files_digest(examples, raw.name), corpus_hash),
         item_ids_hash=canonical_hash([example["id"] for example in taken]),
         n=len(taken),
+        order_hash=canonical_hash([examples[i]["id"] for i in order]),
     )
     external = tuple(loaded.external_metrics())
     return PreparedTask(card, identity, taken, corpus=corpus, external=external)
@@ -249,7 +250,7 @@ def _references(card: TaskCard, row: Example) -> list[str]:
     if isinstance(value, str) and value.startswith("["):
         # A CSV file has no lists.
         with contextlib.suppress(ValueError):
-            listed = json.loads(value)
+            listed = json_document(value, strict=False)
             value = listed if all(isinstance(text, str) for text in listed) else value
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         value = str(_whole(value) if _whole(value) is not None else value)
@@ -279,7 +280,7 @@ def _choices(card: TaskCard, row: Example) -> list[str]:
     if isinstance(value, str):
         # A CSV file has no lists.
         try:
-            value = json.loads(value)
+            value = json_document(value, strict=False)
         except ValueError:
             value = None
     return _different(value)

@@ -6,10 +6,10 @@ A ValueError says what is wrong with the field; `data.make_examples` adds where.
 from __future__ import annotations
 
 import contextlib
-import json
 import math
 from typing import Any
 
+from precision_explorer.bounded import json_document
 from precision_explorer.tasks.cards import TaskCard
 from precision_explorer.tasks.kinds import KINDS
 
@@ -42,7 +42,7 @@ def list_of(card: TaskCard, row: Row, field: str) -> list[Any]:
     value, column = value_of(card, row, field), card.column_of(field)
     if isinstance(value, str):
         with contextlib.suppress(ValueError):
-            value = json.loads(value)
+            value = json_document(value, strict=False)
     if not isinstance(value, list) or not value:
         raise ValueError(f"'{column}' must be a list of at least one; correct it")
     return value

@@ -15,6 +15,7 @@ from typing import Any
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
+from precision_explorer import scrub
 from precision_explorer.errors import TaskError, UsageError
 from precision_explorer.paths import expand_user
 from precision_explorer.records import TaskIdentity, canonical_hash, metric_info
@@ -143,7 +144,7 @@ def _ask(request: dict[str, Any]) -> dict[str, Any]:
             capture_output=True,
             text=True,
             check=False,
-            env=os.environ | quiet,
+            env=scrub.scrubbed(os.environ, keep=scrub.FETCHING) | quiet,
         )
         if not answer.is_file():
             last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]

@@ -15,6 +15,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from precision_explorer.bounded import MAX_YAML_BYTES, TooLarge, read_bounded
 from precision_explorer.errors import TaskError, unknown_name
 from precision_explorer.paths import cache_dir
 
@@ -54,10 +55,15 @@ def _documents(path: Path, seen: set[Path]) -> Iterator[tuple[Path, Any]]:
         return
     seen.add(path)
     try:
-        node = yaml.compose(path.read_text(encoding="utf8"), Loader=yaml.SafeLoader)
+        content = read_bounded(path, MAX_YAML_BYTES)
+        # Only composed, by the library's own rules: it takes tags of its own, and the last of two
+        # keys of one name.
+        node = yaml.compose(content.decode("utf8"), Loader=yaml.SafeLoader)
     except OSError as error:
         raise TaskError(f"can't read {path} ({error.strerror}); check the file") from error
-    except (yaml.YAMLError, ValueError) as error:
+    except TooLarge as error:
+        raise TaskError(f"{path} {error}; a task is a short YAML file") from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         reason = " ".join(str(error).split())[:200]
         raise TaskError(f"{path} is no valid YAML ({reason}); correct it") from error
     yield path, node

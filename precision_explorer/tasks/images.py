@@ -8,11 +8,14 @@ import json
 from pathlib import Path
 from typing import Any
 
+from precision_explorer.bounded import read_bounded
 from precision_explorer.errors import TaskError
 
 INLINE = "data:;base64,"
 """How an encoded image (PNG, JPEG, ...) begins that stands in the data itself (RFC 2397)."""
 _DEPTHS = (1, 3)
+_MOST_BYTES = 256_000_000
+"""Of an image's file: a larger one is none that a model sees."""
 
 
 def inline(encoded: bytes) -> str:
@@ -63,8 +66,9 @@ def files_digest(examples: list[dict[str, Any]], name: str) -> str | None:
         if is_file(example.get("image")):
             found = True
             try:
-                digest.update(hashlib.sha256(Path(example["image"]).read_bytes()).digest())
-            except OSError as error:
+                digest.update(hashlib.sha256(_file_bytes(Path(example["image"]))).digest())
+            # ValueError: a name that can't be one, or a file that is too large.
+            except (OSError, ValueError) as error:
                 raise TaskError(
                     f"{name}, example {example['id']}: no readable image at {example['image']}; "
                     "paths are relative to the data file"
@@ -72,8 +76,16 @@ def files_digest(examples: list[dict[str, Any]], name: str) -> str | None:
     return digest.hexdigest() if found else None
 
 
+def _file_bytes(path: Path) -> bytes:
+    """The content of an image's file. The data name it, and may come from a stranger: a device or a
+    pipe would never end."""
+    if not path.is_file():
+        raise FileNotFoundError(path)
+    return read_bounded(path, _MOST_BYTES)
+
+
 def fingerprint(image: Any) -> str:
     """64 hex digits of the SHA-256 of an image as it stands in the data, or of its file."""
     if is_file(image):
-        return hashlib.sha256(Path(image).read_bytes()).hexdigest()
+        return hashlib.sha256(_file_bytes(Path(image))).hexdigest()
     return hashlib.sha256(json.dumps(image).encode()).hexdigest()

@@ -86,6 +86,9 @@ def _read_file(path: Path, columns: list[str], key_in_card: str) -> RawData:
 def _file_digest(path: Path, key_in_card: str) -> str:
     digest, size = hashlib.sha256(), 0
     try:
+        if path.exists() and not path.is_file():
+            # A card may come from a stranger: a device or a pipe would never end.
+            raise TaskError(f"{path} is no file; give the data as {', '.join(_READERS)}")
         with path.open("rb") as file:
             while block := file.read(1 << 20):
                 digest.update(block)
@@ -96,6 +99,9 @@ def _file_digest(path: Path, key_in_card: str) -> str:
         ) from error
     except OSError as error:
         raise TaskError(f"can't read {path} ({error.strerror}); check the file") from error
+    except ValueError as error:
+        shown = str(path).replace("\0", "?")
+        raise TaskError(f"{shown} is no path that can be used ({error}); correct it") from error
     if size == 0:
         raise TaskError(f"{path} is empty; put at least one example in it")
     return digest.hexdigest()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -38,4 +39,6 @@ class MixPart(Declared):
         if folder is None or not isinstance(given, str):
             return values
         path = Path(folder) / expand_user(given)
-        return values | {"task": str(path)} if path.exists() else values
+        # False also for what is too long for a path.
+        there = os.path.exists(path)  # noqa: PTH110
+        return values | {"task": str(path)} if there else values

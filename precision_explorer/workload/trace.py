@@ -22,6 +22,11 @@ COLUMNS = {
     "output length": ("output_tokens", "GeneratedTokens", "Response tokens"),
 }
 _EXAMPLE = "time_s,input_tokens,output_tokens"
+MAX_BYTES = 4_000_000_000
+"""Of a file: the longest public trace, a week of Azure's (2024), has some 1 GB."""
+_MOST_TOKENS = 10**9
+MAX_ROWS = 100_000_000
+"""A small parquet file can stand for any number; so many times take 800 MB."""
 _TIMESTAMP = re.compile(r"\d{4}-\d{2}-\d{2}([T ]\d{2}:\d{2}(:\d{2}(\.\d+)?)?)?\s*(Z|[+-]\d.*)?")
 
 
@@ -46,6 +51,8 @@ def read_trace(path: Path, with_lengths: bool = True) -> TraceData:
     """
     try:
         stat = path.stat()
+        if stat.st_size > MAX_BYTES:
+            raise UsageError(f"{path} is larger than {MAX_BYTES / 1e9:g} GB; cut the trace")
         return _read(path, stat.st_mtime_ns, stat.st_size, with_lengths)
     except OSError as error:
         raise UsageError(f"can't read the trace {path}; check the path") from error
@@ -72,7 +79,10 @@ def _columns(path: Path, wanted: list[str]) -> dict[str, Any]:
 
     try:
         if path.suffix.lower() in (".parquet", ".pq"):
-            names = _found(path, parquet.read_schema(path).names, wanted)
+            whole = parquet.ParquetFile(path)
+            if whole.metadata.num_rows > MAX_ROWS:
+                raise UsageError(f"{path} holds more than {MAX_ROWS:,} requests; cut the trace")
+            names = _found(path, whole.schema_arrow.names, wanted)
             table = parquet.read_table(path, columns=list(names.values()))
         else:
             with path.open(encoding="utf-8-sig", newline="") as file:
@@ -118,14 +128,18 @@ def _times(path: Path, column: Any) -> np.ndarray:
     if pa.types.is_timestamp(column.type):
         # Whole nanoseconds are subtracted before they become floats, which can't hold a date to 1
         # µs.
-        ticks = column.cast(pa.timestamp("ns", column.type.tz)).cast(pa.int64()).to_numpy()
+        try:
+            ticks = column.cast(pa.timestamp("ns", column.type.tz)).cast(pa.int64()).to_numpy()
+        except pa.ArrowInvalid as error:
+            text = f"{path}: a time is before 1677 or after 2262; correct it"
+            raise UsageError(text) from error
         times = (ticks - ticks[0]) / 1e9
     elif pa.types.is_integer(column.type) or pa.types.is_floating(column.type):
         seconds = column.to_numpy(zero_copy_only=False).astype(np.float64)
         _refuse(path, ~np.isfinite(seconds), seconds, "time {} is no number of seconds; correct it")
         times = seconds - seconds[0]
     else:
-        texts = [str(value) for value in column.to_pylist()]
+        texts = _shown(path, column, "time")
         row = _odd_time(texts)
         text = f"{path}, row {row + 1}: time '{texts[row]}' is neither seconds nor a timestamp"
         raise UsageError(f"{text} as in row 1; correct it" if row else f"{text}; correct it")
@@ -161,7 +175,7 @@ def _lengths(path: Path, column: Any, kind: str) -> np.ndarray:
 
     _no_gaps(path, column, kind)
     if not (pa.types.is_integer(column.type) or pa.types.is_floating(column.type)):
-        values = [str(value) for value in column.to_pylist()]
+        values = _shown(path, column, kind)
         row = next((i for i, value in enumerate(values) if _kind(value) != "number"), 0)
         raise UsageError(
             f"{path}, row {row + 1}: {kind} '{values[row]}' is no number of tokens; correct it"
@@ -169,8 +183,19 @@ def _lengths(path: Path, column: Any, kind: str) -> np.ndarray:
     numbers = column.to_numpy(zero_copy_only=False)
     whole = np.isfinite(numbers) & (numbers == np.floor(numbers))
     _refuse(path, ~whole, numbers, kind + " {} is no whole number of tokens; correct it")
+    _refuse(path, numbers > _MOST_TOKENS, numbers, kind + " {} is more than any model takes")
     _refuse(path, numbers < 1, numbers, kind + " {} is below 1 token; correct or remove the row")
     return numbers.astype(np.int64)
+
+
+def _shown(path: Path, column: Any, kind: str) -> list[str]:
+    """The values of a column that is neither numbers nor timestamps, as text for a message."""
+    try:
+        return [str(value) for value in column.to_pylist()]
+    # Values that Python's own types can't hold.
+    except (OverflowError, ValueError) as error:
+        text = f"{path}: the {kind} is of the type {column.type}; give numbers"
+        raise UsageError(text) from error
 
 
 def _no_gaps(path: Path, column: Any, kind: str) -> None:
