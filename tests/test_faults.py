@@ -172,8 +172,11 @@ def test_a_failed_record_names_no_folder_of_the_machine(tmp_path, sweep):
 
 
 def test_a_hang_past_the_cell_timeout_is_ended(tmp_path, sweep):
-    records, _, _ = sweep(**troubled(tmp_path, "hang"), cell_timeout=15.0)
-    assert records["fp32"].status == "ok"
+    hanging = troubled(tmp_path, "hang")
+    # Its time is not bounded: on a busy machine it may take longer than what hangs is given.
+    sweep(**hanging, formats=("fp32",))
+    records, _, tally = sweep(**hanging, cell_timeout=8.0)
+    assert (tally.reused, records["fp32"].status) == (1, "ok")
     assert records["bf16"].status == "timeout"
     assert "--cell-timeout" in records["bf16"].error.message
 

@@ -24,7 +24,7 @@ from precision_explorer.errors import StoreError
 from precision_explorer.records import read_record, unsealed
 from precision_explorer.runner import local
 from precision_explorer.runner.sweep import run_sweep
-from precision_explorer.store import RunFolder
+from precision_explorer.store import RunFolder, lock
 from tests.command import run as command
 from tests.replayed import Parent, Plan, is_gone, script, start, wait_for
 
@@ -332,6 +332,32 @@ def test_a_second_sweep_on_a_folder_is_refused_and_told_who_has_it(kept, case):
     case.again()
     assert kept.script.same_end(kept.whole, case.folder)
     assert {k for k, n in asked(case.log).items() if n > 1} <= {(INT8, "quality")}
+
+
+# Takes a folder's lock, and is killed while its child, which has the lock too, lives for a while.
+_KILLED_BEFORE_ITS_CHILD = """
+import os, signal, sys, time
+from pathlib import Path
+from precision_explorer.store.lock import take_lock
+lock = take_lock(Path(sys.argv[1]))
+if os.fork():
+    os.kill(os.getpid(), signal.SIGKILL)
+time.sleep(float(sys.argv[2]))
+"""
+
+
+@pytest.mark.parametrize(("child_s", "waits_s", "taken"), [(1, 30, True), (5, 0.2, False)])
+def test_children_of_a_killed_sweep_are_waited_for(tmp_path, monkeypatch, child_s, waits_s, taken):
+    monkeypatch.setattr(lock, "_ORPHANS_S", waits_s)
+    made = [sys.executable, "-c", _KILLED_BEFORE_ITS_CHILD, str(tmp_path), str(child_s)]
+    with subprocess.Popen(made) as parent:
+        assert parent.wait() == -signal.SIGKILL
+        assert lock.is_locked(tmp_path)
+        if taken:
+            lock.take_lock(tmp_path).close()
+        else:
+            with pytest.raises(lock.Held, match=f"process {parent.pid} "):
+                lock.take_lock(tmp_path)
 
 
 def test_of_sweeps_that_begin_together_one_runs_and_no_cell_is_run_twice(kept, tmp_path):

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from precision_explorer.errors import UsageError, unknown_name
-from precision_explorer.plan.expand import NVML_CHECK, SET_BY_IMPORTS
+from precision_explorer.plan.expand import NVML_CHECK, SET_BY_LIBRARIES
 from precision_explorer.records import CellRecord, canonical_hash
 from precision_explorer.table.methods import Field, differing, flat
 
@@ -14,7 +14,7 @@ ENERGY_BOUNDARY, BATCH_SIZES = "energy_boundary", "batch_sizes"
 """Not in the document: which meter there is hangs on the device, and each row shows the best of the
 batch sizes tried. Where one differs, only the figures that rest on it are not compared."""
 # Whether they are set hangs on what the parent imported, and they change no result.
-_NO_MATTER = (*SET_BY_IMPORTS, NVML_CHECK)
+_NO_MATTER = (*SET_BY_LIBRARIES, NVML_CHECK)
 _OF_THE_MAKING = ("execution", "kernel", "compute_dtype")
 
 

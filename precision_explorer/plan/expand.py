@@ -66,8 +66,9 @@ OWN_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 # Whether there is a GPU torch then asks NVML: asking CUDA would break it in forked workers. The
 # manager sets it too, and it changes no result.
 NVML_CHECK = "PYTORCH_NVML_BASED_CUDA_CHECK"
-# scikit-learn sets them when it is imported, which the parent does on some runs and not on others.
-SET_BY_IMPORTS = ("KMP_DUPLICATE_LIB_OK", "KMP_INIT_AT_FORK")
+# scikit-learn sets the first two when it is imported, and torch the third when it compiles, which
+# the parent does on some runs and not on others. Workers are told a compiler cache of their own.
+SET_BY_LIBRARIES = ("KMP_DUPLICATE_LIB_OK", "KMP_INIT_AT_FORK", "TORCHINDUCTOR_CACHE_DIR")
 _RELEVANT = {
     "torch": ("torch", "transformers", "tokenizers", "precision-explorer"),
     "torchao": ("torchao",),
@@ -352,7 +353,7 @@ def _cell(
         libraries=relevant_libraries(support.format, support.recipe, versions)
         | tools
         | _image_libraries(task, versions),
-        variables=relevant_variables(without=(*OWN_VARIABLES, *SET_BY_IMPORTS, NVML_CHECK)),
+        variables=relevant_variables(without=(*OWN_VARIABLES, *SET_BY_LIBRARIES, NVML_CHECK)),
         protocol=protocol_of(task),
         until_decided=stop if spec.until_decided else None,
     )

@@ -11,13 +11,13 @@ from precision_explorer.hardware import (
     device_settings,
     relevant_variables,
 )
-from precision_explorer.plan.expand import NVML_CHECK, OWN_VARIABLES, SET_BY_IMPORTS
+from precision_explorer.plan.expand import NVML_CHECK, OWN_VARIABLES, SET_BY_LIBRARIES
 from precision_explorer.records import Environment, Placement
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 # Of each process, whatever the sweep's own has: set by the manager, by imports, or by what hands
 # out devices.
-_OF_PROCESSES = (VISIBLE, *OWN_VARIABLES, *SET_BY_IMPORTS, NVML_CHECK)
+_OF_PROCESSES = (VISIBLE, *OWN_VARIABLES, *SET_BY_LIBRARIES, NVML_CHECK)
 
 
 def variables_to_send() -> dict[str, str]:
@@ -53,7 +53,7 @@ def make_environment(
         # Whether they are set hangs on what else this process has imported.
         # Which of a machine's devices a place sees, its placement tells.
         variables=relevant_variables(
-            without=SET_BY_IMPORTS if placement is None else (*SET_BY_IMPORTS, VISIBLE)
+            without=SET_BY_LIBRARIES if placement is None else (*SET_BY_LIBRARIES, VISIBLE)
         ),
         kernel=platform.release(),
         container=container(),

@@ -27,7 +27,7 @@ from typing import Any
 from precision_explorer import scrub
 from precision_explorer.hardware import check_floors, relevant_variables
 from precision_explorer.hardware.nvml import gpu_present
-from precision_explorer.plan.expand import NVML_CHECK, OWN_VARIABLES, SET_BY_IMPORTS
+from precision_explorer.plan.expand import NVML_CHECK, OWN_VARIABLES, SET_BY_LIBRARIES
 from precision_explorer.runner.guard import HELD, HUB_KERNELS, signal_name
 from precision_explorer.runner.protocol import receive
 from precision_explorer.runner.worker_log import WorkerLog
@@ -115,9 +115,9 @@ def environment_restored() -> Iterator[None]:
 
 
 def _deciding_variables() -> dict[str, str]:
-    """Those that change results and are read when libraries are imported. Threads and the
-    compiler's cache are told each worker anew, and imports of this process count for none."""
-    told = (*OWN_VARIABLES, *SET_BY_IMPORTS, NVML_CHECK, "TORCHINDUCTOR_CACHE_DIR")
+    """Those that change results and are read when libraries are imported. Threads are told each
+    worker anew, and what libraries set in this process counts for none."""
+    told = (*OWN_VARIABLES, *SET_BY_LIBRARIES, NVML_CHECK)
     return {name: os.environ[name] for name in relevant_variables(without=told)}
 
 

@@ -8,6 +8,7 @@ import os
 import platform
 import re
 import stat
+import time
 from collections.abc import Iterable, Iterator
 from datetime import datetime, timezone
 from pathlib import Path
@@ -16,8 +17,12 @@ from typing import IO
 from precision_explorer.errors import StoreError
 
 LOCK = ".lock"
+# What a killed sweep has started may hold its lock until it sees that it is alone.
+_ORPHANS_S = 5.0
+_LOOK_S = 0.05
 # As `atomic.write_bytes` names what it writes.
 _TEMPORARY = re.compile(r"(?P<file>.+)\.tmp(?P<pid>\d{1,9})")
+_HOLDER = re.compile(r"process (?P<pid>\d{1,9}) on (?P<node>\S+) since")
 # Of what this program writes into a run's own folders.
 _SUFFIXES = (".json", ".arrow", ".parquet")
 
@@ -42,7 +47,7 @@ def take_lock(folder: Path) -> IO[str]:
     # Whatever it holds: only who has it open counts.
     lock = os.fdopen(handle, "r+", encoding="utf8", errors="replace")
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _lock(lock)
     except BlockingIOError as error:
         with lock:
             raise Held(_holder(lock)) from error
@@ -55,6 +60,27 @@ def take_lock(folder: Path) -> IO[str]:
         lock.write(f"process {os.getpid()} on {platform.node()} since {now}")
         lock.flush()
     return lock
+
+
+def _lock(lock: IO[str]) -> None:
+    """Lock the file; BlockingIOError where a running process has it. Where the one that it names
+    has ended on this machine, its children are waited for, up to `_ORPHANS_S`."""
+    until = time.monotonic() + _ORPHANS_S
+    while True:
+        try:
+            return fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > until or not _has_ended(_holder(lock)):
+                raise
+        time.sleep(_LOOK_S)
+
+
+def _has_ended(holder: str) -> bool:
+    """Whether the process that a lock names was one of this machine and runs no more."""
+    found = _HOLDER.match(holder)
+    if found is None or found["node"] != platform.node():
+        return False
+    return not _is_running(int(found["pid"]))
 
 
 def is_locked(folder: Path) -> bool:
