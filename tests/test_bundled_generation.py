@@ -60,6 +60,17 @@ def test_gsm8k_asks_no_worked_example_and_ends_in_numbers(maker):
     assert (TASKS / "gsm8k" / "LICENSE.txt").read_text("utf8") == maker.MIT
 
 
+def test_gsm8k_is_calibrated_on_problems_of_this_project(maker):
+    own = rows("gsm8k", "calibration.jsonl")
+    assert own == maker.word_problems()
+    assert load_calibration(load_card("gsm8k"), seed=0).n == len(own) == 24
+    asked = {row["question"] for row in rows("gsm8k")}
+    assert not asked & {row["question"] for row in own}
+    prompt = load_card("gsm8k").card.prompt
+    assert all(row["question"].endswith("?") and row["question"] not in prompt for row in own)
+    assert all(re.fullmatch(r"\d+", row["final"]) for row in own)
+
+
 def test_capitals_are_made_again_and_none_is_shown_before_it_is_asked(maker):
     test, calibration = maker.capital_examples()
     assert test == rows("capitals")
