@@ -543,6 +543,15 @@ def test_plan_prints_cells_and_skips_and_writes_nothing(capsys, tmp_path):
     assert last.startswith("3 cells, 1 skipped; results would go to results/demo-sentiment-cpu-")
 
 
+def test_a_model_with_another_s_content_is_said_to_be_measured_once(capsys, tmp_path):
+    shutil.copytree(DEMO, tmp_path / "copy")
+    given = ("--model", "demo", "--model", str(tmp_path / "copy"))
+    assert call("plan", "--limit", "4", "--formats", "fp32", *given) == 0
+    out, err = capsys.readouterr()
+    assert out.splitlines()[-1].startswith("1 cells, 0 skipped")
+    assert "copy has the same content as another model of this sweep" in err
+
+
 def test_plan_says_what_is_done_and_leaves_the_run_as_it_is(monkeypatch, capsys, tmp_path):
     def run(prepared, on_event, **given):
         return finish(prepared, {"fp32"}, {"bf16"}), Tally()

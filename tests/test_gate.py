@@ -46,6 +46,7 @@ def test_the_same_build_holds(tmp_path):
     assert found.having("regressed") == ()
     # No example flipped: within, though 40 examples alone leave room for more than a point.
     assert set(outcomes(found, "quality").values()) == {"passed"}
+    assert to_markdown(found).count("within: no example flipped") == 2
     assert {c.change.figure for c in found.checks} == {
         "quality", "memory", "weights", "latency_to_reference", "throughput_to_reference",
     }  # fmt: skip

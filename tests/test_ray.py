@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import sys
 import threading
 import time
@@ -194,6 +195,35 @@ def test_a_type_that_no_node_has_is_one_line(cluster):
     (line,) = [x for x in done.stderr.splitlines() if x.startswith("error:")]
     assert "no place to measure on" in line
     assert "--on" in line
+
+
+def test_an_address_at_which_nothing_answers_is_one_line_within_seconds():
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{unused.getsockname()[1]}"
+        begun = time.monotonic()
+        done = command("sweep", "--executor", "ray", "--ray-address", address, "--device", "cpu")
+    assert time.monotonic() - begun < 30
+    assert done.returncode == 1
+    (line,) = [x for x in done.stderr.splitlines() if x.startswith("error:")]
+    assert f"--ray-address {address}: nothing answers there (Connection refused)" in line
+    assert "ray start --head" in line
+
+
+def test_places_of_one_node_have_names_of_their_own(cluster):
+    node = _node(cluster.cluster, num_cpus=2, resources={"Type-B": 1})
+    spec = make_spec(
+        {
+            "executor": "ray", "ray_address": cluster.address, "on": ("type-b",), "cores": 1,
+            "device": "cpu",
+        }
+    )  # fmt: skip
+    source = ray_places.RaySource(spec)
+    try:
+        assert [slot.name for slot in source.slots()] == ["node-1/1", "node-1/2"]
+    finally:
+        source.close()
+        cluster.cluster.remove_node(node)
 
 
 def test_without_ray_the_line_that_installs_it(monkeypatch):

@@ -153,7 +153,8 @@ def _views(gated: Gated) -> list[View]:
 def _row(gated: Gated, check: Check) -> tuple[Cell, ...]:
     show = shown_value(check.change)
     outcome = _WORDS[check.outcome]
-    if check.outcome == "cannot-tell" and check.note:
+    # A figure that is within may have been told by other examples than the scores beside it.
+    if check.note and (check.outcome == "cannot-tell" or check.change.figure == "quality"):
         outcome = f"{outcome}: {check.note}"
     return (
         Cell(_label(gated, check)),

@@ -17,6 +17,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import socket
 from collections.abc import Iterator
 from typing import Any
 
@@ -46,6 +47,8 @@ _VARIABLES = {
 }
 # Of a custom resource: enough to be on a node that has it, and no count of devices.
 _SOME = 0.001
+# Longer than a connection takes to a cluster that is there. Ray itself goes on trying for minutes.
+_ANSWERS_S = 5.0
 # Longer than an actor takes to start on a node that is there.
 _START_S = 120.0
 
@@ -136,6 +139,7 @@ class RaySource:
         if address is None:
             quiet |= {"include_dashboard": False, "address": "local"}
         else:
+            _check_answers(address)
             quiet["address"] = address
         with _own_signals():
             try:
@@ -164,6 +168,7 @@ class RaySource:
             for number in range(int(count) if cores else 0):
                 key = node["NodeID"]
                 name = self._machines.setdefault(key, f"node-{len(self._machines) + 1}")
+                name += f"/{number + 1}" if count >= 2 else ""
                 found.append(Slot(f"{key}/{number}", key, name, wanted, None if gpus else "cpu"))
         return found
 
@@ -226,6 +231,22 @@ class RaySource:
             self._began = False
             with _own_signals():
                 self._ray.shutdown()
+
+
+def _check_answers(address: str) -> None:
+    """UsageError where nothing listens at HOST:PORT, with or without a scheme before it; other
+    addresses are Ray's to understand."""
+    host, _, port = address.rpartition("://")[2].rpartition(":")
+    if not (host and port.isdigit()):
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), _ANSWERS_S).close()
+    except (OSError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        raise UsageError(
+            f"--ray-address {address}: nothing answers there ({reason}); give what ray start "
+            "--head has printed, or leave it out for a cluster of this machine"
+        ) from error
 
 
 def _resource(resources: dict[str, float], device_type: str) -> str | None:

@@ -198,6 +198,7 @@ def _prepared(
             spec, first, facts, versions, threads, stored, on_event, ask=compiling
         )
     plan = expand(*inputs, budgets)
+    _note_alike(refs, plan, on_event)
     if told is None:
         environment = make_environment(facts, threads, versions)
     else:
@@ -275,6 +276,18 @@ def _note_shipped(refs: list[ModelRef], on_event: OnEvent) -> None:
             text = (
                 f"{ref.name} comes quantized ({ref.scheme.words}): it runs as {AS_SHIPPED}, its "
                 "own reference; to see what quantizing cost, measure the original on the same task"
+            )
+            on_event(Event("note", {"text": text}))
+
+
+def _note_alike(refs: list[ModelRef], plan: Plan, on_event: OnEvent) -> None:
+    """Say which models have no cells of their own, as another one has the same content."""
+    own = {planned.ref.name for planned in plan.cells}
+    for ref in refs:
+        if ref.name not in own:
+            text = (
+                f"{ref.name} has the same content as another model of this sweep; it is measured "
+                "once, under the other's name"
             )
             on_event(Event("note", {"text": text}))
 
