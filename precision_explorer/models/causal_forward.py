@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from precision_explorer.models.adapter import pad_right
+from precision_explorer.models.dispatch import is_spread
 from precision_explorer.models.greedy import cache_arguments
 
 Place = tuple[int, int]
@@ -117,6 +118,11 @@ class CausalForward:
             return logits, None
         return logits, Past(getattr(out, self.cache_name), mask, lengths)
 
+    def _kept_on(self) -> str:
+        """Where the positions to keep must be: of a model that is spread over several devices on
+        the host, since they index what the last of these holds."""
+        return "cpu" if is_spread(self.model) else self.device
+
     def _call(self, given: dict[str, Any], places: Sequence[Place]) -> tuple[Any, torch.Tensor]:
         """(the model's output, its logits at `places`)."""
         if not places:
@@ -126,13 +132,13 @@ class CausalForward:
         if self.picks:
             wanted = torch.zeros(given["input_ids"].shape, dtype=torch.bool)
             wanted[rows, positions] = True
-            out = self.model(**given, logits_to_keep=wanted.to(self.device))
+            out = self.model(**given, logits_to_keep=wanted.to(self._kept_on()))
             return out, out.logits
         if not self.keeps:
             out = self.model(**given)
             return out, out.logits[rows.to(self.device), positions.to(self.device)]
         union, index = positions.unique(return_inverse=True)
-        out = self.model(**given, logits_to_keep=union.to(self.device))
+        out = self.model(**given, logits_to_keep=union.to(self._kept_on()))
         return out, out.logits[rows.to(self.device), index.to(self.device)]
 
 

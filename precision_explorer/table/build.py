@@ -254,6 +254,7 @@ def _own_row(entry: Entry) -> None:
         stack=" ".join(f"{k}={v}" for k, v in cell.libraries.items()),
         quality_budget=entry.reader["quality_budget"],
         manifest_root=entry.folder.manifest_root(),
+        devices=cell.devices,
     )
     if record.status == "skipped":
         row["execution"] = "unsupported"

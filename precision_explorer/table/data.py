@@ -59,7 +59,7 @@ EXTRA_COLUMNS: tuple[str, ...] = (
     "pareto_devices", "reference_device",
     "output_tokens_per_joule_above_idle",
     "run", "measured_on", "limits", "caveats",
-    "audit",
+    "audit", "devices",
 )  # fmt: skip
 COLUMNS = CONTRACT_COLUMNS + EXTRA_COLUMNS
 # What tells a row from all others of a table.
