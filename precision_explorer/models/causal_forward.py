@@ -37,8 +37,12 @@ class Past:
 
     def take(self, rows: Sequence[int]) -> Past:
         """The past of `rows`, each as often as it is named; this one stays as it is."""
-        index = torch.tensor(rows, device=self.mask.device)
         cache = copy.copy(self.cache)
+        held = {
+            k.device for layer in cache.layers if (k := getattr(layer, "keys", None)) is not None
+        }
+        # Layers on several devices are indexed from the host.
+        index = torch.tensor(rows, device=self.mask.device if len(held) < 2 else "cpu")
         # Layers put new tensors in the place of theirs and change none.
         cache.layers = [copy.copy(layer) for layer in cache.layers]
         cache.batch_select_indices(index)
