@@ -444,7 +444,9 @@ def test_a_sweep_spreads_a_model_and_scores_it_as_one_device_does(
     assert "model.layers.0 to" in parts[0].modules
     assert "lm_head" in parts[1].modules
     assert records["bf16"].applied.devices is None
-    rows = {row["format"]: row for row in build([several.path]).rows}
+    table = build([several.path])
+    assert table.columns[-1] == "devices" and "devices" not in build([one.path]).columns
+    rows = {row["format"]: row for row in table.rows}
     assert {f: row["devices"] for f, row in rows.items()} == {
         "fp32": 2, "bf16": None, "int8-weight-only": 2,
     }  # fmt: skip

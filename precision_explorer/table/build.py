@@ -202,7 +202,15 @@ def build(
         audits=tuple(e.audit for e in entries if e.audit is not None),
         samples={tuple(e.row[name] for name in ROW_KEY): e.samples for e in entries if e.samples},
         objectives=objectives,
+        columns=_columns(entries),
     )
+
+
+def _columns(entries: Sequence[Entry]) -> tuple[str, ...]:
+    """All of them; `devices` only where a model was spread over several, so that tables of runs
+    from before there was such a column stay what they were."""
+    spread = any(entry.row["devices"] is not None for entry in entries)
+    return COLUMNS if spread else tuple(name for name in COLUMNS if name != "devices")
 
 
 # What each run was swept with, also beside other runs.
