@@ -445,7 +445,8 @@ def test_a_sweep_spreads_a_model_and_scores_it_as_one_device_does(
     assert "lm_head" in parts[1].modules
     assert records["bf16"].applied.devices is None
     table = build([several.path])
-    assert table.columns[-1] == "devices" and "devices" not in build([one.path]).columns
+    assert table.columns[-1] == "devices"
+    assert "devices" not in build([one.path]).columns
     rows = {row["format"]: row for row in table.rows}
     assert {f: row["devices"] for f, row in rows.items()} == {
         "fp32": 2, "bf16": None, "int8-weight-only": 2,

@@ -206,7 +206,7 @@ def build(
     )
 
 
-def _columns(entries: Sequence[Entry]) -> tuple[str, ...]:
+def _columns(entries: list[Entry]) -> tuple[str, ...]:
     """All of them; `devices` only where a model was spread over several, so that tables of runs
     from before there was such a column stay what they were."""
     spread = any(entry.row["devices"] is not None for entry in entries)
