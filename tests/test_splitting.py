@@ -14,6 +14,7 @@ import pytest
 import torch
 import transformers
 
+from precision_explorer.cli import plan
 from precision_explorer.economics import price_for
 from precision_explorer.economics.price_sheet import of_several
 from precision_explorer.errors import UsageError
@@ -457,3 +458,16 @@ def test_a_sweep_spreads_a_model_and_scores_it_as_one_device_does(
     document = json.loads((several.path / "sweep.json").read_text())
     assert "devices" not in document["spec"]
     assert not (several.path / "estimate.json").exists()
+
+
+def test_plan_says_on_how_many_devices_a_cell_runs(
+    checkpoint, tmp_path, quick_workload, monkeypatch, capsys
+):
+    monkeypatch.setattr(sweep, "device_facts", lambda device: stand_ins(3, MEMORY))
+    spec = make_spec(options(checkpoint, tmp_path, quick_workload))
+    plan._here(spec, False)
+    lines = capsys.readouterr().out.splitlines()
+    assert ["on 2 devices" in line for line in lines[:3]] == [True, False, True]
+    assert "together" not in "".join(lines)
+    with pytest.raises(UsageError, match="spread over several"):
+        plan._here(spec, True)
