@@ -30,6 +30,7 @@ from precision_explorer.table.curve import curve_columns
 from precision_explorer.table.data import (
     COLUMNS,
     ROW_KEY,
+    SPREAD_COLUMN,
     AuditTable,
     Curve,
     DisturbedTable,
@@ -207,10 +208,12 @@ def build(
 
 
 def _columns(entries: list[Entry]) -> tuple[str, ...]:
-    """All of them; `devices` only where a model was spread over several, so that tables of runs
-    from before there was such a column stay what they were."""
-    spread = any(entry.row["devices"] is not None for entry in entries)
-    return COLUMNS if spread else tuple(name for name in COLUMNS if name != "devices")
+    """Those of the table; fills `SPREAD_COLUMN` where it is one of them."""
+    if all(entry.record.cell.devices is None for entry in entries):
+        return COLUMNS
+    for entry in entries:
+        entry.row[SPREAD_COLUMN] = entry.record.cell.devices
+    return (*COLUMNS, SPREAD_COLUMN)
 
 
 # What each run was swept with, also beside other runs.
@@ -262,7 +265,6 @@ def _own_row(entry: Entry) -> None:
         stack=" ".join(f"{k}={v}" for k, v in cell.libraries.items()),
         quality_budget=entry.reader["quality_budget"],
         manifest_root=entry.folder.manifest_root(),
-        devices=cell.devices,
     )
     if record.status == "skipped":
         row["execution"] = "unsupported"
