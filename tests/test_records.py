@@ -65,6 +65,7 @@ CELL: dict[str, Any] = {
         "quality_metric": "accuracy",
         "energy": "joules of the latency window",
     },
+    "devices": None,
     "until_decided": {"quality_budget": 0.01, "reference": "fp32"},
 }
 
@@ -242,7 +243,9 @@ def test_nan_and_infinity_are_never_written(tmp_path, value):
 
 
 def changed(value: Any) -> Any:
-    """Another value of the same kind."""
+    """Another value of the same kind; of what is not there, a number."""
+    if value is None:
+        return 2
     if isinstance(value, bool):
         return not value
     if isinstance(value, (int, float)):
@@ -291,6 +294,7 @@ OUTSIDE_THE_METHOD = {
     ("trust_remote_code",),
     ("libraries", "torch"),
     ("libraries", "transformers"),
+    ("devices",),
     ("until_decided", "quality_budget"),
     ("until_decided", "reference"),
 }

@@ -350,7 +350,9 @@ def test_the_number_of_rounds_is_part_of_the_identity(run, tmp_path):
 def test_what_memory_does_not_hold_is_measured_apart_and_says_so(run, monkeypatch):
     """No more than two models fit: the third is loaded when the others are gone."""
     monkeypatch.setattr(
-        local, "Parking", lambda facts: SimpleNamespace(fits=lambda need, pids: len(pids) < 2)
+        local,
+        "Parking",
+        lambda facts: SimpleNamespace(fits=lambda need, pids, split: len(pids) < 2),
     )
     found = run()
     assert Fake.most == 2

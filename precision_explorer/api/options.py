@@ -49,6 +49,7 @@ class SweepOptions(TypedDict, total=False):
     ray_address: str | None
     slurm: str | Sequence[str] | None
     one_at_a_time: bool | None
+    devices: int | None
     revision: str | None
     trust_remote_code: bool | None
     allow_pickle: bool | None

@@ -137,6 +137,11 @@ _OPTIONS: list[Callable[..., Any]] = [
         help="Measure on one place after the other, never on two at once.",
     ),
     click.option(
+        "--devices", type=int, metavar="N",
+        help="Spread a model that one GPU does not hold over up to N of its kind (all visible "
+        "ones); 1: never.",
+    ),
+    click.option(
         "--slurm", metavar="NAME=VALUE,...",
         help="Settings of the jobs, as in partition=gpu,time=120 (sbatch's names).",
     ),

@@ -105,6 +105,11 @@ def _here(spec: SweepSpec, estimate: bool) -> None:
     with progress() as on_event:
         prepared = prepare_sweep(spec, on_event, compiling=False)
         try:
+            if estimate and any(c.split is not None for c in prepared.plan.to_run):
+                raise UsageError(
+                    "--estimate is of cells on one device, and some of these are spread over "
+                    "several; leave it out, or give --devices 1"
+                )
             if estimate and prepared.pool is not None:
                 raise UsageError(
                     "--estimate is of one place after the other, and this sweep has several; "
@@ -176,7 +181,8 @@ def _fits(
     for planned in plan.cells:
         dtype = compute_type(planned)
         cache = dtype and request_cache(planned.ref, planned.task, workload, spec, dtype)
-        found[planned.cell_id] = Fit(held[planned.cell_id], cache or None, there)
+        spread = None if planned.split is None else planned.split.devices
+        found[planned.cell_id] = Fit(held[planned.cell_id], cache or None, there, spread)
     return found
 
 
@@ -204,6 +210,8 @@ def _memory(planned: PlannedCell, fit: Fit) -> str:
             f"  cache {bytes_(fit.cache.total_bytes)} ({fit.cache.sequences} x "
             f"{fit.cache.tokens:,} tokens of {bytes_(fit.cache.token_bytes)})"
         )
+    if fit.spread is not None:
+        return f"{text}  on {fit.spread} devices"
     if fit.devices is not None and fit.devices > 1:
         text += f"  together {fit.devices:,} such devices"
     return text

@@ -134,7 +134,7 @@ class _Model:
             return moved("price_per_hour_usd", price.per_hour_usd)
         found = ownership_per_hour(*(moved(name, price.inputs[name]) for name in _OWNED))
         assert found is not None
-        return found
+        return found * price.inputs.get("devices", 1)
 
     @cached_property
     def one_price(self) -> bool:

@@ -22,7 +22,13 @@ from precision_explorer.economics.formulas import (
     value_per_usd,
 )
 from precision_explorer.economics.price_model import Prices, load_prices, parse_prices, price_by
-from precision_explorer.economics.price_sheet import Price, PriceSheet, load_sheet, price_for
+from precision_explorer.economics.price_sheet import (
+    Price,
+    PriceSheet,
+    load_sheet,
+    of_several,
+    price_for,
+)
 from precision_explorer.economics.slo import Slo, parse_slo
 
 __all__ = [
@@ -41,6 +47,7 @@ __all__ = [
     "load_prices",
     "load_sheet",
     "net_per_1k",
+    "of_several",
     "ownership_per_hour",
     "parse_arrivals",
     "parse_prices",

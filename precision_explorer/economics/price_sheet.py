@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from functools import lru_cache
 from pathlib import Path
@@ -142,6 +142,17 @@ def price_for(
     if device_kind == "cpu" and sheet.cpu is not None:
         return _cpu_price(sheet.cpu, threads, term)
     return None
+
+
+def of_several(price: Price, devices: int) -> Price:
+    """The price of so many devices of one machine that a model is spread over. Its inputs, and what
+    it is made of, stay those of one."""
+    return replace(
+        price,
+        per_hour_usd=price.per_hour_usd * devices,
+        basis=f"{price.basis} x {devices} devices",
+        inputs={**price.inputs, "devices": devices},
+    )
 
 
 def _given(per_hour: float) -> Price:

@@ -40,6 +40,7 @@ from precision_explorer.hardware.sensors import (
     UnavailableSensor,
     nvml_process_bytes,
     open_sensor,
+    process_bytes,
 )
 from precision_explorer.hardware.settings import container, device_settings
 from precision_explorer.hardware.thermal import Cooling, cool_down
@@ -80,6 +81,7 @@ __all__ = [
     "nvml_process_bytes",
     "open_readings",
     "open_sensor",
+    "process_bytes",
     "profile_for",
     "relevant_variables",
     "resolve_device",

@@ -38,6 +38,18 @@ class DeviceFacts(BaseModel):
     device_memory_bytes: int | None = None
     driver: str | None = None
     capped: dict[str, str] = Field(default_factory=dict)
+    beside: tuple[DeviceFacts, ...] = Field(default=(), exclude=True)
+    """Further visible devices of its kind and memory, over which a model may be spread. No part of
+    what a device is: never stored, and compared with nothing."""
+
+    @property
+    def each(self) -> tuple[DeviceFacts, ...]:
+        """This device, then those beside it, each by itself."""
+        return (self.over(1), *self.beside)
+
+    def over(self, devices: int) -> DeviceFacts:
+        """The same device with so many in all that are used."""
+        return self.model_copy(update={"beside": self.beside[: devices - 1]})
 
 
 def _processor(cpuinfo: str | None, variables: Mapping[str, str]) -> dict[str, Any]:
@@ -97,8 +109,19 @@ def device_facts(
     if device == "cpu":
         return DeviceFacts(kind="cpu", device="cpu", name=processor["cpu_model"], **processor)
     nvml = load_nvml() if nvml is None else nvml
-    gpu = _gpu(nvml, handles[int(device.removeprefix("cuda:"))])
-    return DeviceFacts(kind="cuda", device=device, **gpu, **processor)
+    own = int(device.removeprefix("cuda:"))
+    every = [
+        DeviceFacts(kind="cuda", device=f"cuda:{k}", **_gpu(nvml, handle), **processor)
+        for k, handle in enumerate(handles)
+    ]
+    here = every[own]
+    beside = tuple(one for one in every if one is not here and _alike(one, here))
+    return here.model_copy(update={"beside": beside})
+
+
+def _alike(one: DeviceFacts, other: DeviceFacts) -> bool:
+    names = ("name", "compute_capability", "device_memory_bytes")
+    return all(getattr(one, name) == getattr(other, name) for name in names)
 
 
 def _handles(nvml: Any | None, variables: Mapping[str, str]) -> list[Any]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -210,8 +210,40 @@ class CpuReadings:
         return Reading(self._temperature(), self._hertz(), watts, reasons)
 
 
+class WorstReadings:
+    """Several devices looked at together: the hottest one's temperature, the slowest one's clock,
+    the power of all, every reason to slow down, and the largest share of others' kernels."""
+
+    def __init__(self, each: Sequence[Readings]) -> None:
+        self._each = list(each)
+        words = f"the worst of {len(self._each)} devices"
+        summed = f"the sum of {len(self._each)} devices"
+        shared = set.intersection(*(set(one.sources) for one in self._each))
+        self.sources = {
+            name: f"{self._each[0].sources[name]}, {summed if name == 'power_w' else words}"
+            for name in self._each[0].sources
+            if name in shared
+        }
+
+    def read(self) -> Reading:
+        """All of them now. Power is None unless each tells its own."""
+        seen = [one.read() for one in self._each]
+        watts = [r.power_w for r in seen if r.power_w is not None]
+        return Reading(
+            temperature_c=max((r.temperature_c for r in seen if r.temperature_c), default=None),
+            clock_hz=min((r.clock_hz for r in seen if r.clock_hz), default=None),
+            power_w=sum(watts) if len(watts) == len(seen) else None,
+            throttle_reasons=frozenset[str]().union(*(r.throttle_reasons for r in seen)),
+            other_share=max(
+                (r.other_share for r in seen if r.other_share is not None), default=None
+            ),
+        )
+
+
 def open_readings(facts: DeviceFacts, nvml: Any | None = None) -> Readings:
-    """The readings of a device."""
+    """The readings of a device, and of those beside it that are used too."""
+    if facts.kind == "cuda" and facts.beside:
+        return WorstReadings([open_readings(one, nvml) for one in facts.each])
     if facts.kind == "cuda":
         return NvmlReadings(facts.pci_bus_id, nvml)
     return CpuReadings(open_sensor(facts))

@@ -6,8 +6,9 @@ A meter answers whether it works here; what can't be measured is ``unavailable``
 from __future__ import annotations
 
 import contextlib
+import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -108,6 +109,26 @@ class NvmlSensor:
         return self._nvml.nvmlDeviceGetTotalEnergyConsumption(self._handle) / 1000
 
 
+class SummedSensor:
+    """The joules of several devices of one kind, over which a model is spread: all of them draw
+    power while one works. Supported where each one is; its power is not read beside it."""
+
+    def __init__(self, sensors: Sequence[EnergySensor]) -> None:
+        self._sensors = list(sensors)
+        self.source = self._sensors[0].source
+        self.min_window_s = max(sensor.min_window_s for sensor in self._sensors)
+        self.boundary = f"sum of {len(self._sensors)} devices, each: {self._sensors[0].boundary}"
+
+    def supported(self) -> bool:
+        """Whether every one of them is, by the same kind of counter."""
+        alike = {sensor.source for sensor in self._sensors} == {self.source}
+        return alike and all(sensor.supported() for sensor in self._sensors)
+
+    def energy_j(self) -> float:
+        """Joules of all of them."""
+        return sum(sensor.energy_j() for sensor in self._sensors)
+
+
 class _RaplDomain:
     """One package's counter, made monotonic over its wrap-around."""
 
@@ -196,7 +217,15 @@ def open_sensor(
     facts: DeviceFacts, *, rapl_root: Path = RAPL_ROOT, nvml: Any | None = None
 ) -> EnergySensor:
     """The best meter of the device: NVML for a GPU, RAPL for a CPU, else what Zeus has for it; else
-    none, or for a CPU the estimate."""
+    none, or for a CPU the estimate. Of a GPU with others beside it the sum over all of them."""
+    if facts.kind == "cuda" and facts.beside:
+        whole = SummedSensor([open_sensor(one, nvml=nvml) for one in facts.each])
+        if whole.supported():
+            return whole
+        return UnavailableSensor(
+            f"not all of the {len(facts.each)} devices that the model is spread over have an "
+            "energy counter"
+        )
     own = NvmlSensor(facts.pci_bus_id, nvml) if facts.kind == "cuda" else RaplSensor(rapl_root)
     if own.supported():
         return own
@@ -209,6 +238,14 @@ def open_sensor(
         f"{facts.name} has no energy counter of NVML; for AMD and Jetson install "
         "'precision-explorer[zeus]'"
     )
+
+
+def process_bytes(facts: DeviceFacts, nvml: Any | None = None) -> int | None:
+    """Device memory of this process on a GPU and those beside it, as `nvml_process_bytes`; None
+    where one of them does not tell."""
+    found = [nvml_process_bytes(one.index, os.getpid(), nvml) for one in facts.each]
+    known = [one for one in found if one is not None]
+    return sum(known) if len(known) == len(found) else None
 
 
 def nvml_process_bytes(index: int | None, pid: int, nvml: Any | None = None) -> int | None:

@@ -10,7 +10,7 @@ import contextlib
 import ctypes
 import gc
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -157,44 +157,59 @@ class CudaPeakMemory:
     """The same for a CUDA device by torch's allocator: `end` is the peak of allocated bytes above
     those before the load. `extras` adds what the allocator had reserved, and the whole process by
     NVML (`process_bytes`; context and libraries included, read at the end: the allocator keeps
-    what it reserved, so the end is the peak unless a batch that did not fit emptied its cache)."""
+    what it reserved, so the end is the peak unless a batch that did not fit emptied its cache).
+    Of several devices it is the sum of each one's peak, which need not have been at one time;
+    `extras` then adds that of the fullest."""
 
     method = CUDA
 
     def __init__(
-        self, device: str, process_bytes: Callable[[], int | None], cuda: Any | None = None
+        self,
+        device: str | Sequence[str],
+        process_bytes: Callable[[], int | None],
+        cuda: Any | None = None,
     ) -> None:
         if cuda is None:
             import torch
 
             cuda = torch.cuda
         self._cuda: Any = cuda
-        self._device, self._process_bytes = device, process_bytes
+        self._devices = [device] if isinstance(device, str) else list(device)
+        self._process_bytes = process_bytes
         self.baseline_bytes = 0
-        self._reserved_before = 0
+        self._before: dict[str, int] = {}
+        self._reserved_before: dict[str, int] = {}
         self._extras: dict[str, int | None] = {}
 
     def baseline(self) -> None:
         """Note the device memory allocated now, before anything is loaded."""
         self.trim()
-        self.baseline_bytes = int(self._cuda.memory_allocated(self._device))
-        self._reserved_before = int(self._cuda.memory_reserved(self._device))
+        self._before = {d: int(self._cuda.memory_allocated(d)) for d in self._devices}
+        self._reserved_before = {d: int(self._cuda.memory_reserved(d)) for d in self._devices}
+        self.baseline_bytes = sum(self._before.values())
 
     def begin(self) -> None:
         """Start watching for a peak."""
-        self._cuda.synchronize(self._device)
-        self._cuda.reset_peak_memory_stats(self._device)
+        for device in self._devices:
+            self._cuda.synchronize(device)
+            self._cuda.reset_peak_memory_stats(device)
 
     def end(self) -> int:
         """Bytes of the allocated peak since `begin` above the baseline (0 if below)."""
-        self._cuda.synchronize(self._device)
-        reserved = int(self._cuda.max_memory_reserved(self._device)) - self._reserved_before
+        reserved, allocated = 0, []
+        for device in self._devices:
+            self._cuda.synchronize(device)
+            kept = int(self._cuda.max_memory_reserved(device)) - self._reserved_before[device]
+            peak = int(self._cuda.max_memory_allocated(device)) - self._before[device]
+            reserved += max(kept, 0)
+            allocated.append(max(peak, 0))
         self._extras = {
-            "reserved_peak_bytes": max(reserved, 0),
+            "reserved_peak_bytes": reserved,
             "process_peak_bytes": self._process_bytes(),
         }
-        allocated = int(self._cuda.max_memory_allocated(self._device))
-        return max(allocated - self.baseline_bytes, 0)
+        if len(self._devices) > 1:
+            self._extras["largest_device_peak_bytes"] = max(allocated)
+        return sum(allocated)
 
     def trim(self) -> None:
         """Free garbage on the host, and the allocator's unused blocks."""

@@ -12,7 +12,6 @@ counted from their ends afterwards.
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from bisect import bisect_left
@@ -21,7 +20,7 @@ from statistics import fmean
 from types import TracebackType
 from typing import Protocol
 
-from precision_explorer.hardware import DeviceFacts, nvml_process_bytes
+from precision_explorer.hardware import DeviceFacts, process_bytes
 from precision_explorer.hardware.readings import THROTTLES, Reading, Readings, open_readings
 from precision_explorer.measure.memory import own_bytes
 from precision_explorer.measure.others import OtherWork
@@ -195,7 +194,7 @@ class SoakMonitor:
 def _held_bytes(facts: DeviceFacts) -> Callable[[], int | None]:
     """What tells how much memory this process holds on the device."""
     if facts.kind == "cuda":
-        return lambda: nvml_process_bytes(facts.index, os.getpid())
+        return lambda: process_bytes(facts)
     return own_bytes
 
 

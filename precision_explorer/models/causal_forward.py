@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from precision_explorer.models.adapter import pad_right
+from precision_explorer.models.dispatch import is_spread
 from precision_explorer.models.greedy import cache_arguments
 
 Place = tuple[int, int]
@@ -36,8 +37,12 @@ class Past:
 
     def take(self, rows: Sequence[int]) -> Past:
         """The past of `rows`, each as often as it is named; this one stays as it is."""
-        index = torch.tensor(rows, device=self.mask.device)
         cache = copy.copy(self.cache)
+        held = {
+            k.device for layer in cache.layers if (k := getattr(layer, "keys", None)) is not None
+        }
+        # Layers on several devices are indexed from the host.
+        index = torch.tensor(rows, device=self.mask.device if len(held) < 2 else "cpu")
         # Layers put new tensors in the place of theirs and change none.
         cache.layers = [copy.copy(layer) for layer in cache.layers]
         cache.batch_select_indices(index)
@@ -117,6 +122,11 @@ class CausalForward:
             return logits, None
         return logits, Past(getattr(out, self.cache_name), mask, lengths)
 
+    def _kept_on(self) -> str:
+        """Where the positions to keep must be: of a model that is spread over several devices on
+        the host, since they index what the last of these holds."""
+        return "cpu" if is_spread(self.model) else self.device
+
     def _call(self, given: dict[str, Any], places: Sequence[Place]) -> tuple[Any, torch.Tensor]:
         """(the model's output, its logits at `places`)."""
         if not places:
@@ -126,13 +136,13 @@ class CausalForward:
         if self.picks:
             wanted = torch.zeros(given["input_ids"].shape, dtype=torch.bool)
             wanted[rows, positions] = True
-            out = self.model(**given, logits_to_keep=wanted.to(self.device))
+            out = self.model(**given, logits_to_keep=wanted.to(self._kept_on()))
             return out, out.logits
         if not self.keeps:
             out = self.model(**given)
             return out, out.logits[rows.to(self.device), positions.to(self.device)]
         union, index = positions.unique(return_inverse=True)
-        out = self.model(**given, logits_to_keep=union.to(self.device))
+        out = self.model(**given, logits_to_keep=union.to(self._kept_on()))
         return out, out.logits[rows.to(self.device), index.to(self.device)]
 
 

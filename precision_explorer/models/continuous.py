@@ -17,6 +17,7 @@ from torch import nn
 from precision_explorer.errors import ModelError
 from precision_explorer.measure.continuous import Step
 from precision_explorer.measure.throughput import is_out_of_memory
+from precision_explorer.models.dispatch import is_spread
 from precision_explorer.models.greedy import GreedyServing
 
 # Small, so that the cache is hardly larger than its requests; no kernel here reads whole pages.
@@ -150,6 +151,8 @@ def why_not(adapter: Any) -> str | None:
         return "transformers batches no model of this kind continuously"
     if getattr(adapter.model.forward, "pads", False):
         return "the runtime has compiled the model for static batches"
+    if is_spread(adapter.model):
+        return "the model is spread over several devices, and its pages would all be on one"
     if not hasattr(adapter.model, "init_continuous_batching"):
         return f"{type(adapter.model).__name__} has no continuous batching in transformers"
     try:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from precision_explorer.errors import ModelError
+from precision_explorer.models.dispatch import no_hooks_of_its_own
 from precision_explorer.models.heads import HEADS
 from precision_explorer.tasks import KINDS
 
@@ -60,6 +61,7 @@ def load(
     *,
     shipped: bool = False,
     pickled: bool = False,
+    device_map: Mapping[str, str] | None = None,
 ) -> nn.Module:
     """The model in `dtype` and eval mode on `device`, from `path` alone: nothing is fetched.
 
@@ -67,14 +69,18 @@ def load(
     the checkpoint. On a device other than the processor each tensor goes there at once. `shipped`:
     the checkpoint comes quantized. Its library then places the weights itself, as some can't be
     moved once they are packed. `pickled`: the weights are read from a pickle, by torch's reader of
-    tensors alone; else from safetensors alone. Raises ModelError when weights are missing
+    tensors alone; else from safetensors alone. `device_map`: {module: device} of a model that is
+    spread over several, `device` being the first. Raises ModelError when weights are missing
     (transformers would fill them at random), and for a pickle that holds anything else.
     """
     placed = {"device_map": {"": device}} if shipped or device != "cpu" else {}
+    if device_map is not None:
+        placed = {"device_map": dict(device_map)}
     mapped = shipped or pickled or (device == "cpu" and not _converts(path, dtype))
     try:
         with ExitStack() as stack:
             maps = [] if mapped else stack.enter_context(_read_not_mapped())
+            stack.enter_context(no_hooks_of_its_own() if device_map else nullcontext())
             model, info = auto_class(kind).from_pretrained(
                 path,
                 dtype=dtype,
@@ -101,6 +107,11 @@ def load(
         raise ModelError(f"the model's files lack {names}; they would be random: get it complete")
     if device == "cpu" and (mapped or maps):
         _leave_the_file(model)
+    if device_map is not None:
+        from precision_explorer.models.aligned import attach
+
+        attach(model, device_map, device)
+        return model.eval()
     return model.eval() if shipped else model.to(device).eval()
 
 

@@ -182,7 +182,7 @@ class Heard:
         if self._agrees is None:
             self._agrees = self._gives(states[:_CHECKED], logits[:_CHECKED])
             self._width, self._dtype = states.shape[-1], states.dtype
-            self._device = states.device
+            self._device = logits.device
         found = states[list(wanted.values())].float().cpu().numpy()
         for rank, values in zip(wanted, found, strict=True):
             self._file.seek(rank * values.nbytes)
@@ -193,7 +193,8 @@ class Heard:
         """Whether the head makes the model's log-probabilities of `states`; a cap on logits or
         arithmetic that is changed around the whole model stand against it."""
         assert self._head is not None
-        made = self._head(states)
+        # Of a model that is spread over several devices the head is on the last one.
+        made = self._head(states).to(logits.device)
         if made.shape != logits.shape:
             return False
         error = [
@@ -215,4 +216,4 @@ class Heard:
     def scores(self, items: Sequence[Item]) -> torch.Tensor:
         """The head's answer to what was heard."""
         assert self._head is not None
-        return self._head(self.states(items))
+        return self._head(self.states(items)).to(self._device)

@@ -8,14 +8,15 @@ from typing import Any
 from precision_explorer.errors import UsageError
 from precision_explorer.formats import AS_SHIPPED, Support
 from precision_explorer.formats.catalog import spec_of
-from precision_explorer.formats.footprint import COMPUTE_BYTES
 from precision_explorer.formats.recipe import parts_of
 from precision_explorer.formats.runtimes import RUNTIMES
 from precision_explorer.hardware import DeviceFacts, compiler, relevant_variables
 from precision_explorer.models import ModelRef, check_head
 from precision_explorer.models.heads import HEADS
 from precision_explorer.models.shipped import not_shipped, shipped_support
+from precision_explorer.models.splitting import Split
 from precision_explorer.plan.batches import batch_plan, budget_key, ladder
+from precision_explorer.plan.placing import Blocks, place
 from precision_explorer.plan.protocol import protocol_of
 from precision_explorer.plan.served import Served
 from precision_explorer.plan.spec import SweepSpec
@@ -29,7 +30,6 @@ from precision_explorer.tasks import (
     metric_libraries,
     without_calibration,
 )
-from precision_explorer.units import bytes_
 from precision_explorer.workload import Workload
 
 # How the numbers come about, beyond the workload's own rules: part of each cell's method.
@@ -89,6 +89,8 @@ class PlannedCell:
     cautions: tuple[Caution, ...]
     served: Served | None = None
     """The server that is asked, where the model is not run here."""
+    split: Split | None = None
+    """What is on which device, where the model is spread over several."""
 
     @property
     def has_quality(self) -> bool:
@@ -131,6 +133,7 @@ class Plan:
                 "reason": c.support.reason,
                 "skip": c.skip,
             }
+            | ({"devices": c.split.devices} if c.split is not None else {})
             for c in self.cells
         ]
         return {"cells": cells, "method_ids": sorted({c.cell.method_id for c in self.cells})}
@@ -161,11 +164,13 @@ def expand(
     threads: int,
     compiled: dict[str, dict[str, Support]] | None = None,
     budgets: dict[str, int] | None = None,
+    blocks: Blocks | None = None,
 ) -> Plan:
     """Multiply models, tasks, runtimes and formats into cells; a cell that comes out twice (a task
     by its name and by its path, say) is taken once. `compiled`: by runtime, the support of those
     formats for which it differs from the eager one's in `supports`. `budgets`: padded tokens of a
-    batch, by `budget_key`; the device's constant for tasks that are not among them.
+    batch, by `budget_key`; the device's constant for tasks that are not among them. `blocks`: of
+    the models that one device does not hold, for those that may be spread over more.
 
     Raises ModelError or TaskError where a model has no head or no labels for a task, or where a
     metric's library is missing.
@@ -195,8 +200,12 @@ def expand(
                         tools, batch,
                     )  # fmt: skip
                     skip = _skip_reason(support, task) or missing or not_compiled(runtime, task)
-                    skip = skip or too_large(ref, support, facts)
-                    planned = PlannedCell(cell, ref, task, support, labels, skip, ref.cautions)
+                    placing = place(ref, task, workload, spec, support, facts, runtime, blocks)
+                    planned = PlannedCell(
+                        cell, ref, task, support, labels, skip or placing.skip, ref.cautions
+                    )
+                    if planned.skip is None and placing.split is not None:
+                        planned = _over_several(planned, placing.split)
                     cells.setdefault(planned.cell_id, planned)
     return Plan(tuple(cells.values()))
 
@@ -247,20 +256,15 @@ def _skip_reason(support: Support, task: PreparedTask) -> str | None:
     return None
 
 
-def too_large(ref: ModelRef, support: Support, facts: DeviceFacts) -> str | None:
-    """Why the model can't be loaded for the format on a device of this memory, all of it free; None
-    where it may be. Its weights are loaded in the compute type and converted layer by layer."""
-    dtype = support.recipe.get("compute_dtype")
-    there = facts.device_memory_bytes if facts.kind == "cuda" else facts.memory_bytes
-    if dtype is None or there is None:
-        return None
-    need = ref.load_bytes(COMPUTE_BYTES[dtype], support.recipe.get("widened", False))
-    if need <= there:
-        return None
-    return (
-        f"its weights take {bytes_(need)} in {dtype} while they are loaded, and {facts.name} has "
-        f"{bytes_(there)}; use a smaller model or a device with more memory"
+def _over_several(planned: PlannedCell, split: Split) -> PlannedCell:
+    caution = Caution(
+        id="several-devices",
+        message=f"the model is spread over {split.devices} devices, whose layers run one after the "
+        "other: memory, energy and price are those of all of them, the device's limits, and so the "
+        "diagnosis, those of one; copies between devices are in the times",
     )
+    cell = planned.cell.model_copy(update={"devices": split.devices})
+    return replace(planned, cell=cell, split=split, cautions=(*planned.cautions, caution))
 
 
 def not_compiled(runtime: str, task: PreparedTask) -> str | None:

@@ -36,6 +36,8 @@ class Fit:
     held_bytes: int | None
     cache: Cache | None
     memory_bytes: int | None
+    spread: int | None = None
+    """Over how many devices the cell is planned here; None where that is one."""
 
     @property
     def need_bytes(self) -> int | None:
@@ -47,7 +49,10 @@ class Fit:
     @property
     def devices(self) -> int | None:
         """The fewest devices of this memory that hold weights and cache by their bytes alone; None
-        where either is not known. Layers are not cut, so that it may take one more."""
+        where either is not known. Layers are not cut, so that it may take one more; of a cell
+        that is planned on several, how many these are."""
+        if self.spread is not None:
+            return self.spread
         if self.need_bytes is None or not self.memory_bytes:
             return None
         return max(1, -(-self.need_bytes // self.memory_bytes))

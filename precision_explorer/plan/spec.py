@@ -108,6 +108,7 @@ class SweepSpec(BaseModel):
     ray_address: str | None = None
     slurm: tuple[str, ...] = ()
     one_at_a_time: bool = False
+    devices: int | None = Field(default=None, ge=1)
     revision: str | None = None
     trust_remote_code: bool = False
     allow_pickle: bool = False
@@ -290,6 +291,12 @@ class SweepSpec(BaseModel):
                     "one-at-a-time is for several places, as --device all or --cores N make them; "
                     "leave it out"
                 )
+        alone = self.executor != "local" or self.device == "all" or self.cores is not None
+        if alone and (self.devices or 1) > 1:
+            raise ValueError(
+                f"devices {self.devices} is for cells that run in turn on this machine; a place of "
+                "--device all, --cores or another executor has one; leave it out"
+            )
         for one in self.on:
             # A name of a folder, where there are several.
             if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", one):
@@ -378,7 +385,7 @@ class SweepSpec(BaseModel):
             skipped -= {"slo"}  # It says what is searched.
         else:
             skipped |= {"find_rate"}  # As above.
-        later = ("batch_tokens", "tails", "duration", "background")
+        later = ("devices", "batch_tokens", "tails", "duration", "background")
         skipped |= {name for name in later if getattr(self, name) is None}  # As above.
         skipped |= set() if self.allow_pickle else {"allow_pickle"}  # As above.
         # Where cells run is no part of what is measured, but on which devices, or how many cores.

@@ -84,6 +84,8 @@ class Cell(_Frozen):
     """What the card and the options declare of how results come about, in words beside the hashes:
     prompt, decoding, quality metric, energy. None in records from before version 2 of the method.
     """
+    devices: int | None = None
+    """Over how many devices the model is spread; None where it is on one."""
     until_decided: dict[str, Any] | None = None
     """What decides when enough examples are scored: budget and reference. The rule itself is one of
     the `rules`. None where all examples are."""
@@ -94,7 +96,7 @@ class Cell(_Frozen):
         document = self.model_dump(mode="json")
         document["model"].pop("name")  # A folder that was moved holds the same model.
         # Records from before there were any keep their id.
-        for name in ("until_decided", "protocol"):
+        for name in ("until_decided", "protocol", "devices"):
             if document[name] is None:
                 document.pop(name)
         if self.task.order_hash is None:

@@ -92,6 +92,14 @@ class Certificate(_Data):
     """Counted layers that the pass never ran."""
 
 
+class DevicePart(_Data):
+    """What one of several devices holds: `modules` in short, and their bytes in the format."""
+
+    device: str
+    modules: str
+    weight_bytes: int
+
+
 class AppliedFormat(_Data):
     """What really became of the model, counted after applying the format."""
 
@@ -116,6 +124,8 @@ class AppliedFormat(_Data):
     """None in records made before there were any: `execution` is then the device's promise."""
     reported: dict[str, Any] | None = None
     """What a server says of itself and its model; nothing of it was checked."""
+    devices: list[DevicePart] | None = None
+    """Where the model's parts are, of one that is spread over several devices."""
 
 
 class Quality(_Data):
@@ -270,7 +280,9 @@ class Memory(_Data):
 
     CPU: unique set size (USS). CUDA: `allocated`, `reserved` by torch's allocator and the whole
     process by NVML. `serving_peak_bytes` is the table's figure: weights, activations and cache
-    while the cell was served; `load_peak_bytes` is what loading and converting took.
+    while the cell was served; `load_peak_bytes` is what loading and converting took. Where a model
+    is spread over several devices all are sums over them, of each device's own peak, and
+    `largest_device_peak_bytes` is that of the fullest one while it was served.
     """
 
     method: str
@@ -279,6 +291,7 @@ class Memory(_Data):
     serving_peak_bytes: int | None = None
     reserved_peak_bytes: int | None = None
     process_peak_bytes: int | None = None
+    largest_device_peak_bytes: int | None = None
 
 
 class EnergyRound(_Data):

@@ -218,7 +218,8 @@ def estimated(
     """While the cells of a sweep run: their estimate stands in the folder before the first one, and
     at the end, however that comes, what they took. A sweep that is gone on with keeps the estimate
     of its first session, to which cells are added that it did not have."""
-    if prepared.pool is not None:
+    if prepared.pool is not None or any(c.split is not None for c in prepared.plan.to_run):
+        # What is known of speeds, power and price is of one device.
         yield on_event  # Cells that are measured at once don't add up to the time that passes.
         return
     estimate = joined(folder.read_estimate(), _made(folder, prepared, roof, on_event))

@@ -32,6 +32,7 @@ JOBS: dict[str, str] = {
     "batches": "precision_explorer.runner.batch_job:run",
     "numerics": "precision_explorer.runner.numerics_job:run",
     "roof": "precision_explorer.measure.roof:measure_roof",
+    "blocks": "precision_explorer.models.dispatch:list_blocks",
     "layers": "precision_explorer.runner.sensitivity:measure_layers",
     "recipes": "precision_explorer.runner.sensitivity:try_assignments",
     "layer-names": "precision_explorer.runner.sensitivity:list_layers",

@@ -41,6 +41,9 @@ def _peak(*values: int | None) -> int | None:
     return max(known) if known else None
 
 
+_OTHER_PEAKS = ("reserved_peak_bytes", "process_peak_bytes", "largest_device_peak_bytes")
+
+
 def measurements(
     load: dict[str, Any] | None,
     quality: dict[str, Any] | None,
@@ -66,7 +69,7 @@ def measurements(
         parts = [p for p in (quality, block) if p]
         memory = result["memory"]
         memory["serving_peak_bytes"] = _peak(*(p.get("peak_bytes") for p in parts))
-        for name in ("reserved_peak_bytes", "process_peak_bytes"):
+        for name in _OTHER_PEAKS:
             memory[name] = _peak(*(p.get(name) for p in parts))
     return result
 
@@ -229,7 +232,7 @@ def _blocks(answers: dict[str, Any]) -> dict[str, Any] | None:
         return None
     of_quality = answers["quality"].get("session")
     own = [b for b in blocks if b.get("session") == of_quality and not b.get("compared")]
-    names = ("peak_bytes", "reserved_peak_bytes", "process_peak_bytes")
+    names = ("peak_bytes", *_OTHER_PEAKS)
     return block | {name: _peak(*(b.get(name) for b in own)) for name in names}
 
 

@@ -209,7 +209,7 @@ class Executor:
         """Whether the holder may load its model beside those of the others."""
         beside = [h.pid for h in holders if h is not holder and h.is_loaded]
         need = max(load_bytes(holder.cells[0]), *(h.peak_bytes for h in holders))
-        return holder.is_loaded or not beside or parking.fits(need, beside)
+        return holder.is_loaded or not beside or parking.fits(need, beside, holder.cells[0].split)
 
     def _put_apart(self, holder: Holder) -> None:
         """Have a session wait until the others are measured."""

@@ -50,7 +50,8 @@ def prepare_inspection(spec: SweepSpec, on_event: OnEvent) -> Prepared:
     Raises UsageError where the reference can't run here.
     """
     refuse_synthetic(spec.model, "errors of a trained model's layers are other ones")
-    prepared = prepare_sweep(spec, on_event, batches=False)
+    # Its worker loads on one device.
+    prepared = prepare_sweep(spec.model_copy(update={"devices": 1}), on_event, batches=False)
     shipped = prepared.refs[0].scheme
     if shipped is not None:
         raise UsageError(

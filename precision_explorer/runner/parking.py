@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Callable, Iterable
 
 from precision_explorer.hardware import DeviceFacts, free_device_bytes
+from precision_explorer.models.splitting import Split
 
 SHARE = 0.75
 """Share of the available memory that loaded models may take together: the rest is for what a cell
@@ -45,15 +46,18 @@ class Parking:
         self._facts, self._own, self._free = facts, own, free
         self._budget = SHARE * min(available(), facts.memory_bytes)
 
-    def fits(self, need_bytes: int, pids: Iterable[int]) -> bool:
+    def fits(self, need_bytes: int, pids: Iterable[int], split: Split | None = None) -> bool:
         """Whether a worker that needs `need_bytes` may be loaded beside those of `pids`.
 
         On a CPU: their own memory and the need stay within `SHARE` of what was available. On a CUDA
         device the need must stay within `SHARE` of what is free there now as well; where that can't
-        be read, nothing is parked."""
+        be read, nothing is parked. `split`: of a model that is spread over several devices; then
+        that holds of each of them, for the part that the fullest takes."""
         if sum(map(self._own, pids)) + need_bytes > self._budget:
             return False
         if self._facts.kind == "cpu":
             return True
-        free = self._free(self._facts.pci_bus_id)
-        return free is not None and need_bytes <= SHARE * free
+        used = self._facts.over(1 if split is None else split.devices)
+        need = need_bytes if split is None else need_bytes * split.largest_share
+        free = [self._free(one.pci_bus_id) for one in used.each]
+        return all(there is not None and need <= SHARE * there for there in free)

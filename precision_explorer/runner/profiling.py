@@ -16,6 +16,7 @@ from precision_explorer.diagnose.roofline import is_above_roof, observed
 from precision_explorer.formats.catalog import FormatSpec
 from precision_explorer.formats.recipe import layers_of, parts_of, spec_in
 from precision_explorer.formats.runtimes import RUNTIMES
+from precision_explorer.hardware import DeviceFacts
 from precision_explorer.measure.repeats import repeated
 from precision_explorer.measure.throughput import is_out_of_memory
 from precision_explorer.measure.timeline import Timeline, marked, profiled
@@ -65,7 +66,7 @@ class Subject:
     spec: FormatSpec
     compute_dtype: str
     device: str
-    pci_bus_id: str | None
+    facts: DeviceFacts | None
     eagerly: Eagerly | None
     layers: dict[str, LinearLayer]
     budget_s: float
@@ -74,14 +75,15 @@ class Subject:
     def sync(self) -> None:
         """Wait for the device."""
         if self.device != "cpu":
-            torch.cuda.synchronize(self.device)
+            for device in [d.device for d in self.facts.each] if self.facts else [self.device]:
+                torch.cuda.synchronize(device)
 
 
 def make_subject(
     model: nn.Module,
     adapter: Any,
     request: dict[str, Any],
-    pci_bus_id: str | None,
+    facts: DeviceFacts | None,
     min_seconds: float,
     batch_sizes: Sequence[int] = (),
     eagerly: Eagerly | None = None,
@@ -111,7 +113,7 @@ def make_subject(
         spec,
         compute,
         request["device"],
-        pci_bus_id,
+        facts,
         eagerly,
         layers,
         budget_s,
@@ -189,7 +191,10 @@ def _timings(subject: Subject, make: Make) -> dict[str, Timing]:
             continue
         try:
             run = make(subject.adapter, batch)
-            with Utilisation(subject.pci_bus_id) as seen:
+            # Of several devices each works a part of the time: no one's share is the model's.
+            alone = subject.facts is not None and not subject.facts.beside
+            bus = subject.facts.pci_bus_id if subject.facts is not None and alone else None
+            with Utilisation(bus) as seen:
                 seconds = repeated(run.call, subject.budget_s, reset=run.reset, sync=subject.sync)
             timings[str(batch)] = Timing(seconds=seconds, utilisation=seen.share)
         except Exception as error:

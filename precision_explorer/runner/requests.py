@@ -41,6 +41,7 @@ def load_request(
         "reason": planned.support.reason,
         "device": cell.device,
         "facts": facts.model_dump(mode="json"),
+        **_several(planned, facts),
         "threads": cell.threads,
         "seed": cell.seed,
         "trust_remote_code": cell.trust_remote_code,
@@ -49,6 +50,20 @@ def load_request(
         "synthetic": _synthetic(planned.ref.synthetic),
         "memory_limit": spec.memory_limit if facts.kind == "cpu" else None,
         "log": log,
+    }
+
+
+def _several(planned: PlannedCell, facts: DeviceFacts) -> dict[str, Any]:
+    """Of a model that is spread over several devices: those beside the first, what each is to hold
+    in bytes, and each module's place among them."""
+    split = planned.split
+    if split is None:
+        return {}
+    used = facts.over(split.devices)
+    return {
+        "beside": [one.model_dump(mode="json") for one in used.beside],
+        "device_map": split.device_map,
+        "device_bytes": list(split.bytes_by_device),
     }
 
 

@@ -4,7 +4,7 @@ block's answer of how it came about. No torch here."""
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -94,10 +94,18 @@ class Schedule:
         """Let a GPU cool down to what it was before the first block; nothing on a CPU."""
         if self.facts.kind == "cpu":
             return Cooling(0.0, None)
-        found = cool_down(lambda: temperature_c(self.facts.pci_bus_id), self._common_c)
+        used = [run.planned.split.devices for run in self.runs if run.planned.split is not None]
+        watched = self.facts.over(max(used, default=1)).each
+        found = cool_down(lambda: _hottest_c(watched), self._common_c)
         if self._common_c is None:
             self._common_c = found.temperature_c
         return found
+
+
+def _hottest_c(devices: Sequence[DeviceFacts]) -> float | None:
+    """Of those that tell."""
+    found = [temperature_c(one.pci_bus_id) for one in devices]
+    return max((c for c in found if c is not None), default=None)
 
 
 def is_crowded(answer: Json) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import importlib
-import os
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -26,8 +25,8 @@ from precision_explorer.formats.runtimes import RUNTIMES
 from precision_explorer.hardware import (
     DeviceFacts,
     int8_native,
-    nvml_process_bytes,
     open_sensor,
+    process_bytes,
 )
 from precision_explorer.measure import (
     CudaPeakMemory,
@@ -39,6 +38,7 @@ from precision_explorer.measure import (
 from precision_explorer.models.adapter import Adapter, Item, plan_batches
 from precision_explorer.models.adapters import make_adapter
 from precision_explorer.models.compiled import CompiledModel
+from precision_explorer.models.dispatch import parts_of_model
 from precision_explorer.models.loading import load, prepare
 from precision_explorer.models.synthetic import make
 from precision_explorer.records import Roof, canonical_hash
@@ -71,7 +71,9 @@ class Session:
     def __init__(self, request: dict[str, Any], progress: Progress) -> None:
         self.request, self.progress = request, progress
         self.device: str = request["device"]
-        self.facts = DeviceFacts.model_validate(request["facts"])
+        facts = request["facts"] | {"beside": request.get("beside", ())}
+        self.facts = DeviceFacts.model_validate(facts)
+        self.devices = _devices(self.facts)
         torch.set_num_threads(request["threads"])
         torch.manual_seed(request["seed"])
         if self.device != "cpu":
@@ -110,11 +112,12 @@ class Session:
     def _memory(self) -> PeakMemory | CudaPeakMemory:
         if self.device == "cpu":
             return PeakMemory()
-        index = self.facts.index
-        return CudaPeakMemory(self.device, lambda: nvml_process_bytes(index, os.getpid()))
+        return CudaPeakMemory(self.devices, lambda: process_bytes(self.facts))
 
     def _check_fit(self) -> None:
         """Refuse before loading what can't fit, rather than have the kernel kill something."""
+        if self.request.get("device_bytes"):
+            return self._check_each()
         need = self.request["load_bytes"]
         if self.device == "cpu":
             import psutil
@@ -129,6 +132,18 @@ class Session:
                 f"the weights take {bytes_(need)} in {self.request['recipe']['compute_dtype']} "
                 f"while loading and {bytes_(there)} are free; use a smaller model or more memory"
             )
+
+    def _check_each(self) -> None:
+        """The same of a model that is spread: on every device what it is to hold."""
+        for device, need in zip(self.devices, self.request["device_bytes"], strict=True):
+            if self.device == "cpu":
+                continue  # Stand-ins for devices: all of them are this machine's memory.
+            there = torch.cuda.mem_get_info(device)[0]
+            if need > there:
+                raise DoesNotFit(
+                    f"{bytes_(need)} of the weights and their cache were planned on {device}, of "
+                    f"which {bytes_(there)} are free; end what else uses it, or use a smaller model"
+                )
 
     def _load(self, import_s: float) -> dict[str, Any]:
         request = self.request
@@ -152,7 +167,7 @@ class Session:
         self.memory.trim()
         self.progress("load", 1, 1)
         return {
-            "applied": outcome.applied.model_dump(mode="json"),
+            "applied": outcome.applied.model_dump(mode="json") | {"devices": self._parts()},
             "cautions": [c.model_dump() for c in outcome.cautions],
             "load": Load(
                 import_s=import_s, load_s=loaded - start, apply_s=applied - loaded
@@ -170,10 +185,24 @@ class Session:
         path, kind, trusted = Path(request["path"]), request["kind"], request["trust_remote_code"]
         dtype = compute_dtype(request["recipe"])
         if self.synthetic:
-            return make(path, kind, dtype, self.device, trusted, self.synthetic["seed"])
+            seed = self.synthetic["seed"]
+            return make(path, kind, dtype, self.devices[0], trusted, seed, self._map())
         shipped = request["format"] == AS_SHIPPED
         pickled = request.get("pickled", False)
-        return load(path, kind, dtype, self.device, trusted, shipped=shipped, pickled=pickled)
+        return load(
+            path, kind, dtype, self.devices[0], trusted, shipped=shipped, pickled=pickled,
+            device_map=self._map(),
+        )  # fmt: skip
+
+    def _map(self) -> dict[str, str] | None:
+        """{module: device} of a model that is spread over several."""
+        places = self.request.get("device_map")
+        return places and {name: self.devices[place] for name, place in places.items()}
+
+    def _parts(self) -> list[dict[str, Any]] | None:
+        """Where the parts of a model that is spread are, and what they take in the format."""
+        found = self._map()
+        return None if not found else parts_of_model(self.model, found, self.devices)
 
     def _calibrate(self) -> None:
         """Run the model on the calibration texts as the task would, one at a time: what stands in
@@ -188,7 +217,8 @@ class Session:
 
     def _sync(self) -> None:
         if self.device != "cpu":
-            torch.cuda.synchronize(self.device)
+            for device in self.devices:
+                torch.cuda.synchronize(device)
 
     # -- requests ----------------------------------------------------------------------------
 
@@ -414,7 +444,7 @@ class Session:
         with torch.inference_mode():
             rules = Workload.model_validate(request["workload"])
             subject = make_subject(
-                self.model, adapter, self.request, self.facts.pci_bus_id, rules.min_seconds,
+                self.model, adapter, self.request, self.facts, rules.min_seconds,
                 batch_sizes(request["batch_sizes"], request["workload"]),
                 self.compiled.eagerly if self.compiled is not None else None,
             )  # fmt: skip
@@ -448,6 +478,14 @@ class Session:
 
     def _adapter(self, request: dict[str, Any]) -> Adapter:
         return make_adapter(self.model, self.tokenizer, self.device, request)
+
+
+def _devices(facts: DeviceFacts) -> list[str]:
+    """torch's names of the devices that are used, the first one that of the inputs."""
+    if not facts.beside:
+        return [facts.device]
+    # accelerate takes a bare ``cpu`` for a place that weights are fetched from.
+    return ["cpu:0" if one.device == "cpu" else one.device for one in facts.each]
 
 
 def _scores(adapter: Adapter, card: dict[str, Any], rows: list[dict[str, Any]]) -> dict[str, float]:

@@ -24,7 +24,9 @@ def sessions(cells: Sequence[PlannedCell]) -> list[Session]:
         card = cell.task.card_hash if spec_of(cell.format).calibrates else ""
         recipe = canonical_hash(cell.recipe)
         alone = planned.cell_id if RUNTIMES[cell.runtime].compiles else ""
-        key = (*_model(planned), cell.format, recipe, card, cell.runtime, alone)
+        # A model is spread by the longest cache of one task.
+        spread = "" if planned.split is None else canonical_hash(planned.split.device_map)
+        key = (*_model(planned), cell.format, recipe, card, cell.runtime, alone, spread)
         found.setdefault(key, []).append(planned)
     return list(found.values())
 

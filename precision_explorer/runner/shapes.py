@@ -17,6 +17,7 @@ from precision_explorer.formats.footprint import (
 )
 from precision_explorer.hardware import DeviceFacts
 from precision_explorer.models import ModelRef
+from precision_explorer.models.splitting import Block
 from precision_explorer.plan import Plan, PlannedCell
 from precision_explorer.runner.jobs import JobFailed, run_job
 from precision_explorer.runner.manager import OnEvent
@@ -99,6 +100,30 @@ def footprints(
             None if sizes is None else weight_bytes(cell.format, recipe, sizes, facts.cpu_flags)
         )
     return found
+
+
+def blocks_of(
+    ref: ModelRef,
+    kind: str,
+    facts: DeviceFacts,
+    threads: int,
+    trust_remote_code: bool,
+    on_event: OnEvent,
+) -> tuple[Block, ...] | None:
+    """What stays on one device each where the model is spread over several, as a worker finds that
+    builds it without weights; None where it can't be cut."""
+    request = {
+        "device": facts.device,
+        "path": str(ref.path),
+        "kind": kind,
+        "trust_remote_code": trust_remote_code,
+    }
+    try:
+        answer, _ = run_job("blocks", request, threads, on_event, _TIME_LIMIT_S)
+    except JobFailed as error:
+        raise ModelError(f"{ref.name}: its config.json makes no model ({error})") from error
+    found = answer["blocks"]
+    return None if found is None else tuple(Block(tuple(n), e, layer) for n, e, layer in found)
 
 
 def left_in(planned: PlannedCell) -> str | None:

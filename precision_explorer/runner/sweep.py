@@ -31,6 +31,7 @@ from precision_explorer.paths import expand_user
 from precision_explorer.plan import Plan, SweepSpec, expand
 from precision_explorer.plan.endpoints import check_asked, endpoint_cells, served_ref
 from precision_explorer.plan.expand import reference_of
+from precision_explorer.plan.placing import Blocks, blocks_key, is_over, may_spread, need_of
 from precision_explorer.plan.spec import OF_PLACES, READER_FIELDS
 from precision_explorer.records import Environment, Roof, metric_info
 from precision_explorer.runner.background import prepare_background
@@ -54,7 +55,7 @@ from precision_explorer.runner.probe import probe, probe_compiled
 from precision_explorer.runner.roof import device_roof, roof_key
 from precision_explorer.runner.scoring import cells_to_score, score_cells
 from precision_explorer.runner.servers import ask_servers, client_environment
-from precision_explorer.runner.shapes import counted
+from precision_explorer.runner.shapes import blocks_of, counted
 from precision_explorer.runner.sources import open_pool
 from precision_explorer.runner.spread import Pool, Spread, asked_of
 from precision_explorer.store import RunFolder
@@ -190,14 +191,16 @@ def _prepared(
             found = probe_compiled(facts, tried, versions, threads, on_event, runtime, compiling)
             compiled[runtime] = found | with_mixed(recipes, supports | found)
         supports = with_mixed(recipes, supports)
+    blocks = _blocks(spec, refs, tasks, workload, facts, supports, threads, on_event)
     inputs = (spec, refs, tasks, workload, facts, supports, versions, threads, compiled)
     budgets: Budgets = {}
     if batches:
-        stored, first = _stored_budgets(_folder(spec, refs, tasks, facts)), expand(*inputs)
+        stored = _stored_budgets(_folder(spec, refs, tasks, facts))
+        first = expand(*inputs, blocks=blocks)
         budgets = batch_budgets(
             spec, first, facts, versions, threads, stored, on_event, ask=compiling
         )
-    plan = expand(*inputs, budgets)
+    plan = expand(*inputs, budgets, blocks)
     _note_alike(refs, plan, on_event)
     if told is None:
         environment = make_environment(facts, threads, versions)
@@ -214,6 +217,31 @@ def _prepared(
     return Prepared(
         spec, refs, tasks, workload, facts, supports, environment, plan, budgets, load, background
     )
+
+
+def _blocks(
+    spec: SweepSpec,
+    refs: list[ModelRef],
+    tasks: list[PreparedTask],
+    workload: Workload,
+    facts: DeviceFacts,
+    supports: dict[str, Support],
+    threads: int,
+    on_event: OnEvent,
+) -> Blocks:
+    """Of the models that one device does not hold in some format and that may have more of them."""
+    found: dict[tuple[str, str], Any] = {}
+    if may_spread(spec, facts) < 2:
+        return found
+    for ref in refs:
+        for task in tasks:
+            kind = task.card.kind
+            needs = (need_of(ref, task, workload, spec, s, facts) for s in supports.values())
+            if blocks_key(ref, kind) not in found and any(is_over(need, facts) for need in needs):
+                trusted = spec.trust_remote_code
+                made = blocks_of(ref, kind, facts, threads, trusted, on_event)
+                found[blocks_key(ref, kind)] = made
+    return found
 
 
 def _stored_budgets(folder: RunFolder) -> Budgets:
@@ -333,6 +361,8 @@ def sweep_document(prepared: Prepared, run: str) -> dict[str, Any]:
     spec["model"] = [ref.name for ref in prepared.refs]
     spec["task"] = [task.card.name for task in prepared.tasks]
     spec["workload"] = prepared.workload.name
+    if spec["devices"] is None:
+        spec.pop("devices")  # Sweeps from before there was any keep their document.
     if not spec["allow_pickle"]:
         spec.pop("allow_pickle")  # Sweeps from before there was any keep their document.
     if spec["background"] is None:

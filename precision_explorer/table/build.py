@@ -30,6 +30,7 @@ from precision_explorer.table.curve import curve_columns
 from precision_explorer.table.data import (
     COLUMNS,
     ROW_KEY,
+    SPREAD_COLUMN,
     AuditTable,
     Curve,
     DisturbedTable,
@@ -202,7 +203,17 @@ def build(
         audits=tuple(e.audit for e in entries if e.audit is not None),
         samples={tuple(e.row[name] for name in ROW_KEY): e.samples for e in entries if e.samples},
         objectives=objectives,
+        columns=_columns(entries),
     )
+
+
+def _columns(entries: list[Entry]) -> tuple[str, ...]:
+    """Those of the table; fills `SPREAD_COLUMN` where it is one of them."""
+    if all(entry.record.cell.devices is None for entry in entries):
+        return COLUMNS
+    for entry in entries:
+        entry.row[SPREAD_COLUMN] = entry.record.cell.devices
+    return (*COLUMNS, SPREAD_COLUMN)
 
 
 # What each run was swept with, also beside other runs.

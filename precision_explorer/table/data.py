@@ -62,6 +62,9 @@ EXTRA_COLUMNS: tuple[str, ...] = (
     "audit",
 )  # fmt: skip
 COLUMNS = CONTRACT_COLUMNS + EXTRA_COLUMNS
+SPREAD_COLUMN = "devices"
+"""Behind all others, where a row's model was spread over several devices: tables of runs from
+before there was such a column stay what they were."""
 # What tells a row from all others of a table.
 ROW_KEY = (
     "model", "model_revision", "task", "task_version", "device", "method_id", "runtime", "format",

@@ -16,6 +16,7 @@ from precision_explorer.economics import (
     cost_per_1m_tokens,
     load_sheet,
     net_per_1k,
+    of_several,
     parse_prices,
     parse_slo,
     price_by,
@@ -164,11 +165,16 @@ def _price(entry: Entry) -> Price | None:
     environment = entry.record.environment
     kind = environment.device.get("kind", "cpu") if environment else "cpu"
     threads = entry.record.cell.threads
+    count = entry.record.cell.devices or 1
     if reader.get("price") is not None:
         metered = str(row["power_source"] or "").startswith("measured:")
         power_w = row["power_w"] if metered else None
-        return price_by(parse_prices(reader["price"]), kind, row["device"], threads, power_w)
-    return price_for(kind, row["device"], threads, reader["price_per_hour"], load_sheet(None))
+        if power_w is not None:
+            power_w /= count  # The price is of one device, and the power of all.
+        made = price_by(parse_prices(reader["price"]), kind, row["device"], threads, power_w)
+    else:
+        made = price_for(kind, row["device"], threads, reader["price_per_hour"], load_sheet(None))
+    return made if made is None or count == 1 else of_several(made, count)
 
 
 def _offered(entry: Entry, price: Price) -> None:

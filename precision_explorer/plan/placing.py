@@ -1,0 +1,152 @@
+"""On how many devices of this machine a cell runs: one where that holds it, else the fewest."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from precision_explorer.formats import AS_SHIPPED, Support
+from precision_explorer.formats.architectures import decoder_sizes
+from precision_explorer.formats.footprint import COMPUTE_BYTES, weight_bytes
+from precision_explorer.formats.runtimes import RUNTIMES
+from precision_explorer.hardware import DeviceFacts
+from precision_explorer.models import ModelRef
+from precision_explorer.models.splitting import Block, Split, split
+from precision_explorer.plan.fit import request_cache
+from precision_explorer.plan.spec import SweepSpec
+from precision_explorer.tasks import KINDS, PreparedTask
+from precision_explorer.units import bytes_
+from precision_explorer.workload import Workload
+
+Blocks = Mapping[tuple[str, str], tuple[Block, ...] | None]
+"""By `blocks_key`; None for models that can't be cut."""
+
+
+def blocks_key(ref: ModelRef, kind: str) -> tuple[str, str]:
+    """What tells one model under one head from others."""
+    return str(ref.path), KINDS[kind].head
+
+
+@dataclass(frozen=True)
+class Placing:
+    """`split`: over which devices, None for one; `skip`: why on none."""
+
+    split: Split | None = None
+    skip: str | None = None
+
+
+@dataclass(frozen=True)
+class Need:
+    """Bytes of a cell's weights while they are loaded (in the compute type, then converted layer by
+    layer) and once the format is applied, and of its requests' cache."""
+
+    load_bytes: int
+    held_bytes: int
+    cache_bytes: int
+
+    @property
+    def most_bytes(self) -> int:
+        """The larger of loading and serving, activations apart."""
+        return max(self.load_bytes, self.held_bytes + self.cache_bytes)
+
+
+def need_of(
+    ref: ModelRef,
+    task: PreparedTask,
+    workload: Workload,
+    spec: SweepSpec,
+    support: Support,
+    facts: DeviceFacts,
+) -> Need | None:
+    """None where nothing tells. Where the sizes of the layers are not known, a format that converts
+    weights is taken to hold nothing more than what is loaded."""
+    dtype = support.recipe.get("compute_dtype")
+    if dtype is None:
+        return None
+    load = ref.load_bytes(COMPUTE_BYTES[dtype], support.recipe.get("widened", False))
+    cache = request_cache(ref, task, workload, spec, dtype)
+    sizes = ref.sizes
+    if sizes is None and ref.scheme is None and KINDS[task.card.kind].head == "causal-lm":
+        sizes = decoder_sizes(ref.config)
+    held = sizes and weight_bytes(support.format, support.recipe, sizes, facts.cpu_flags)
+    return Need(load, held or 0, cache.total_bytes if cache is not None and held else 0)
+
+
+def may_spread(spec: SweepSpec, facts: DeviceFacts) -> int:
+    """Over how many devices a model may be spread."""
+    there = len(facts.each)
+    return there if spec.devices is None else min(spec.devices, there)
+
+
+def is_over(need: Need | None, facts: DeviceFacts) -> bool:
+    """Whether one device does not hold it, all of its memory free."""
+    there = memory_of(facts)
+    return need is not None and there is not None and need.most_bytes > there
+
+
+def memory_of(facts: DeviceFacts) -> int | None:
+    """Bytes of one device, where that is known."""
+    return facts.device_memory_bytes if facts.kind == "cuda" else facts.memory_bytes
+
+
+def place(
+    ref: ModelRef,
+    task: PreparedTask,
+    workload: Workload,
+    spec: SweepSpec,
+    support: Support,
+    facts: DeviceFacts,
+    runtime: str,
+    known: Blocks | None,
+) -> Placing:
+    """Where the cell's model goes: on one device where weights and cache fit there, else on the
+    fewest of those beside it; a skip where its weights fit on none of these. `known`: the blocks
+    of models that one device does not hold."""
+    need, there = need_of(ref, task, workload, spec, support, facts), memory_of(facts)
+    if need is None or there is None or not is_over(need, facts):
+        return Placing()
+    most = may_spread(spec, facts)
+    advice = _one_alone(spec, facts, most) or _uncut(ref, support, runtime)
+    if advice is None:
+        blocks = (known or {}).get(blocks_key(ref, task.card.kind))
+        made = blocks and split(
+            blocks, need.load_bytes, need.held_bytes, need.cache_bytes, there, most
+        )
+        if made:
+            return Placing(made)
+        advice = (
+            f"{most} of them do not hold it in whole layers; use a smaller model or more devices"
+            if blocks
+            else "its class does not tell which of its layers must stay whole, so that it can't be "
+            "spread over several; use a smaller model or a device with more memory"
+        )
+    if need.load_bytes <= there:
+        return Placing()  # Only its cache, at its longest, may be too much.
+    dtype = support.recipe["compute_dtype"]
+    return Placing(
+        skip=f"its weights take {bytes_(need.load_bytes)} in {dtype} while they are loaded, and "
+        f"{facts.name} has {bytes_(there)}; {advice}"
+    )
+
+
+def _one_alone(spec: SweepSpec, facts: DeviceFacts, most: int) -> str | None:
+    """What to do where a cell has one device; None where it may have more."""
+    if most > 1:
+        return None
+    if spec.executor != "local" or spec.device == "all":
+        return (
+            "a place that measures has one device; to spread it over several, run it on their "
+            "machine by the local executor with --device cuda"
+        )
+    if len(facts.each) > 1:
+        return f"leave out --devices {spec.devices} to spread it over several"
+    return "use a smaller model or a device with more memory"
+
+
+def _uncut(ref: ModelRef, support: Support, runtime: str) -> str | None:
+    """What to do about a cell that is not spread whatever there is; None where it may be."""
+    if ref.scheme is not None or support.format == AS_SHIPPED:
+        return "a checkpoint that comes quantized is loaded on one device alone; use a smaller one"
+    if RUNTIMES[runtime].compiles:
+        return f"runtime {runtime} is for one device; use --runtime eager to spread it over several"
+    return None
