@@ -1,6 +1,6 @@
 """The hooks that carry activations of a spread model from one device to the next, accelerate's.
-Runs in a worker, and is imported for a model that is spread alone: what accelerate asks of a GPU when
-it is imported may not be asked in the fork server."""
+Runs in a worker, and is imported for a model that is spread alone: what accelerate asks of a GPU
+when it is imported may not be asked in the fork server."""
 
 from __future__ import annotations
 
