@@ -29,6 +29,9 @@ class Clock(Protocol):
     def sleep_until(self, moment: float) -> None:
         """Return at `moment`, at once if it has passed."""
 
+    def sleep_towards(self, moment: float) -> None:
+        """Return at `moment` or shortly before, for who looks at the clock from then on."""
+
 
 class RealClock:
     """`time.perf_counter`; sleeps until shortly before the moment, then spins.
@@ -49,14 +52,18 @@ class RealClock:
 
     def sleep_until(self, moment: float) -> None:
         """Return as soon after `moment` as one thread can."""
+        self.sleep_towards(moment)
+        while time.perf_counter() < moment:
+            pass
+
+    def sleep_towards(self, moment: float) -> None:
+        """Return so long before `moment` that the machine's lateness is over by then."""
         wake = moment - self.spin_s
         left = wake - time.perf_counter()
         if left > 0:
             time.sleep(left)
             late = time.perf_counter() - wake
             self.spin_s = min(max(late, _FORGETS * self.spin_s, LEAST_SPIN_S), MOST_SPIN_S)
-        while time.perf_counter() < moment:
-            pass
 
 
 def _set_least_timer_slack() -> None:
@@ -79,6 +86,10 @@ class VirtualClock:
     def sleep_until(self, moment: float) -> None:
         """Go on to `moment`."""
         self._now = max(self._now, moment)
+
+    def sleep_towards(self, moment: float) -> None:
+        """The same: nothing here is late."""
+        self.sleep_until(moment)
 
     def advance(self, seconds: float) -> None:
         """Let `seconds` pass: what a simulated service takes."""

@@ -118,7 +118,7 @@ class _Steps(_Loop):
             elif now >= end:
                 break
             else:
-                self._clock.sleep_until(min(end, self._due[len(self.noticed)]))
+                self._clock.sleep_towards(min(end, self._due[len(self.noticed)]))
         self.ended = self._last
 
     def _step(self, joining: int) -> None:
