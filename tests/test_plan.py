@@ -580,7 +580,7 @@ def test_a_variable_that_changes_numbers_makes_another_cell_and_what_the_tool_se
     before = planned().cells[0].cell_id
     for name in (
         "OMP_NUM_THREADS", "KMP_DUPLICATE_LIB_OK", "KMP_INIT_AT_FORK",
-        "PYTORCH_NVML_BASED_CUDA_CHECK",
+        "PYTORCH_NVML_BASED_CUDA_CHECK", "TORCHINDUCTOR_CACHE_DIR",
     ):  # fmt: skip
         monkeypatch.setenv(name, "1")
         assert planned().cells[0].cell_id == before

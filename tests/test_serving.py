@@ -334,6 +334,29 @@ def test_the_real_clock_spins_as_long_as_the_machine_wakes_it_late(monkeypatch: 
     assert len(fake.slept) == 4002, "a moment that has passed is not slept for"
 
 
+def test_the_last_part_of_a_wait_is_spun_by_the_loop_itself(monkeypatch: Any) -> None:
+    fake = Sleeper([0.0, 0.0])
+    monkeypatch.setattr(clock_module, "time", fake)
+    clock = RealClock()
+    clock.sleep_towards(0.01)
+    assert fake.t == pytest.approx(0.01 - MOST_SPIN_S, abs=5e-6)
+    towards: list[float] = []
+
+    class Early(VirtualClock):
+        """Wakes up 0.5 ms before it is to."""
+
+        def sleep_towards(self, moment: float) -> None:
+            towards.append(moment)
+            self.advance(max(moment - self.now() - 0.0005, 1e-6))
+
+    early = Early()
+    series = serve(
+        [0.01, 0.02], lambda positions: [{} for _ in positions], ServingRules(), clock=early
+    )
+    assert len(towards) > 100, "looked again and again until the request was there"
+    assert series.lateness_s().max() < 2e-6
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="the call is Linux's")
 def test_the_real_clock_sets_the_least_timer_slack() -> None:
     RealClock()

@@ -8,6 +8,7 @@ import math
 import random
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,7 +23,12 @@ from precision_explorer.economics.price_sheet import of_several
 from precision_explorer.errors import UsageError
 from precision_explorer.formats.apply import apply_format
 from precision_explorer.formats.verify import census
-from precision_explorer.hardware import DeviceFacts, device_facts, open_sensor
+from precision_explorer.hardware import (
+    DeviceFacts,
+    device_facts,
+    open_sensor,
+    with_those_beside,
+)
 from precision_explorer.hardware.fakes import FakeGpu, FakeNvml
 from precision_explorer.hardware.readings import open_readings
 from precision_explorer.measure import CudaPeakMemory
@@ -32,8 +38,10 @@ from precision_explorer.models.loading import load
 from precision_explorer.models.reference import DEMO
 from precision_explorer.models.splitting import ROOM, Block, Split, in_short, split
 from precision_explorer.models.synthetic import make
+from precision_explorer.plan.fit import request_cache
 from precision_explorer.plan.spec import make_spec
-from precision_explorer.runner import sweep
+from precision_explorer.runner import shapes, sweep
+from precision_explorer.runner.jobs import JobFailed
 from precision_explorer.runner.parking import Parking
 from precision_explorer.runner.session import _devices
 from precision_explorer.runner.sweep import prepare_sweep, run_sweep
@@ -227,6 +235,21 @@ def test_formats_on_a_spread_model_compute_what_they_do_on_one_device(
     assert not is_spread(one)
 
 
+def test_a_layer_that_is_a_block_of_its_own_keeps_its_hook_when_it_is_converted():
+    auto = transformers.AutoModelForSequenceClassification
+    with torch.device("meta"):
+        model = auto.from_config(transformers.AutoConfig.from_pretrained(DEMO))
+    names = [name for block in blocks(model) for name in block.names]
+    device_map = {name: f"cpu:{int(2 * k >= len(names))}" for k, name in enumerate(names)}
+    found = load(DEMO, "text-classification", torch.float32, "cpu:0", False, device_map=device_map)
+    before = hooks_of(found)
+    assert "bert.pooler.dense" in before
+    recipe = {"kernel": "fbgemm-per-token", "library": "torch", "compute_dtype": "float32"}
+    apply_format(found, "int8-dynamic", recipe, "native", "")
+    assert type(found.bert.pooler.dense) is not torch.nn.Linear
+    assert hooks_of(found) == before
+
+
 def test_generation_with_a_cache_is_the_same(checkpoint):
     one, several = both(checkpoint)
     how = {"max_new_tokens": 6, "do_sample": False, "pad_token_id": 0, "eos_token_id": -1}
@@ -262,7 +285,9 @@ def gpus(count: int, **more: Any) -> FakeNvml:
 
 
 def facts_of(nvml: FakeNvml, device: str = "cuda:0") -> DeviceFacts:
-    return device_facts(device, cpuinfo="", variables={}, nvml=nvml)
+    found = device_facts(device, cpuinfo="", variables={}, nvml=nvml)
+    assert found.beside == ()
+    return with_those_beside(found, variables={}, nvml=nvml)
 
 
 def test_devices_of_the_same_kind_are_beside_a_device():
@@ -274,6 +299,14 @@ def test_devices_of_the_same_kind_are_beside_a_device():
     assert "beside" not in found.model_dump(mode="json")
     nvml = FakeNvml([FakeGpu(), FakeGpu(memory=80_000_000_000, bus_id="b")])
     assert facts_of(nvml).beside == ()
+
+
+def test_slices_of_a_gpu_are_beside_nothing():
+    for cut in ({"is_slice": True}, {"is_cut": True}):
+        nvml = gpus(3)
+        nvml.gpus[1] = replace(nvml.gpus[1], **cut)
+        assert [one.device for one in facts_of(nvml).each] == ["cuda:0", "cuda:2"]
+        assert facts_of(nvml, "cuda:1").beside == ()
 
 
 def test_energy_is_that_of_all_devices_or_none():
@@ -461,6 +494,36 @@ def test_a_sweep_spreads_a_model_and_scores_it_as_one_device_does(
     document = json.loads((several.path / "sweep.json").read_text())
     assert "devices" not in document["spec"]
     assert not (several.path / "estimate.json").exists()
+
+
+def test_a_model_that_can_t_be_built_without_weights_is_not_spread(
+    checkpoint, tmp_path, quick_workload, monkeypatch
+):
+    def fail(*given: Any) -> Any:
+        raise JobFailed("no weights")
+
+    monkeypatch.setattr(shapes, "run_job", fail)
+    monkeypatch.setattr(sweep, "device_facts", lambda device: stand_ins(3, MEMORY))
+    notes: list[str] = []
+    spec = make_spec(options(checkpoint, tmp_path, quick_workload) | {"formats": "fp32,bf16"})
+    found = prepare_sweep(spec, lambda event: notes.append(event.data.get("text", "")))
+    assert [c.skip is None for c in found.plan.cells] == [False, True]
+    assert "nothing tells which of its layers must stay whole" in found.plan.cells[0].skip
+    assert any("can't be built without weights" in text for text in notes)
+
+
+def test_a_batch_that_memory_may_refuse_moves_no_cell_to_more_devices(
+    checkpoint, tmp_path, quick_workload, monkeypatch
+):
+    """Of one request the cache is small; of 10,000 it is larger than three devices."""
+    given = options(checkpoint, tmp_path, quick_workload) | {"task": "capitals", "formats": "bf16"}
+    usual = prepare_sweep(make_spec(given | {"batch_size": (1, 10_000)}), lambda event: None)
+    found = planned(monkeypatch, given | {"batch_size": (1, 10_000)})
+    (before, after) = ({c.cell.format: c for c in p.plan.cells}["bf16"] for p in (usual, found))
+    cache = request_cache(after.ref, after.task, found.workload, found.spec, "bfloat16")
+    assert cache.total_bytes > 3 * MEMORY
+    assert after.split is None
+    assert after.cell_id == before.cell_id
 
 
 def test_plan_says_on_how_many_devices_a_cell_runs(

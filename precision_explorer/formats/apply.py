@@ -301,13 +301,25 @@ def _replace(
     for name in plan.targets:
         parent_name, _, child = name.rpartition(".")
         parent = model.get_submodule(parent_name)
-        new = make(getattr(parent, child))
+        old = getattr(parent, child)
+        new = make(old)
         if isinstance(new, str):
             reasons[name] = new
             continue
         new.train(False)
         setattr(parent, child, new)
+        _keep_hook(old, new)
     return reasons
+
+
+def _keep_hook(old: nn.Module, new: nn.Module) -> None:
+    """Where a model is spread over several devices, what brings a layer's input to its own
+    (accelerate's hook) is the new layer's too."""
+    hook = getattr(old, "_hf_hook", None)
+    if hook is not None and new is not old:
+        from accelerate.hooks import add_hook_to_module
+
+        add_hook_to_module(new, hook)
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,12 @@ from precision_explorer.hardware.libraries import (
 )
 from precision_explorer.hardware.nvml import free_device_bytes, temperature_c
 from precision_explorer.hardware.power import PowerReading
-from precision_explorer.hardware.profile import DeviceFacts, device_facts, resolve_device
+from precision_explorer.hardware.profile import (
+    DeviceFacts,
+    device_facts,
+    resolve_device,
+    with_those_beside,
+)
 from precision_explorer.hardware.readings import (
     CpuReadings,
     NvmlReadings,
@@ -87,4 +92,5 @@ __all__ = [
     "resolve_device",
     "temperature_c",
     "tf32_native",
+    "with_those_beside",
 ]

@@ -112,6 +112,9 @@ class FakeGpu:
     application_mhz: int | None = None
     """None, as on newer drivers: there is no such clock."""
     ecc: bool | None = True
+    is_cut: bool = False
+    """Into slices (MIG)."""
+    is_slice: bool = False
 
 
 @dataclass
@@ -158,6 +161,8 @@ class FakeNvml:
             "nvmlDeviceGetPciInfo": lambda g: _Fields(busId=g.bus_id),
             "nvmlSystemGetDriverVersion": lambda: "580.0",
             "nvmlDeviceGetTotalEnergyConsumption": self._energy,
+            "nvmlDeviceGetMigMode": lambda g: [int(g.is_cut), int(g.is_cut)],
+            "nvmlDeviceIsMigDeviceHandle": lambda g: int(g.is_slice),
             "nvmlDeviceGetComputeRunningProcesses": lambda g: [
                 _Fields(pid=p, usedGpuMemory=b) for p, b in g.processes.items()
             ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from collections.abc import Mapping
@@ -39,8 +40,8 @@ class DeviceFacts(BaseModel):
     driver: str | None = None
     capped: dict[str, str] = Field(default_factory=dict)
     beside: tuple[DeviceFacts, ...] = Field(default=(), exclude=True)
-    """Further visible devices of its kind and memory, over which a model may be spread. No part of
-    what a device is: never stored, and compared with nothing."""
+    """Further devices that a model may be spread over (`with_those_beside`) or, in a worker, is. No
+    part of what a device is, and never stored."""
 
     @property
     def each(self) -> tuple[DeviceFacts, ...]:
@@ -109,14 +110,39 @@ def device_facts(
     if device == "cpu":
         return DeviceFacts(kind="cpu", device="cpu", name=processor["cpu_model"], **processor)
     nvml = load_nvml() if nvml is None else nvml
-    own = int(device.removeprefix("cuda:"))
-    every = [
-        DeviceFacts(kind="cuda", device=f"cuda:{k}", **_gpu(nvml, handle), **processor)
-        for k, handle in enumerate(handles)
-    ]
-    here = every[own]
-    beside = tuple(one for one in every if one is not here and _alike(one, here))
-    return here.model_copy(update={"beside": beside})
+    gpu = _gpu(nvml, handles[int(device.removeprefix("cuda:"))])
+    return DeviceFacts(kind="cuda", device=device, **gpu, **processor)
+
+
+def with_those_beside(
+    facts: DeviceFacts, *, variables: Mapping[str, str] | None = None, nvml: Any | None = None
+) -> DeviceFacts:
+    """`facts` with the other visible GPUs of its name, capability and memory. None are beside a
+    slice of a GPU (MIG), nor is a slice beside another: a process sees one of them (NVIDIA MIG User
+    Guide, "CUDA Device Enumeration")."""
+    nvml = load_nvml() if nvml is None else nvml
+    if facts.kind == "cpu" or nvml is None:
+        return facts
+    handles = visible_handles(nvml, os.environ if variables is None else variables)
+    own = int(facts.device.removeprefix("cuda:"))
+    found = []
+    for number, handle in enumerate(handles):
+        if _is_sliced(nvml, handle):
+            if number == own:
+                return facts
+            continue
+        with contextlib.suppress(nvml.NVMLError):  # One that is lost is not used.
+            one = facts.model_copy(update={"device": f"cuda:{number}", **_gpu(nvml, handle)})
+            if number != own and _alike(one, facts):
+                found.append(one)
+    return facts.model_copy(update={"beside": tuple(found)})
+
+
+def _is_sliced(nvml: Any, handle: Any) -> bool:
+    """Whether it is a slice of a GPU, or a GPU that is cut into slices."""
+    mode = _optional(nvml, "nvmlDeviceGetMigMode", handle)
+    is_slice = _optional(nvml, "nvmlDeviceIsMigDeviceHandle", handle)
+    return bool(is_slice) or (mode is not None and bool(mode[0]))
 
 
 def _alike(one: DeviceFacts, other: DeviceFacts) -> bool:

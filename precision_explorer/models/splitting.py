@@ -53,7 +53,7 @@ def split(
 
     `load_bytes`: of all weights while they are loaded, `held_bytes` once the format is applied,
     shared out by elements; `cache_bytes`: of all layers. No block is cut and their order is kept,
-    so that a pass goes from device to device once.
+    so that a pass goes from device to device once (and back for a head that is the embedding too).
     """
     sizes = _sizes(blocks, load_bytes, held_bytes, cache_bytes)
     room = int(ROOM * memory_bytes)

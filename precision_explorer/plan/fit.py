@@ -59,11 +59,18 @@ class Fit:
 
 
 def request_cache(
-    ref: ModelRef, task: PreparedTask, workload: Workload, spec: SweepSpec, dtype: str
+    ref: ModelRef,
+    task: PreparedTask,
+    workload: Workload,
+    spec: SweepSpec,
+    dtype: str,
+    *,
+    at_least: bool = False,
 ) -> Cache | None:
     """The cache that timed requests of a cell fill, its values in the compute type `dtype`: the
-    longest request of the workload, as many of them as are decoded together at most. None for
-    tasks whose model generates nothing."""
+    longest request of the workload, as many of them as are decoded together at most. `at_least`:
+    of batches the smallest, as the cell is measured all the same where memory refuses the others.
+    None for tasks whose model generates nothing."""
     kind = KINDS[task.card.kind]
     if not (HEADS[kind.head].decodes and kind.generates):
         return None
@@ -73,7 +80,7 @@ def request_cache(
     own = workload.lengths
     tokens = _longest(own and own.input, workload.prompt_tokens)
     tokens += _longest(own and own.output, workload.output_tokens)
-    together = max(spec.batch_size)
+    together = (min if at_least else max)(spec.batch_size)
     if workload.scenario == "server":
         together = max(together, workload.max_batch)
     if workload.scenario == "multi-stream":

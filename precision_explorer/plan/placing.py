@@ -38,7 +38,8 @@ class Placing:
 @dataclass(frozen=True)
 class Need:
     """Bytes of a cell's weights while they are loaded (in the compute type, then converted layer by
-    layer) and once the format is applied, and of its requests' cache."""
+    layer) and once the format is applied, and of the cache without which no request is served: a
+    larger batch may be refused by memory, as on one device."""
 
     load_bytes: int
     held_bytes: int
@@ -64,7 +65,7 @@ def need_of(
     if dtype is None:
         return None
     load = ref.load_bytes(COMPUTE_BYTES[dtype], support.recipe.get("widened", False))
-    cache = request_cache(ref, task, workload, spec, dtype)
+    cache = request_cache(ref, task, workload, spec, dtype, at_least=True)
     sizes = ref.sizes
     if sizes is None and ref.scheme is None and KINDS[task.card.kind].head == "causal-lm":
         sizes = decoder_sizes(ref.config)
@@ -117,11 +118,11 @@ def place(
         advice = (
             f"{most} of them do not hold it in whole layers; use a smaller model or more devices"
             if blocks
-            else "its class does not tell which of its layers must stay whole, so that it can't be "
-            "spread over several; use a smaller model or a device with more memory"
+            else "nothing tells which of its layers must stay whole, so that it can't be spread; use "
+            "a smaller model or a device with more memory"
         )
     if need.load_bytes <= there:
-        return Placing()  # Only its cache, at its longest, may be too much.
+        return Placing()  # Only its cache, at its longest, may be too much: that is tried.
     dtype = support.recipe["compute_dtype"]
     return Placing(
         skip=f"its weights take {bytes_(need.load_bytes)} in {dtype} while they are loaded, and "
@@ -134,10 +135,9 @@ def _one_alone(spec: SweepSpec, facts: DeviceFacts, most: int) -> str | None:
     if most > 1:
         return None
     if spec.executor != "local" or spec.device == "all":
-        return (
-            "a place that measures has one device; to spread it over several, run it on their "
-            "machine by the local executor with --device cuda"
-        )
+        several = "; one with several runs it by the local executor with --device cuda"
+        advice = "use a smaller model or a device with more memory"
+        return f"{advice}{several if facts.kind == 'cuda' else ''}"
     if len(facts.each) > 1:
         return f"leave out --devices {spec.devices} to spread it over several"
     return "use a smaller model or a device with more memory"

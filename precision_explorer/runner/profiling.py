@@ -66,7 +66,11 @@ class Subject:
     spec: FormatSpec
     compute_dtype: str
     device: str
-    facts: DeviceFacts | None
+    devices: tuple[str, ...]
+    """Those that the model is on, to be waited for; none on a processor."""
+    pci_bus_id: str | None
+    """Of the one GPU that it is on; of several each works a part of the time, and no one's share is
+    the model's."""
     eagerly: Eagerly | None
     layers: dict[str, LinearLayer]
     budget_s: float
@@ -74,9 +78,8 @@ class Subject:
 
     def sync(self) -> None:
         """Wait for the device."""
-        if self.device != "cpu":
-            for device in [d.device for d in self.facts.each] if self.facts else [self.device]:
-                torch.cuda.synchronize(device)
+        for device in self.devices:
+            torch.cuda.synchronize(device)
 
 
 def make_subject(
@@ -107,13 +110,17 @@ def make_subject(
         # Fixed shapes would be compiled for a batch that nothing else has.
         there = CUDA_BATCHES if runtime.dynamic else (*BATCHES, *batch_sizes)
         batches = tuple(size for size in CUDA_BATCHES if size in there)
+    devices: tuple[str, ...] = ()
+    if request["device"] != "cpu":
+        devices = tuple(one.device for one in facts.each) if facts else (request["device"],)
     return Subject(
         model,
         adapter,
         spec,
         compute,
         request["device"],
-        facts,
+        devices,
+        facts.pci_bus_id if facts is not None and not facts.beside else None,
         eagerly,
         layers,
         budget_s,
@@ -191,10 +198,7 @@ def _timings(subject: Subject, make: Make) -> dict[str, Timing]:
             continue
         try:
             run = make(subject.adapter, batch)
-            # Of several devices each works a part of the time: no one's share is the model's.
-            alone = subject.facts is not None and not subject.facts.beside
-            bus = subject.facts.pci_bus_id if subject.facts is not None and alone else None
-            with Utilisation(bus) as seen:
+            with Utilisation(subject.pci_bus_id) as seen:
                 seconds = repeated(run.call, subject.budget_s, reset=run.reset, sync=subject.sync)
             timings[str(batch)] = Timing(seconds=seconds, utilisation=seen.share)
         except Exception as error:

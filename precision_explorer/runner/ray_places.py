@@ -237,11 +237,11 @@ def _check_answers(address: str) -> None:
     """UsageError where nothing listens at HOST:PORT, with or without a scheme before it; other
     addresses are Ray's to understand."""
     host, _, port = address.rpartition("://")[2].rpartition(":")
-    if not (host and port.isdigit()):
+    if not (host and port.isascii() and port.isdigit()):
         return
     try:
         socket.create_connection((host.strip("[]"), int(port)), _ANSWERS_S).close()
-    except (OSError, OverflowError) as error:
+    except (OSError, OverflowError, ValueError) as error:  # The last for what is no name of a host.
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise UsageError(
             f"--ray-address {address}: nothing answers there ({reason}); give what ray start "

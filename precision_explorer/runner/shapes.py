@@ -20,7 +20,7 @@ from precision_explorer.models import ModelRef
 from precision_explorer.models.splitting import Block
 from precision_explorer.plan import Plan, PlannedCell
 from precision_explorer.runner.jobs import JobFailed, run_job
-from precision_explorer.runner.manager import OnEvent
+from precision_explorer.runner.manager import Event, OnEvent
 from precision_explorer.tasks import KINDS
 
 # A model without weights is built in a second or two.
@@ -111,7 +111,7 @@ def blocks_of(
     on_event: OnEvent,
 ) -> tuple[Block, ...] | None:
     """What stays on one device each where the model is spread over several, as a worker finds that
-    builds it without weights; None where it can't be cut."""
+    builds it without weights; None where it can't be cut, or not be built so, which is said."""
     request = {
         "device": facts.device,
         "path": str(ref.path),
@@ -121,7 +121,9 @@ def blocks_of(
     try:
         answer, _ = run_job("blocks", request, threads, on_event, _TIME_LIMIT_S)
     except JobFailed as error:
-        raise ModelError(f"{ref.name}: its config.json makes no model ({error})") from error
+        text = f"{ref.name} can't be built without weights, and so not be spread ({error})"
+        on_event(Event("note", {"text": text}))
+        return None
     found = answer["blocks"]
     return None if found is None else tuple(Block(tuple(n), e, layer) for n, e, layer in found)
 

@@ -18,6 +18,7 @@ from precision_explorer.hardware import (
     device_facts,
     library_versions,
     resolve_device,
+    with_those_beside,
 )
 from precision_explorer.models import (
     ModelRef,
@@ -145,7 +146,10 @@ def _prepared(
 ) -> Prepared:
     """`prepare_sweep` with the device that is asked now: `told` of another place, or this
     machine's."""
-    facts = told.facts if told is not None else device_facts(resolve_device(spec.device))
+    if told is not None:
+        facts = told.facts
+    else:
+        facts = with_those_beside(device_facts(resolve_device(spec.device)))
     workload, others = with_tasks(
         workload_of(spec), spec, lambda name: prepare(load_card(name), spec.limit, spec.seed)
     )
@@ -231,9 +235,9 @@ def _blocks(
 ) -> Blocks:
     """Of the models that one device does not hold in some format and that may have more of them."""
     found: dict[tuple[str, str], Any] = {}
-    if may_spread(spec, facts) < 2:
+    if may_spread(spec, facts) < 2 or all(RUNTIMES[r].compiles for r in spec.local_runtimes):
         return found
-    for ref in refs:
+    for ref in (ref for ref in refs if ref.scheme is None):
         for task in tasks:
             kind = task.card.kind
             needs = (need_of(ref, task, workload, spec, s, facts) for s in supports.values())
@@ -310,9 +314,9 @@ def _note_shipped(refs: list[ModelRef], on_event: OnEvent) -> None:
 
 def _note_alike(refs: list[ModelRef], plan: Plan, on_event: OnEvent) -> None:
     """Say which models have no cells of their own, as another one has the same content."""
-    own = {planned.ref.name for planned in plan.cells}
+    own = {id(planned.ref) for planned in plan.cells}
     for ref in refs:
-        if ref.name not in own:
+        if id(ref) not in own:
             text = (
                 f"{ref.name} has the same content as another model of this sweep; it is measured "
                 "once, under the other's name"

@@ -151,10 +151,12 @@ def _remove(path: Path) -> None:
 
 
 def _is_running(pid: int) -> bool:
+    """Whether there is such a process; one that has ended and waits to be asked after is none."""
+    import psutil
+
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
         return False
-    except OSError:
+    except psutil.Error:
         return True
-    return True
