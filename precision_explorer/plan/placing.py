@@ -118,8 +118,8 @@ def place(
         advice = (
             f"{most} of them do not hold it in whole layers; use a smaller model or more devices"
             if blocks
-            else "nothing tells which of its layers must stay whole, so that it can't be spread; use "
-            "a smaller model or a device with more memory"
+            else "nothing tells which of its layers must stay whole, so that it can't be spread; "
+            "use a smaller model or a device with more memory"
         )
     if need.load_bytes <= there:
         return Placing()  # Only its cache, at its longest, may be too much: that is tried.
