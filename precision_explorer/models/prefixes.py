@@ -101,9 +101,9 @@ def plan_shared(
 ) -> list[list[int]]:
     """The frozen batch plan with prefixes shared: stems from the longest on, cut into batches
     whose padded stems, and tails, stay within `max_tokens` and whose rows within `max_items`,
-    where tokens and `call_tokens` for each call are least; by a few more where one example has
-    more rows than `max_items`, whose parts are put together anew in each batch. Items that do not
-    begin with `header` are kept apart, first."""
+    where tokens and `call_tokens` for each call are least. A batch in which rows of one example
+    meet that were planned apart puts them together, and may have a few rows more. Items that do
+    not begin with `header` are kept apart, first."""
     found = find_stems(items, header, max_items)
     found = sorted(found, key=lambda stem: -stem.length)
     begins = [all(begins_with(items[i], header) for i in stem.items) for stem in found]
