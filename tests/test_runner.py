@@ -447,6 +447,7 @@ def test_tasks_share_a_loaded_model_only_where_nothing_is_compiled():
                 task=SimpleNamespace(card=SimpleNamespace(kind="multiple-choice")),
                 cell=SimpleNamespace(format="fp32", runtime=runtime, recipe={}),
                 cell_id=f"{runtime}-{task}",
+                split=None,
             )
             for task in range(2)
         ]
