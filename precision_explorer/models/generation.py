@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
 from precision_explorer.errors import ModelError, TaskError
-from precision_explorer.models.adapter import Item, pad_right
+from precision_explorer.models.adapter import Item
 from precision_explorer.models.answering import Answering, end_tokens
-from precision_explorer.models.greedy import Generated, GreedyServing, cache_arguments
+from precision_explorer.models.causal_forward import CausalForward
+from precision_explorer.models.greedy import Generated, GreedyServing
+from precision_explorer.models.states import positions_of
 from precision_explorer.models.tokens import plain_ids, prompt_ids
 from precision_explorer.tasks import GenerationRules
 
@@ -36,7 +38,8 @@ class Generation(Answering, GreedyServing):
         self.output_tokens = output_tokens
         self.pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
         self.ends = end_tokens(model, tokenizer)
-        self._keeps, self._cache = cache_arguments(model)
+        self._forward = CausalForward(model, device, self.pad)
+        self._keeps, self._cache = self._forward.keeps, self._forward.cache_name
         positions = getattr(model.config, "max_position_embeddings", None) or 1 << 30
         self.max_length = min(card["max_length"], positions - self.new_tokens)
         if self.max_length < 1:
@@ -87,16 +90,30 @@ class Generation(Answering, GreedyServing):
             found.append(Item(index, kept, cut=cut, room=self.rules.max_new_tokens))
         return found
 
+    def along(self, outputs: Mapping[str, str]) -> list[Item]:
+        """Items whose answers are given: per example of `outputs` (text by id) its prompt and the
+        text, tokenised by itself. `targets`: each place that a token of the text, or its end,
+        follows."""
+        found = []
+        for index, example in enumerate(self.examples):
+            if example["id"] not in outputs:
+                continue
+            prompt = self.prompt_ids(index)
+            answer = plain_ids(self.tokenizer, [outputs[example["id"]]])[0][: self.new_tokens]
+            follow = [*answer, next(iter(self.ends), self.pad)]
+            targets = tuple((k, len(prompt) - 1 + k, token) for k, token in enumerate(follow))
+            found.append(Item(index, (*prompt, *answer), targets))
+        return found
+
     def scores(self, batch: Sequence[Item]) -> torch.Tensor:
-        """(items, vocabulary) logits after each prompt: what chooses the answer's first token."""
-        ids, mask = pad_right([item.ids for item in batch], self.pad, self.device)
-        last = [len(item.ids) - 1 for item in batch]
-        places = sorted(set(last))
-        wanted = torch.tensor(places, device=self.device)
-        keep = {"logits_to_keep": wanted} if self._keeps else {}
-        logits = self.model(input_ids=ids, attention_mask=mask, use_cache=False, **keep).logits
-        logits = logits if self._keeps else logits[:, wanted]
-        return logits[list(range(len(batch))), [places.index(place) for place in last]]
+        """(rows, vocabulary) logits: after each prompt, what chooses the answer's first token; of
+        an item with targets at each of their positions, once."""
+        places = [
+            (row, position)
+            for row, item in enumerate(batch)
+            for position in positions_of(item) or [len(item.ids) - 1]
+        ]
+        return self._forward.logits([item.ids for item in batch], places)[0]
 
     def score(self, batch: Sequence[Item]) -> list[Generated]:
         """Each prompt's greedy tokens."""

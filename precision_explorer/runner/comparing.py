@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from precision_explorer.errors import ModelError
-from precision_explorer.models.adapter import Item, other_batches, plan_batches
+from precision_explorer.models.adapter import Adapter, Item, other_batches, plan_batches
 from precision_explorer.models.distributions import (
     Batches,
     Head,
@@ -27,6 +27,7 @@ from precision_explorer.models.distributions import (
     keep,
     narrower,
 )
+from precision_explorer.models.generation import Generation
 from precision_explorer.models.states import Heard, InBatches, Passes, Source
 from precision_explorer.records import canonical_hash
 from precision_explorer.records.record import KeptDistributions, Positions, Repeat
@@ -94,11 +95,15 @@ def score_again(session: Session, request: Json) -> tuple[Json, list[Json]]:
 
 def keep_distributions(session: Session, request: Json) -> tuple[Json, bytes]:
     """({"kept": ...}, Arrow): the distributions of the reference at the first positions; ({"why":
-    ...}, nothing) where the task scores none."""
+    ...}, nothing) where the task scores none. ``outputs``: of a task that is answered in text the
+    reference's answers by example, along which they are taken; those taken are in the answer."""
     adapter = session.adapter = session._adapter(request)
+    outputs = request.get("outputs")
+    if outputs is not None and not session.runtime.dynamic:
+        return {"why": f"{session.runtime.id} has no code for the shapes of whole answers"}, b""
     start = time.perf_counter()
     with torch.inference_mode():
-        items = first_items(adapter.items())
+        items = _first(adapter, outputs)
         if not items:
             return {"why": "the task scores no next-token distributions"}, b""
         source, plan = _source(session, request, items, "quality")
@@ -115,20 +120,33 @@ def keep_distributions(session: Session, request: Json) -> tuple[Json, bytes]:
         why=kept.why,
         seconds=time.perf_counter() - start,
     )
-    return {"kept": answer.model_dump()}, _pack(kept)
+    found: Json = {"kept": answer.model_dump()}
+    if outputs is not None:
+        ids = [request["examples"][item.example]["id"] for item in kept.items]
+        found["outputs"] = {name: outputs[name] for name in ids}
+    return found, _pack(kept)
+
+
+def _first(adapter: Adapter, outputs: dict[str, str] | None) -> list[Item]:
+    """The items that hold the first positions: the task's own, or those along `outputs`."""
+    if outputs is None:
+        return first_items(adapter.items())
+    assert isinstance(adapter, Generation)
+    return first_items(adapter.along(outputs))
 
 
 def compare_distributions(session: Session, request: Json) -> tuple[Json, list[Json]]:
     """({"positions": ...}, rows): KL to the kept reference and whether the top token is the same.
 
     ``reference``: the cell that kept them, ``kept``: what it answered, ``kept_rows``: its rows'
-    file. The reference itself is compared in other batches than it was kept in: its noise floor.
+    file, ``outputs``: the answers along which they were taken, if any. The reference itself is
+    compared in other batches than it was kept in: its noise floor.
     """
     adapter = session.adapter = session._adapter(request)
     kept = KeptDistributions.model_validate(request["kept"])
     start = time.perf_counter()
     with torch.inference_mode():
-        items = first_items(adapter.items())[: kept.items]
+        items = _first(adapter, request.get("outputs"))[: kept.items]
         if items_hash(items) != kept.items_hash:
             raise ModelError(
                 "the examples are other tokens than those that the reference kept; run the sweep "

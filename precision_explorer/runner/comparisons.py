@@ -16,7 +16,7 @@ from precision_explorer.plan import Plan, PlannedCell, SweepSpec
 from precision_explorer.plan.expand import reference_of
 from precision_explorer.records import CellRecord, Measurements
 from precision_explorer.runner.rounds import block_names
-from precision_explorer.runner.streams import joined_streams
+from precision_explorer.runner.streams import joined_streams, table_of
 from precision_explorer.store import RunFolder
 from precision_explorer.tasks import KINDS
 
@@ -66,7 +66,7 @@ class Comparisons:
             if any_batch:
                 asked.append(Ask("noise", {"op": "noise"}))
             if is_language and planned.served is None:
-                asked.append(Ask("kept", {"op": "keep"}))
+                asked.append(Ask("kept", {"op": "keep"} | self._outputs(planned)))
         if is_language and planned.served is None and (any_batch or reference is not planned):
             asked += self._compare(reference, is_reference=reference is planned)
         held = _held(self.folder.read_record(cell_id), reference)
@@ -87,8 +87,19 @@ class Comparisons:
             "is_reference": is_reference,
             "kept": kept["kept"],
             "kept_rows": str(self.folder.part_path(reference.cell_id, "kept").resolve()),
+            "outputs": kept.get("outputs"),
         }
         return [Ask(_positions(reference), request)]
+
+    def _outputs(self, reference: PlannedCell) -> Json:
+        """{outputs: text by example} of a task that is answered in text, else nothing. Of an answer
+        whose distributions were not finite there is none."""
+        part = self.folder.read_part(reference.cell_id, "quality")
+        if not KINDS[reference.task.card.kind].answers or part is None:
+            return {}
+        columns = table_of([part[1]]).select(["id", "output"]).to_pydict()
+        pairs = zip(columns["id"], columns["output"], strict=True)
+        return {"outputs": {name: output for name, output in pairs if output is not None}}
 
     def join(self, planned: PlannedCell) -> None:
         """Put what is there of the comparisons into the cell's record and samples, unless it stands
