@@ -6,11 +6,16 @@ import io
 import json
 from types import SimpleNamespace
 
+import pyarrow as pa
 import pytest
+import torch
+import transformers
 import yaml
 
 from precision_explorer.cli import main
 from precision_explorer.plan.expand import not_compiled
+from precision_explorer.runner.comparisons import Comparisons
+from precision_explorer.runner.streams import stream_of, table_of
 from precision_explorer.store import read_run
 from precision_explorer.table import build
 from tests.test_models_generation import PAD, llama, t5, tokenizer
@@ -74,7 +79,8 @@ def rows_of(folder):
 
 
 @pytest.fixture(scope="module")
-def generated(tmp_path_factory, quick_workload):
+def asked(tmp_path_factory):
+    """(model's folder, task's folder)."""
     model = folder_of(tmp_path_factory, "llama", llama(), tokenizer(**PAD))
     task = card_of(
         tmp_path_factory, "generation", prompt="Review: {text}\nSentiment:",
@@ -84,8 +90,13 @@ def generated(tmp_path_factory, quick_workload):
             "extract": {"pattern": "[a-m]+", "take": "last", "clean": ["strip", "casefold"]},
         },
     )  # fmt: skip
+    return model, task
+
+
+@pytest.fixture(scope="module")
+def generated(asked, tmp_path_factory, quick_workload):
     out = tmp_path_factory.mktemp("runs") / "generation"
-    return sweep(model, task, quick_workload, out), out
+    return sweep(*asked, quick_workload, out), out
 
 
 def test_a_generating_task_is_swept_in_three_formats(generated):
@@ -123,6 +134,61 @@ def test_the_examples_store_outputs_answers_and_counts(generated):
         assert record.measurements.profile.prefill is not None
         assert record.measurements.profile.decode is not None
         assert record.applied.certificate is not None
+
+
+def test_formats_are_held_against_the_reference_along_its_own_answers(asked, generated):
+    """The figures of every position, made again with transformers alone."""
+    _, path = generated
+    folder, plan = read_run(path)
+    cells = {cell["format"]: cell["cell_id"] for cell in plan["plan"]["cells"]}
+    answered = folder.read_samples(cells["fp32"], "example")
+    outputs = dict(zip(answered["id"], answered["output"], strict=True))
+    kept = folder.read_record(cells["fp32"]).measurements.kept
+    source, task = asked
+    coder = transformers.AutoTokenizer.from_pretrained(source)
+    lines = (task / "data.jsonl").read_text().splitlines()
+    prompts = [f"Review: {json.loads(line)['text']}\nSentiment:" for line in lines]
+
+    def logprobs(dtype):
+        model = transformers.AutoModelForCausalLM.from_pretrained(source, dtype=dtype).eval()
+        made = []
+        for prompt, output in zip(prompts, outputs.values(), strict=True):
+            begin = coder(prompt)["input_ids"]
+            # Made of random tokens, a text may be tokenised to more than the 12 it was made of.
+            ids = begin + coder(output, add_special_tokens=False)["input_ids"][:12]
+            with torch.inference_mode():
+                logits = model(torch.tensor([ids])).logits[0, len(begin) - 1 :]
+            made.append(logits.double().log_softmax(-1))
+        return torch.cat(made)
+
+    reference, other = logprobs(torch.float32), logprobs(torch.bfloat16)
+    expected = (reference.exp() * (reference - other)).sum(-1)
+    found = folder.read_samples(cells["bf16"], "position")
+    assert kept.positions == len(found["kl"]) == len(expected)
+    assert sum(found["kl"]) == pytest.approx(float(expected.sum()), rel=0.2)
+    rows = {row["format"]: row for row in rows_of(path)}
+    assert float(rows["bf16"]["kl_mean"]) == pytest.approx(sum(found["kl"]) / len(found["kl"]))
+    # Weights and inputs of 8 bits are further away than 16-bit ones, and the floor is nearer.
+    floor = float(rows["fp32"]["noise_floor_kl"])
+    assert floor < float(rows["bf16"]["kl_mean"]) < float(rows["int8-dynamic"]["kl_mean"])
+    assert 0 < float(rows["int8-dynamic"]["same_top"]) <= 1
+
+
+def test_an_answer_that_was_not_finite_is_held_against_nothing(generated):
+    _, path = generated
+    folder, plan = read_run(path)
+    reference = plan["plan"]["cells"][0]["cell_id"]
+    answer, rows = folder.read_part(reference, "quality")
+    table = table_of([rows])
+    lost = table.set_column(
+        table.column_names.index("output"), "output",
+        pa.array([None, *table["output"].to_pylist()[1:]]),
+    )  # fmt: skip
+    kind = SimpleNamespace(card=SimpleNamespace(kind="generation"))
+    planned = SimpleNamespace(cell_id=reference, task=kind)
+    stand_in = SimpleNamespace(read_part=lambda *which: (answer, stream_of(lost)))
+    asked = Comparisons(None, None, stand_in)._outputs(planned)
+    assert list(asked["outputs"]) == table["id"].to_pylist()[1:]
 
 
 def test_the_report_says_which_variant_of_a_metric_was_computed(generated):

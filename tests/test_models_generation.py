@@ -256,6 +256,33 @@ def test_scores_are_the_logits_of_the_first_token():
             torch.testing.assert_close(row, one, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize("make", [llama, gpt2, bloom])
+def test_along_given_answers_the_scores_are_those_after_every_token_and_at_the_end(make):
+    model, coder = make(), tokenizer(**BOTH)
+    found = Generation(model, coder, "cpu", examples(), card(), 4)
+    outputs = {"e0": " very good", "e2": "", "e4": " nobody knows what the weather will be"}
+    items = found.along(outputs)
+    assert [found.examples[item.example]["id"] for item in items] == list(outputs)
+    with torch.inference_mode():
+        scores = found.scores(items)
+        expected = []
+        for item in items:
+            prompt = found.prompt_ids(item.example)
+            text = outputs[found.examples[item.example]["id"]]
+            ids = prompt + coder(text, add_special_tokens=False)["input_ids"]
+            assert list(item.ids) == ids
+            follow = [token for _, _, token in item.targets]
+            assert follow == [*ids[len(prompt) :], found.ends[0]]
+            expected.append(model(torch.tensor([ids])).logits[0, len(prompt) - 1 :])
+    torch.testing.assert_close(scores, torch.cat(expected), atol=1e-4, rtol=1e-4)
+
+
+def test_an_answer_that_tokenises_to_more_is_cut_to_what_the_model_has_room_for():
+    found = Generation(llama(), tokenizer(**BOTH), "cpu", examples(), card(), 4)
+    (item,) = found.along({"e1": "nobody knows " * 30})
+    assert len(item.ids) == len(found.prompt_ids(1)) + 20
+
+
 # -- encoder-decoders ----------------------------------------------------------------------------
 
 
