@@ -362,6 +362,15 @@ def test_under_fixed_shapes_only_batches_that_are_compiled_are_run(tmp_path):
     ]
 
 
+def test_whole_answers_are_not_compared_under_fixed_shapes():
+    session: Any = SimpleNamespace(
+        runtime=RUNTIMES["compile-fixed"], _adapter=lambda request: None, adapter=None
+    )
+    answer, rows = keep_distributions(session, {"outputs": {"e0": "yes"}})
+    assert answer == {"why": "compile-fixed has no code for the shapes of whole answers"}
+    assert rows == b""
+
+
 def test_what_is_asked_under_fixed_shapes(given):
     found = prepared(given, formats=("fp32", "bf16"))
     reference, other = found.plan.cells

@@ -94,9 +94,10 @@ class Comparisons:
     def _outputs(self, reference: PlannedCell) -> Json:
         """{outputs: text by example} of a task that is answered in text, else nothing. Of an answer
         whose distributions were not finite there is none."""
-        part = self.folder.read_part(reference.cell_id, "quality")
-        if not KINDS[reference.task.card.kind].answers or part is None:
+        if not KINDS[reference.task.card.kind].answers:
             return {}
+        part = self.folder.read_part(reference.cell_id, "quality")
+        assert part is not None  # Else nothing is asked.
         columns = table_of([part[1]]).select(["id", "output"]).to_pydict()
         pairs = zip(columns["id"], columns["output"], strict=True)
         return {"outputs": {name: output for name, output in pairs if output is not None}}
