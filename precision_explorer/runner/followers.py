@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import torch
 
 from precision_explorer.errors import DoesNotFit, ModelError, PrecisionExplorerError
-from precision_explorer.measure import CudaPeakMemory, NullPhases, PeakMemory, Phases
+from precision_explorer.measure import CudaPeakMemory, NullPhases, PeakMemory, Phases, count_as_own
 from precision_explorer.measure.throughput import is_out_of_memory
 from precision_explorer.models.adapter import Adapter
 from precision_explorer.runner.guard import die_with_parent, error_answer, signal_name
@@ -66,7 +66,8 @@ class Followers:
     """The followers of this process, for a session's `request`, which tells of the devices."""
 
     def __init__(self, request: Json, devices: list[Json], give_up: GiveUp) -> None:
-        if torch.cuda.is_initialized() or torch.cuda._is_in_bad_fork():
+        cuda = request["device"] != "cpu"
+        if cuda and (torch.cuda.is_initialized() or torch.cuda._is_in_bad_fork()):
             raise ModelError(
                 "CUDA was asked before the model's processes were started, so that they can't use "
                 "it; report this with the versions of torch and transformers"
@@ -85,6 +86,7 @@ class Followers:
         self._each: list[_Follower] = []
         for rank, facts in enumerate(devices[1:], 1):
             self._each.append(self._started(request, rank, facts))
+        count_as_own(follower.pid for follower in self._each)
         for follower in self._each:
             threading.Thread(target=self._watch, args=(follower,), daemon=True).start()
 
@@ -104,11 +106,6 @@ class Followers:
         theirs.close()
         return _Follower(facts["device"], pid, ours, threading.Event())
 
-    @property
-    def pids(self) -> tuple[int, ...]:
-        """Their process numbers."""
-        return tuple(follower.pid for follower in self._each)
-
     # -- what is told ------------------------------------------------------------------------
 
     def tell(self, *command: Any) -> None:
@@ -121,13 +118,12 @@ class Followers:
     def ask(self, *command: Any) -> list[Any]:
         """Their answers, in the order of the devices."""
         self.tell(*command)
-        with self.guarded():
-            return [follower.connection.recv() for follower in self._each]
+        return self.told()
 
-    def loaded(self) -> list[Json]:
-        """What each tells of the share that it has loaded."""
+    def told(self) -> list[Any]:
+        """What each answers next: to its load, or to what it was asked."""
         with self.guarded():
-            return [follower.connection.recv() for follower in self._each]
+            return [json.loads(follower.connection.recv_bytes()) for follower in self._each]
 
     def mirrored(self, adapter: Adapter, request: Json, kept: Adapter | None) -> Adapter:
         """`adapter`, whose calls that run the model they make too, each by its own of the same
@@ -323,7 +319,7 @@ def _follow(connection: Connection, request: Json) -> NoReturn:
 
     try:
         session = Session(request, _silent)
-        connection.send(session.load_answer)
+        _tell(connection, session.load_answer)
         _serve(connection, session)
     except EOFError:
         os._exit(0)
@@ -353,9 +349,13 @@ def _serve(connection: Connection, session: Session) -> NoReturn:
         elif operation == "begin":
             memory.begin()
         elif operation == "end":
-            connection.send((memory.end(), memory.extras()))
+            _tell(connection, (memory.end(), memory.extras()))
         elif operation == "trim":
             memory.trim()
+
+
+def _tell(connection: Connection, answer: Any) -> None:
+    connection.send_bytes(json.dumps(answer).encode())
 
 
 def _silent(phase: str, done: int, total: int) -> None:

@@ -208,7 +208,7 @@ class Session:
     def _join_answers(self, followers: Followers) -> None:
         """Have the answer to the load tell of all shares, once they are seen to be the whole."""
         own = self.load_answer
-        answers = [own, *followers.loaded()]
+        answers = [own, *followers.told()]
         shares = [answer.pop("share") for answer in answers]
         check_shares(shares)
         names = [one.device for one in self.facts.each]
@@ -409,8 +409,7 @@ class Session:
         beside = request.get("beside")
         facts = None if beside else self.facts
         subject = Subject(adapter, request, self.request["seed"], self._sync, self.progress, facts)
-        own = self.followers.pids if self.followers is not None else ()
-        others = OtherWork(ours=(*(beside or ()), *own))
+        others = OtherWork(ours=beside or ())
         others.begin()
         with torch.inference_mode():
             answer, rows = timed_part(subject, self._sensor())
