@@ -324,7 +324,7 @@ def test_every_option_of_the_contract_arrives(spec_of):
         "--trust-remote-code", "--allow-pickle", "--threads", "2", "--memory-limit", "8GB",
         "--calibration", "c.jsonl", "--until-decided", "--batch-tokens", "300", "--duration", "5m",
         "--tails", "p99", "--background", "cpu:1,copy", "--find-rate",
-        "--audit", "--cores", "2", "--one-at-a-time", "--devices", "1",
+        "--audit", "--cores", "2", "--one-at-a-time", "--devices", "1", "--split", "layers",
         "--allow-metric", "f1", "--allow-metric", "user/bleu", "--grid-g-per-kwh", "300",
         "--value-per-correct", "0.002", "--cost-per-error", "0.01",
     )  # fmt: skip
@@ -340,7 +340,7 @@ def test_every_option_of_the_contract_arrives(spec_of):
         "allow_pickle": True, "memory_limit": 8_000_000_000, "calibration": "c.jsonl",
         "until_decided": True, "allow_metric": ("f1", "user/bleu"), "grid_g_per_kwh": 300.0,
         "on": (), "cores": 2, "ray_address": None, "slurm": (), "one_at_a_time": True,
-            "devices": 1,
+            "devices": 1, "split": "layers",
     }  # fmt: skip
 
 

@@ -61,7 +61,8 @@ MEASURING = {
     "models.causal_forward", "models.scoring", "models.states", "models.synthetic",
     "models.compiled", "runner.compiling", "runner.non_finite",
     "formats.fp8", "models.generation", "models.greedy", "models.seq2seq",
-    "models.continuous", "models.dispatch", "models.aligned",
+    "models.continuous", "models.dispatch", "models.aligned", "models.tensors",
+    "runner.followers",
     "runner.batch_job", "runner.neighbour", "runner.numerics_job", "runner.preload",
     "runner.session", "runner.audit_model",
 }  # fmt: skip

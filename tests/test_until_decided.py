@@ -61,6 +61,7 @@ def test_records_from_before_the_option_keep_their_id_and_runs_their_name():
     document = plain.model_dump(mode="json")
     assert document.pop("until_decided") is None
     assert document.pop("devices") is None
+    assert document.pop("split") is None
     document["model"].pop("name")
     assert plain.cell_id == canonical_hash(document)
     assert make_spec({}).measuring_hash() == make_spec({"until_decided": False}).measuring_hash()

@@ -50,6 +50,7 @@ class SweepOptions(TypedDict, total=False):
     slurm: str | Sequence[str] | None
     one_at_a_time: bool | None
     devices: int | None
+    split: str | None
     revision: str | None
     trust_remote_code: bool | None
     allow_pickle: bool | None

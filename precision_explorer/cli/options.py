@@ -142,6 +142,12 @@ _OPTIONS: list[Callable[..., Any]] = [
         "ones); 1: never.",
     ),
     click.option(
+        "--split", metavar="layers|tensors",
+        help="How a model goes over several GPUs (layers): whole layers one after the other, or a "
+        "share of every tensor on each (tensor parallel), by --devices N also of a model that one "
+        "GPU would hold.",
+    ),
+    click.option(
         "--slurm", metavar="NAME=VALUE,...",
         help="Settings of the jobs, as in partition=gpu,time=120 (sbatch's names).",
     ),

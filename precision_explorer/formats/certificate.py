@@ -12,7 +12,7 @@ from torch import nn
 from precision_explorer.formats.evidence import NATIVE, UNKNOWN, Product
 from precision_explorer.formats.products import COVERED, Part, watch
 from precision_explorer.formats.recipe import layers_of, parts_of, spec_in
-from precision_explorer.formats.verify import Layout, is_held, linear_layers
+from precision_explorer.formats.verify import Layout, elements_here, is_held, linear_layers
 from precision_explorer.records import Certificate, Executed, OffLabel
 
 
@@ -33,7 +33,11 @@ def certify(
     `eagerly` as for `products.watch`.
     """
     # Heads tied to the embedding are watched too, but count as other work.
-    tied = {n: m.weight.numel() for n, m in linear_layers(model).items() if n not in plan.elements}
+    tied = {
+        n: elements_here(m.weight)
+        for n, m in linear_layers(model).items()
+        if n not in plan.elements
+    }
     expected = {name: kind for name, kind in wanted.items() if kind is not None}
     seen = watch(model, plan.elements | tied, run, eagerly, expected)
     parts = [(call, _with_unit(product, integer_units), f) for call, product, f in seen.parts]

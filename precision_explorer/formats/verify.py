@@ -23,13 +23,22 @@ def _name(dtype: torch.dtype) -> str:
 
 
 def plain_tensors(tensor: torch.Tensor) -> Iterator[torch.Tensor]:
-    """The ordinary tensors inside `tensor`: a wrapper subclass (torchao) is opened, recursively."""
+    """The ordinary tensors inside `tensor`: a wrapper subclass (torchao's; of a tensor that several
+    processes split, DTensor, the share that is here) is opened, recursively."""
     flatten = getattr(tensor, "__tensor_flatten__", None)
     if flatten is None or type(tensor) in (torch.Tensor, nn.Parameter):
         yield tensor
         return
-    for name in flatten()[0]:
-        yield from plain_tensors(getattr(tensor, name))
+    inner = (getattr(tensor, name) for name in flatten()[0])
+    for found in inner:
+        if isinstance(found, torch.Tensor):  # A DTensor names its mesh too.
+            yield from plain_tensors(found)
+
+
+def elements_here(tensor: torch.Tensor) -> int:
+    """Elements that this process holds of `tensor`: a share of one that several split (DTensor)."""
+    local = getattr(tensor, "to_local", None)
+    return (tensor if local is None else local()).numel()
 
 
 def linear_layers(model: nn.Module) -> dict[str, nn.Module]:

@@ -10,7 +10,7 @@ from precision_explorer.measure.energy import (
 )
 from precision_explorer.measure.latency import LatencySeries, single_stream
 from precision_explorer.measure.memory import CudaPeakMemory, PeakMemory
-from precision_explorer.measure.others import OtherWork
+from precision_explorer.measure.others import OtherWork, count_as_own
 from precision_explorer.measure.phases import NullPhases, Phases
 from precision_explorer.measure.quiet import set_aside_imports
 from precision_explorer.measure.soak import SoakMonitor
@@ -27,6 +27,7 @@ __all__ = [
     "PeakMemory",
     "Phases",
     "SoakMonitor",
+    "count_as_own",
     "idle_reading",
     "measure",
     "offline",

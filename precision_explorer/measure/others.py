@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 _STAT = Path("/proc/stat")
@@ -15,17 +15,25 @@ _IDLE = (3, 4)
 _FIELDS = 8
 
 
+_HELPERS: set[int] = set()
+
+
+def count_as_own(pids: Iterable[int]) -> None:
+    """From now on what these processes do is no other's work: they serve with this one."""
+    _HELPERS.update(pids)
+
+
 class OtherWork:
     """`begin`, work, `end` -> share of the usable cores' time that others took, stolen time
     included.
 
     Usable cores: those of this process's affinity mask. None where the system does not tell (no
     /proc/stat). Seconds this process used, all threads, are its own, as are those of the processes
-    `ours`; what its children use counts as others'.
+    `ours` and those of `count_as_own`; what its other children use counts as others'.
     """
 
     def __init__(self, stat: Path = _STAT, ours: Sequence[int] = ()) -> None:
-        self._stat, self._ours = stat, tuple(ours)
+        self._stat, self._ours = stat, (*ours, *_HELPERS)
         self._before: tuple[float, float, float] | None = None
 
     def _read(self) -> tuple[float, float, float] | None:

@@ -19,6 +19,7 @@ from precision_explorer.measure.continuous import Step
 from precision_explorer.measure.throughput import is_out_of_memory
 from precision_explorer.models.dispatch import is_spread
 from precision_explorer.models.greedy import GreedyServing
+from precision_explorer.models.tensors import is_split
 
 # Small, so that the cache is hardly larger than its requests; no kernel here reads whole pages.
 _PAGE_TOKENS = 32
@@ -153,6 +154,8 @@ def why_not(adapter: Any) -> str | None:
         return "the runtime has compiled the model for static batches"
     if is_spread(adapter.model):
         return "the model is spread over several devices, and its pages would all be on one"
+    if is_split(adapter.model):
+        return "the model's tensors are split, and only static batches are told to all devices"
     if not hasattr(adapter.model, "init_continuous_batching"):
         return f"{type(adapter.model).__name__} has no continuous batching in transformers"
     try:

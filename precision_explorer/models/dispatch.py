@@ -90,6 +90,13 @@ def found_in(model: nn.Module, name: str) -> nn.Module | torch.Tensor:
 def list_blocks(request: Json, progress: Callable[[str, int, int], None]) -> tuple[Json, bytes]:
     """The job: ``blocks`` of the model in ``path`` with the head of ``kind``, as [names, elements,
     layer]; None where it can't be cut."""
+    found = blocks(without_weights(request))
+    listed = None if found is None else [[list(b.names), b.elements, b.layer] for b in found]
+    return {"blocks": listed}, b""
+
+
+def without_weights(request: Json) -> Any:
+    """The model in ``path`` with the head of ``kind``, built on the device ``meta``."""
     import transformers
 
     from precision_explorer.models.loading import auto_class
@@ -101,9 +108,7 @@ def list_blocks(request: Json, progress: Callable[[str, int, int], None]) -> tup
     with torch.device("meta"):
         model = auto_class(request["kind"]).from_config(config, **common)
         model.tie_weights()
-    found = blocks(model)
-    listed = None if found is None else [[list(b.names), b.elements, b.layer] for b in found]
-    return {"blocks": listed}, b""
+    return model
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from torch import nn
 from precision_explorer.errors import ModelError
 from precision_explorer.models.dispatch import no_hooks_of_its_own
 from precision_explorer.models.heads import HEADS
+from precision_explorer.models.tensors import how_to_load
 from precision_explorer.tasks import KINDS
 
 # What safetensors calls the types that models are loaded in.
@@ -62,6 +63,7 @@ def load(
     shipped: bool = False,
     pickled: bool = False,
     device_map: Mapping[str, str] | None = None,
+    processes: int = 1,
 ) -> nn.Module:
     """The model in `dtype` and eval mode on `device`, from `path` alone: nothing is fetched.
 
@@ -70,13 +72,17 @@ def load(
     the checkpoint comes quantized. Its library then places the weights itself, as some can't be
     moved once they are packed. `pickled`: the weights are read from a pickle, by torch's reader of
     tensors alone; else from safetensors alone. `device_map`: {module: device} of a model that is
-    spread over several, `device` being the first. Raises ModelError when weights are missing
-    (transformers would fill them at random), and for a pickle that holds anything else.
+    spread over several, `device` being the first. `processes`: how many that have joined
+    (`tensors.join`) split its tensors; each reads its share alone. Raises ModelError when weights
+    are missing (transformers would fill them at random), and for a pickle that holds anything else.
     """
     placed = {"device_map": {"": device}} if shipped or device != "cpu" else {}
     if device_map is not None:
         placed = {"device_map": dict(device_map)}
-    mapped = shipped or pickled or (device == "cpu" and not _converts(path, dtype))
+    if processes > 1:
+        placed = how_to_load(processes)
+    stays = device == "cpu" and processes == 1 and not _converts(path, dtype)
+    mapped = shipped or pickled or stays
     try:
         with ExitStack() as stack:
             maps = [] if mapped else stack.enter_context(_read_not_mapped())
@@ -112,7 +118,7 @@ def load(
 
         attach(model, device_map, device)
         return model.eval()
-    return model.eval() if shipped else model.to(device).eval()
+    return model.eval() if shipped or processes > 1 else model.to(device).eval()
 
 
 def _converts(path: Path, dtype: torch.dtype) -> bool:

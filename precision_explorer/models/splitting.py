@@ -1,4 +1,5 @@
-"""On which of several devices each part of a model is put: whole blocks, in order. No torch."""
+"""On which of several devices each part of a model is put: whole blocks in order, or a share of
+every tensor on each. No torch."""
 
 from __future__ import annotations
 
@@ -23,11 +24,17 @@ class Block:
 
 @dataclass(frozen=True)
 class Split:
-    """`device_map`: the place, among the devices used, of each module; `bytes_by_device`: what each
-    device holds, by the larger of loading and serving."""
+    """`device_map`: the place, among the devices used, of each module; None where each device holds
+    a share of every tensor. `bytes_by_device`: what each holds, by the larger of loading and
+    serving."""
 
-    device_map: dict[str, int]
+    device_map: dict[str, int] | None
     bytes_by_device: tuple[int, ...]
+
+    @property
+    def by_tensors(self) -> bool:
+        """Whether the model is split by tensors, not by layers."""
+        return self.device_map is None
 
     @property
     def devices(self) -> int:
@@ -38,6 +45,41 @@ class Split:
     def largest_share(self) -> float:
         """The part of the whole that the fullest device holds."""
         return max(self.bytes_by_device) / max(sum(self.bytes_by_device), 1)
+
+
+@dataclass(frozen=True)
+class TensorPlan:
+    """What transformers' plan for a model's tensors comes to. `heads`: what the number of devices
+    must divide (the greatest common divisor of its numbers of heads, key-value heads included);
+    `split` and `whole`: elements of parameters that are split, and that each device holds."""
+
+    heads: int
+    split: int
+    whole: int
+
+    def bytes_of_each(self, bytes_: int, devices: int) -> int:
+        """What each of `devices` holds of weights that take `bytes_` in all."""
+        share = self.whole + -(-self.split // devices)
+        return -(-bytes_ * share // max(self.split + self.whole, 1))
+
+
+def split_tensors(
+    plan: TensorPlan,
+    load_bytes: int,
+    held_bytes: int,
+    cache_bytes: int,
+    memory_bytes: int | None,
+    devices: Sequence[int],
+) -> Split | None:
+    """A share of every tensor on each of the fewest of the numbers `devices` that divide the heads
+    and that hold it; None where none do. Bytes as for `split`; the cache is shared out by heads.
+    `memory_bytes`: of one device, None where that is not known, which then bounds nothing."""
+    for count in (n for n in devices if n > 1 and plan.heads % n == 0):
+        served = plan.bytes_of_each(held_bytes, count) + -(-cache_bytes // count)
+        each = max(plan.bytes_of_each(load_bytes, count), served)
+        if memory_bytes is None or each <= int(ROOM * memory_bytes):
+            return Split(None, (each,) * count)
+    return None
 
 
 def split(

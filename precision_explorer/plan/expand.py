@@ -134,6 +134,7 @@ class Plan:
                 "skip": c.skip,
             }
             | ({"devices": c.split.devices} if c.split is not None else {})
+            | ({"split": c.cell.split} if c.cell.split is not None else {})
             for c in self.cells
         ]
         return {"cells": cells, "method_ids": sorted({c.cell.method_id for c in self.cells})}
@@ -257,13 +258,18 @@ def _skip_reason(support: Support, task: PreparedTask) -> str | None:
 
 
 def _over_several(planned: PlannedCell, split: Split) -> PlannedCell:
-    caution = Caution(
-        id="several-devices",
-        message=f"the model is spread over {split.devices} devices, whose layers run one after the "
+    how = (
+        f"each of {split.devices} devices holds a share of every tensor, and all work at once: "
+        "memory, energy and price are those of all of them, the certificate is the first one's, "
+        "there is no diagnosis; what devices tell each other is in the times"
+        if split.by_tensors
+        else f"the model is spread over {split.devices} devices, whose layers run one after the "
         "other: memory, energy and price are those of all of them, the device's limits, and so the "
-        "diagnosis, those of one; copies between devices are in the times",
+        "diagnosis, those of one; copies between devices are in the times"
     )
-    cell = planned.cell.model_copy(update={"devices": split.devices})
+    caution = Caution(id="several-devices", message=how)
+    told = {"devices": split.devices} | ({"split": "tensors"} if split.by_tensors else {})
+    cell = planned.cell.model_copy(update=told)
     return replace(planned, cell=cell, split=split, cautions=(*planned.cautions, caution))
 
 

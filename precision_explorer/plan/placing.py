@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from precision_explorer.formats import AS_SHIPPED, Support
@@ -11,15 +11,22 @@ from precision_explorer.formats.footprint import COMPUTE_BYTES, weight_bytes
 from precision_explorer.formats.runtimes import RUNTIMES
 from precision_explorer.hardware import DeviceFacts
 from precision_explorer.models import ModelRef
-from precision_explorer.models.splitting import Block, Split, split
+from precision_explorer.models.splitting import Block, Split, TensorPlan, split, split_tensors
 from precision_explorer.plan.fit import request_cache
 from precision_explorer.plan.spec import SweepSpec
 from precision_explorer.tasks import KINDS, PreparedTask
 from precision_explorer.units import bytes_
 from precision_explorer.workload import Workload
 
-Blocks = Mapping[tuple[str, str], tuple[Block, ...] | None]
-"""By `blocks_key`; None for models that can't be cut."""
+Known = tuple[Block, ...] | TensorPlan | str | None
+"""What may be put on several devices: blocks, or tensors. A text says why it can't be, None that
+nothing tells."""
+Blocks = Mapping[tuple[str, str], Known]
+"""By `blocks_key`."""
+
+BY_TENSORS = ("fp32", "tf32", "bf16", "fp16")
+"""Formats of which a share of every tensor may be on each device: what is loaded is the format."""
+_KINDS_BY_TENSORS = ("text-classification", "multiple-choice", "language-modeling", "generation")
 
 
 def blocks_key(ref: ModelRef, kind: str) -> tuple[str, str]:
@@ -79,6 +86,12 @@ def may_spread(spec: SweepSpec, facts: DeviceFacts) -> int:
     return there if spec.devices is None else min(spec.devices, there)
 
 
+def is_asked_for(spec: SweepSpec) -> bool:
+    """Whether models are split by tensors over a number of devices that was named, also those that
+    one would hold."""
+    return spec.split == "tensors" and (spec.devices or 1) > 1
+
+
 def is_over(need: Need | None, facts: DeviceFacts) -> bool:
     """Whether one device does not hold it, all of its memory free."""
     there = memory_of(facts)
@@ -101,27 +114,27 @@ def place(
     known: Blocks | None,
 ) -> Placing:
     """Where the cell's model goes: on one device where weights and cache fit there, else on the
-    fewest of those beside it; a skip where its weights fit on none of these. `known`: the blocks
-    of models that one device does not hold."""
+    fewest of those beside it; a skip where its weights fit on none of these. `known`: of models
+    that one device does not hold, or that are split whatever it holds, what may be put on several.
+    """
     need, there = need_of(ref, task, workload, spec, support, facts), memory_of(facts)
-    if need is None or there is None or not is_over(need, facts):
+    asked = is_asked_for(spec)
+    if need is None or not (asked or is_over(need, facts)):
         return Placing()
     most = may_spread(spec, facts)
-    advice = _one_alone(spec, facts, most) or _uncut(ref, support, runtime)
+    advice = _one_alone(spec, facts, most)
     if advice is None:
-        blocks = (known or {}).get(blocks_key(ref, task.card.kind))
-        made = blocks and split(
-            blocks, need.load_bytes, need.held_bytes, need.cache_bytes, there, most
-        )
-        if made:
+        tensors = spec.split == "tensors"
+        advice = (_unsplit if tensors else _uncut)(ref, task, support, runtime)
+    if advice is None:
+        found = (known or {}).get(blocks_key(ref, task.card.kind))
+        numbers = [most] if asked else range(2, most + 1)
+        made, advice = _spread(need, found, there, numbers)
+        if made is not None:
             return Placing(made)
-        advice = (
-            f"{most} of them do not hold it in whole layers; use a smaller model or more devices"
-            if blocks
-            else "nothing tells which of its layers must stay whole, so that it can't be spread; "
-            "use a smaller model or a device with more memory"
-        )
-    if need.load_bytes <= there:
+    if asked:
+        return Placing(skip=advice)
+    if there is None or need.load_bytes <= there:
         return Placing()  # Only its cache, at its longest, may be too much: that is tried.
     dtype = support.recipe["compute_dtype"]
     return Placing(
@@ -130,8 +143,40 @@ def place(
     )
 
 
+def _spread(
+    need: Need, known: Known, there: int | None, devices: Sequence[int]
+) -> tuple[Split | None, str]:
+    """(what goes on which of the fewest of `devices`, why on none of these)."""
+    most, sizes = max(devices), (need.load_bytes, need.held_bytes, need.cache_bytes)
+    if isinstance(known, str):
+        return None, known
+    if isinstance(known, TensorPlan):
+        if all(known.heads % count for count in devices):
+            return None, (
+                f"{min(devices)}{f' to {most}' if len(devices) > 1 else ''} devices do not divide "
+                f"its heads, as {known.heads} and its divisors do; give --devices one of these, or "
+                "use --split layers"
+            )
+        return split_tensors(known, *sizes, there, devices), (
+            f"{most} devices do not hold its shares; use a smaller model or more devices"
+        )
+    if not known or there is None:
+        return None, (
+            "nothing tells which of its layers must stay whole, so that it can't be spread; use a "
+            "smaller model or a device with more memory"
+        )
+    return split(known, *sizes, there, most), (
+        f"{most} of them do not hold it in whole layers; use a smaller model or more devices"
+    )
+
+
 def _one_alone(spec: SweepSpec, facts: DeviceFacts, most: int) -> str | None:
-    """What to do where a cell has one device; None where it may have more."""
+    """What to do where a cell has fewer devices than it needs; None where it may have more."""
+    if is_asked_for(spec) and most < (spec.devices or 1):
+        return (
+            f"--devices {spec.devices} are more than this machine has of {facts.name} ({most}); "
+            "give fewer, or leave out --split"
+        )
     if most > 1:
         return None
     if spec.executor != "local" or spec.device == "all":
@@ -143,10 +188,27 @@ def _one_alone(spec: SweepSpec, facts: DeviceFacts, most: int) -> str | None:
     return "use a smaller model or a device with more memory"
 
 
-def _uncut(ref: ModelRef, support: Support, runtime: str) -> str | None:
+def _uncut(ref: ModelRef, task: PreparedTask, support: Support, runtime: str) -> str | None:
     """What to do about a cell that is not spread whatever there is; None where it may be."""
     if ref.scheme is not None or support.format == AS_SHIPPED:
         return "a checkpoint that comes quantized is loaded on one device alone; use a smaller one"
     if RUNTIMES[runtime].compiles:
         return f"runtime {runtime} is for one device; use --runtime eager to spread it over several"
+    return None
+
+
+def _unsplit(ref: ModelRef, task: PreparedTask, support: Support, runtime: str) -> str | None:
+    """The same of a cell whose tensors are not split."""
+    kind = task.card.kind
+    if ref.scheme is not None or support.format not in BY_TENSORS:
+        known = ", ".join(BY_TENSORS)
+        return f"of {support.format} no tensors are split, only of {known}; use --split layers"
+    if RUNTIMES[runtime].compiles:
+        return f"under runtime {runtime} no tensors are split; use --runtime eager"
+    if ref.pickled:
+        return "of a pickle each device would read all; save the model as safetensors"
+    if ref.synthetic is not None:
+        return "random weights are drawn whole; use --split layers, or a model with weights"
+    if kind not in _KINDS_BY_TENSORS:
+        return f"for tasks of kind {kind} no tensors are split; use --split layers"
     return None

@@ -28,6 +28,7 @@ from precision_explorer.workload import TAILS, Neighbour, RateSearch
 from precision_explorer.workload.background import as_list
 
 EXECUTORS = ("local", "ray", "slurm")
+SPLITS = ("layers", "tensors")
 # Fields that say where cells run: of no sweep from before there was more than one place.
 OF_PLACES = ("on", "cores", "ray_address", "slurm", "one_at_a_time")
 # Options that a reader decides later: they change tables, not what is measured.
@@ -109,6 +110,7 @@ class SweepSpec(BaseModel):
     slurm: tuple[str, ...] = ()
     one_at_a_time: bool = False
     devices: int | None = Field(default=None, ge=1)
+    split: str = "layers"
     revision: str | None = None
     trust_remote_code: bool = False
     allow_pickle: bool = False
@@ -241,7 +243,8 @@ class SweepSpec(BaseModel):
         given: list[tuple[str, str, Any]] = [("runtime", r, RUNTIMES) for r in self.local_runtimes]
         if self.local_runtimes or "reference" not in self.model_fields_set:
             given.append(("format", self.reference, CATALOG))
-        for name, one, known in [*given, ("executor", self.executor, EXECUTORS)]:
+        given += [("executor", self.executor, EXECUTORS), ("split", self.split, SPLITS)]
+        for name, one, known in given:
             if one not in known:
                 raise ValueError(unknown_name(name, one, known))
         self._check_places()
@@ -296,6 +299,11 @@ class SweepSpec(BaseModel):
             raise ValueError(
                 f"devices {self.devices} is for cells that run in turn on this machine; a place of "
                 "--device all, --cores or another executor has one; leave it out"
+            )
+        if alone and self.split != "layers":
+            raise ValueError(
+                f"split {self.split} is for cells that run in turn on this machine; a place of "
+                "--device all, --cores or another executor has one device; leave it out"
             )
         for one in self.on:
             # A name of a folder, where there are several.
@@ -388,6 +396,7 @@ class SweepSpec(BaseModel):
         later = ("devices", "batch_tokens", "tails", "duration", "background")
         skipped |= {name for name in later if getattr(self, name) is None}  # As above.
         skipped |= set() if self.allow_pickle else {"allow_pickle"}  # As above.
+        skipped |= {"split"} if self.split == "layers" else set()  # As above.
         # Where cells run is no part of what is measured, but on which devices, or how many cores.
         skipped |= {"ray_address", "slurm", "one_at_a_time"}
         skipped |= {name for name in ("on", "cores") if not getattr(self, name)}

@@ -86,6 +86,9 @@ class Cell(_Frozen):
     """
     devices: int | None = None
     """Over how many devices the model is spread; None where it is on one."""
+    split: str | None = None
+    """``tensors`` where each of these holds a share of every tensor; None where each holds layers.
+    """
     until_decided: dict[str, Any] | None = None
     """What decides when enough examples are scored: budget and reference. The rule itself is one of
     the `rules`. None where all examples are."""
@@ -96,7 +99,7 @@ class Cell(_Frozen):
         document = self.model_dump(mode="json")
         document["model"].pop("name")  # A folder that was moved holds the same model.
         # Records from before there were any keep their id.
-        for name in ("until_decided", "protocol", "devices"):
+        for name in ("until_decided", "protocol", "devices", "split"):
             if document[name] is None:
                 document.pop(name)
         if self.task.order_hash is None:

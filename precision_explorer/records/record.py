@@ -126,6 +126,8 @@ class AppliedFormat(_Data):
     """What a server says of itself and its model; nothing of it was checked."""
     devices: list[DevicePart] | None = None
     """Where the model's parts are, of one that is spread over several devices."""
+    split: str | None = None
+    """``tensors`` where each device holds a share of every tensor; None where each holds layers."""
 
 
 class Quality(_Data):

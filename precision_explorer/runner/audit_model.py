@@ -38,11 +38,14 @@ def audit_subject(session: Session, adapter: Any, request: Json) -> AuditSubject
         progress=session.progress,
         again=lambda index: scored_again(session, request, index),
         reread=lambda index, answer: reread(session, adapter, index, answer),
-        work=lambda call: query_work(session, adapter, request, call, reads_all),
+        work=(lambda call: query_work(session, adapter, request, call, reads_all))
+        if session.followers is None
+        else None,
         others=OtherWork,
         labels=_labels(adapter),
         texts=_texts(adapter),
         experts=experts_of(session.model.config.to_dict()),
+        no_work="its tensors are split over several devices, and the limits are those of one",
     )
 
 

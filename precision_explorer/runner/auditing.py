@@ -95,6 +95,8 @@ class AuditSubject:
     texts: Texts | None = None
     experts: str | None = None
     """What says that the model is a mixture of experts, of which a pass reads only some."""
+    no_work: str = "of a server's device and model nothing is known"
+    """Why there is no `work`, where there is none."""
 
 
 def audit(subject: AuditSubject) -> Audit:
@@ -404,7 +406,7 @@ class Auditor:
         """Work of one timed query over its own time, against the device's limits."""
         subject = self.subject
         if subject.work is None:
-            return not_judged("roofline", "of a server's device and model nothing is known")
+            return not_judged("roofline", subject.no_work)
         if subject.experts is not None:
             reason = (
                 f"the model has experts ({subject.experts}), of which a pass reads some only; how "

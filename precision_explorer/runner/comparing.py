@@ -49,9 +49,11 @@ class HeardPasses:
         self, session: Session, items: Sequence[Item], name: str, part: bool
     ) -> Iterator[None]:
         """Listen to the pass `name` over `items`. Not to a `part` of one, whose first positions are
-        others, nor to compiled code, which calls no hooks."""
+        others, nor to compiled code, which calls no hooks, nor in one of several processes, which
+        would ask its head for what the others don't."""
         scorer = getattr(session.adapter, "scorer", None)
-        if scorer is None or part or session.compiled is not None:
+        alone = session.compiled is None and session.followers is None
+        if scorer is None or part or not alone:
             yield
             return
         heard = Heard(session.model, first_items(items))

@@ -33,6 +33,7 @@ JOBS: dict[str, str] = {
     "numerics": "precision_explorer.runner.numerics_job:run",
     "roof": "precision_explorer.measure.roof:measure_roof",
     "blocks": "precision_explorer.models.dispatch:list_blocks",
+    "tensors": "precision_explorer.models.tensors:list_tensors",
     "layers": "precision_explorer.runner.sensitivity:measure_layers",
     "recipes": "precision_explorer.runner.sensitivity:try_assignments",
     "layer-names": "precision_explorer.runner.sensitivity:list_layers",

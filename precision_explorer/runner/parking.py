@@ -14,11 +14,13 @@ needs beyond what was seen of it (larger batches, a library's copies) and for ev
 
 
 def own_bytes(pid: int) -> int:
-    """Memory of process `pid` that no other shares (USS), in bytes; 0 where it can't be read."""
+    """Memory of process `pid`, and of those that it has started, that no other shares (USS), in
+    bytes; 0 where it can't be read."""
     import psutil
 
     with contextlib.suppress(psutil.Error, OSError, AttributeError):
-        return int(psutil.Process(pid).memory_full_info().uss)
+        own = psutil.Process(pid)
+        return sum(int(p.memory_full_info().uss) for p in (own, *own.children(recursive=True)))
     return 0
 
 

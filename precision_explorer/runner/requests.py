@@ -55,7 +55,7 @@ def load_request(
 
 def _several(planned: PlannedCell, facts: DeviceFacts) -> dict[str, Any]:
     """Of a model that is spread over several devices: those beside the first, what each is to hold
-    in bytes, and each module's place among them."""
+    in bytes, and each module's place among them, None where it is split by tensors."""
     split = planned.split
     if split is None:
         return {}
@@ -64,6 +64,7 @@ def _several(planned: PlannedCell, facts: DeviceFacts) -> dict[str, Any]:
         "beside": [one.model_dump(mode="json") for one in used.beside],
         "device_map": split.device_map,
         "device_bytes": list(split.bytes_by_device),
+        "by_tensors": split.by_tensors,
     }
 
 

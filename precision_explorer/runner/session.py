@@ -8,9 +8,10 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 
@@ -24,6 +25,8 @@ from precision_explorer.formats.recipe import packages_of, spec_in
 from precision_explorer.formats.runtimes import RUNTIMES
 from precision_explorer.hardware import (
     DeviceFacts,
+    EnergySensor,
+    UnavailableSensor,
     int8_native,
     open_sensor,
     process_bytes,
@@ -41,6 +44,14 @@ from precision_explorer.models.compiled import CompiledModel
 from precision_explorer.models.dispatch import parts_of_model
 from precision_explorer.models.loading import load, prepare
 from precision_explorer.models.synthetic import make
+from precision_explorer.models.tensors import (
+    answer_of,
+    check_shares,
+    elements_in,
+    join,
+    parts_of_all,
+    summed,
+)
 from precision_explorer.records import Roof, canonical_hash
 from precision_explorer.records.record import Load, Quality
 from precision_explorer.runner.audit_model import audit_subject
@@ -52,6 +63,7 @@ from precision_explorer.runner.comparing import (
     score_again,
 )
 from precision_explorer.runner.compiling import calls, compilation, warm_up
+from precision_explorer.runner.followers import Followers, GiveUp, MemoryOfAll
 from precision_explorer.runner.guard import limit_memory
 from precision_explorer.runner.non_finite import first_non_finite
 from precision_explorer.runner.profiling import make_subject, profile_cell
@@ -68,12 +80,21 @@ Progress = Callable[[str, int, int], None]
 class Session:
     """One (model, format, runtime, device), loaded; `load_answer` says what came of it."""
 
-    def __init__(self, request: dict[str, Any], progress: Progress) -> None:
+    def __init__(
+        self, request: dict[str, Any], progress: Progress, give_up: GiveUp | None = None
+    ) -> None:
         self.request, self.progress = request, progress
         self.device: str = request["device"]
         facts = request["facts"] | {"beside": request.get("beside", ())}
         self.facts = DeviceFacts.model_validate(facts)
-        self.devices = _devices(self.facts)
+        self.by_tensors = bool(request.get("by_tensors"))
+        self.followers: Followers | None = None
+        """Of a model whose tensors are split, in the first of its processes."""
+        self.devices = [self.device] if self.by_tensors else _devices(self.facts)
+        if self.by_tensors and "rank" not in request:
+            # Before threads and CUDA, which a fork does not take along.
+            each = [one.model_dump(mode="json") for one in self.facts.each]
+            self.followers = Followers(request, each, give_up or _raise)
         torch.set_num_threads(request["threads"])
         torch.manual_seed(request["seed"])
         if self.device != "cpu":
@@ -97,12 +118,14 @@ class Session:
         import_s = time.perf_counter() - start
         # After the imports, which are not the model's.
         limit_memory(request["memory_limit"])
-        self.memory = self._memory()
+        self.memory: PeakMemory | CudaPeakMemory | MemoryOfAll = self._memory()
         self.memory.baseline()
         set_aside_imports()
         self.memory.begin()
         self._check_fit()
         self.load_answer = self._load(import_s)
+        if self.followers is not None:
+            self._join_answers(self.followers)
         self.compiled: CompiledModel | None = None
         self.adapter: Adapter | None = None
         self._asked: Any = None
@@ -112,7 +135,8 @@ class Session:
     def _memory(self) -> PeakMemory | CudaPeakMemory:
         if self.device == "cpu":
             return PeakMemory()
-        return CudaPeakMemory(self.devices, lambda: process_bytes(self.facts))
+        own = self.facts.over(len(self.devices))
+        return CudaPeakMemory(self.devices, lambda: process_bytes(own))
 
     def _check_fit(self) -> None:
         """Refuse before loading what can't fit, rather than have the kernel kill something."""
@@ -135,7 +159,7 @@ class Session:
 
     def _check_each(self) -> None:
         """The same of a model that is spread: on every device what it is to hold."""
-        for device, need in zip(self.devices, self.request["device_bytes"], strict=True):
+        for device, need in zip(self.devices, self.request["device_bytes"], strict=False):
             if self.device == "cpu":
                 continue  # Stand-ins for devices: all of them are this machine's memory.
             there = torch.cuda.mem_get_info(device)[0]
@@ -166,7 +190,8 @@ class Session:
         peak = self.memory.end()
         self.memory.trim()
         self.progress("load", 1, 1)
-        return {
+        share = {"share": answer_of(self.model)} if self.by_tensors else {}
+        return share | {
             "applied": outcome.applied.model_dump(mode="json") | {"devices": self._parts()},
             "cautions": [c.model_dump() for c in outcome.cautions],
             "load": Load(
@@ -180,6 +205,21 @@ class Session:
             "threads": torch.get_num_threads(),
         }
 
+    def _join_answers(self, followers: Followers) -> None:
+        """Have the answer to the load tell of all shares, once they are seen to be the whole."""
+        own = self.load_answer
+        answers = [own, *followers.told()]
+        shares = [answer.pop("share") for answer in answers]
+        check_shares(shares)
+        names = [one.device for one in self.facts.each]
+        parts = {"split": "tensors", "devices": parts_of_all(shares, names)}
+        own["applied"] |= summed(shares) | parts
+        for name in ("baseline_bytes", "load_peak_bytes"):
+            own["memory"][name] = sum(answer["memory"][name] for answer in answers)
+        assert not isinstance(self.memory, MemoryOfAll)
+        self.memory = MemoryOfAll(self.memory, followers, own["memory"]["baseline_bytes"])
+        followers.guard(self.model)
+
     def _model(self) -> torch.nn.Module:
         request = self.request
         path, kind, trusted = Path(request["path"]), request["kind"], request["trust_remote_code"]
@@ -189,10 +229,14 @@ class Session:
             return make(path, kind, dtype, self.devices[0], trusted, seed, self._map())
         shipped = request["format"] == AS_SHIPPED
         pickled = request.get("pickled", False)
-        return load(
-            path, kind, dtype, self.devices[0], trusted, shipped=shipped, pickled=pickled,
-            device_map=self._map(),
-        )  # fmt: skip
+        how = {"shipped": shipped, "pickled": pickled, "device_map": self._map()}
+        if not self.by_tensors:
+            return load(path, kind, dtype, self.devices[0], trusted, **how)
+        count, rank = len(request["device_bytes"]), request.get("rank", 0)
+        folder = Path(request["folder"]) if self.followers is None else self.followers.folder
+        with nullcontext() if self.followers is None else self.followers.guarded():
+            join(folder, rank, count, self.device)
+            return load(path, kind, dtype, self.device, trusted, **how, processes=count)
 
     def _map(self) -> dict[str, str] | None:
         """{module: device} of a model that is spread over several."""
@@ -368,7 +412,7 @@ class Session:
         others = OtherWork(ours=beside or ())
         others.begin()
         with torch.inference_mode():
-            answer, rows = timed_part(subject, open_sensor(self.facts))
+            answer, rows = timed_part(subject, self._sensor())
         answer |= {
             "other_work_share": others.end(),
             "peak_bytes": self.memory.end(),
@@ -376,6 +420,13 @@ class Session:
         }
         gc.collect()
         return answer | self.memory.extras(), to_arrow(rows) if rows else b""
+
+    def _sensor(self) -> EnergySensor:
+        """Of all devices; none where it would tell of this process alone, of several."""
+        found = open_sensor(self.facts)
+        if self.followers is None or not found.source.startswith("estimated"):
+            return found
+        return UnavailableSensor("an estimate is of one process, and several hold the model")
 
     def _graphs(self, before: int | None = 0) -> int | None:
         """Graphs compiled beyond `before`; None where nothing is compiled."""
@@ -402,6 +453,9 @@ class Session:
 
         of_pass = "batch plan" if self.synthetic else "quality pass"
         work = f"one request, and the last batch of the {of_pass}"
+        if self.followers is not None:
+            work += f", on the first of {self.followers.count} devices"
+            layout = replace(layout, elements=elements_in(self.model, layout.elements))
         certificate = certify(
             self.model,
             layout,
@@ -438,6 +492,8 @@ class Session:
 
     def profile(self, request: dict[str, Any]) -> tuple[dict[str, Any], bytes]:
         """How long passes take at declared shapes and where their time goes; see `profiling`."""
+        if self.followers is not None:
+            return {"why": "its passes are timed in one process, and the tensors are split"}, b""
         adapter = self._adapter_of(request)
         roof = Roof.model_validate(request["roof"]) if request["roof"] else None
         self.progress("profile", 0, 1)
@@ -477,7 +533,19 @@ class Session:
         return self.adapter
 
     def _adapter(self, request: dict[str, Any]) -> Adapter:
-        return make_adapter(self.model, self.tokenizer, self.device, request)
+        made = make_adapter(self.model, self.tokenizer, self.device, request)
+        if self.followers is None:
+            return made
+        return self.followers.mirrored(made, request, self.adapter)
+
+    def close(self) -> None:
+        """End the processes beside this one."""
+        if self.followers is not None:
+            self.followers.close()
+
+
+def _raise(error: BaseException) -> NoReturn:
+    raise error
 
 
 def _devices(facts: DeviceFacts) -> list[str]:

@@ -25,7 +25,8 @@ def sessions(cells: Sequence[PlannedCell]) -> list[Session]:
         recipe = canonical_hash(cell.recipe)
         alone = planned.cell_id if RUNTIMES[cell.runtime].compiles else ""
         # A model is spread by the longest cache of one task.
-        spread = "" if planned.split is None else canonical_hash(planned.split.device_map)
+        where = planned.split and (planned.split.device_map or planned.split.devices)
+        spread = "" if where is None else canonical_hash(where)
         key = (*_model(planned), cell.format, recipe, card, cell.runtime, alone, spread)
         found.setdefault(key, []).append(planned)
     return list(found.values())

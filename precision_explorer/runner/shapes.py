@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 from precision_explorer.errors import ModelError
 from precision_explorer.formats.architectures import decoder_sizes
@@ -17,7 +18,7 @@ from precision_explorer.formats.footprint import (
 )
 from precision_explorer.hardware import DeviceFacts
 from precision_explorer.models import ModelRef
-from precision_explorer.models.splitting import Block
+from precision_explorer.models.splitting import Block, TensorPlan
 from precision_explorer.plan import Plan, PlannedCell
 from precision_explorer.runner.jobs import JobFailed, run_job
 from precision_explorer.runner.manager import Event, OnEvent
@@ -112,12 +113,7 @@ def blocks_of(
 ) -> tuple[Block, ...] | None:
     """What stays on one device each where the model is spread over several, as a worker finds that
     builds it without weights; None where it can't be cut, or not be built so, which is said."""
-    request = {
-        "device": facts.device,
-        "path": str(ref.path),
-        "kind": kind,
-        "trust_remote_code": trust_remote_code,
-    }
+    request = _built(ref, kind, facts, trust_remote_code)
     try:
         answer, _ = run_job("blocks", request, threads, on_event, _TIME_LIMIT_S)
     except JobFailed as error:
@@ -126,6 +122,36 @@ def blocks_of(
         return None
     found = answer["blocks"]
     return None if found is None else tuple(Block(tuple(n), e, layer) for n, e, layer in found)
+
+
+def tensors_of(
+    ref: ModelRef,
+    kind: str,
+    facts: DeviceFacts,
+    threads: int,
+    trust_remote_code: bool,
+    on_event: OnEvent,
+) -> TensorPlan | str:
+    """What transformers' plan for splitting the model's tensors comes to, as a worker finds that
+    builds it without weights; why there is none, else."""
+    request = _built(ref, kind, facts, trust_remote_code)
+    try:
+        answer, _ = run_job("tensors", request, threads, on_event, _TIME_LIMIT_S)
+    except JobFailed as error:
+        return f"it can't be built without weights ({error}); use --split layers"
+    if answer["why"] is not None:
+        return f"{answer['why']}; use --split layers"
+    return TensorPlan(answer["heads"], answer["split"], answer["whole"])
+
+
+def _built(ref: ModelRef, kind: str, facts: DeviceFacts, trust_remote_code: bool) -> dict[str, Any]:
+    """What a job is asked with that builds the model without weights."""
+    return {
+        "device": facts.device,
+        "path": str(ref.path),
+        "kind": kind,
+        "trust_remote_code": trust_remote_code,
+    }
 
 
 def left_in(planned: PlannedCell) -> str | None:
@@ -160,11 +186,6 @@ def _sizes(
     trust_remote_code: bool,
     on_event: OnEvent,
 ) -> LayerSizes:
-    request = {
-        "device": facts.device,
-        "path": str(ref.path),
-        "kind": kind,
-        "trust_remote_code": trust_remote_code,
-    }
+    request = _built(ref, kind, facts, trust_remote_code)
     answer, _ = run_job("layer-names", request, threads, on_event, _TIME_LIMIT_S)
     return layer_sizes(answer["linear"], int(answer["elements"]))

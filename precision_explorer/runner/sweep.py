@@ -32,7 +32,14 @@ from precision_explorer.paths import expand_user
 from precision_explorer.plan import Plan, SweepSpec, expand
 from precision_explorer.plan.endpoints import check_asked, endpoint_cells, served_ref
 from precision_explorer.plan.expand import reference_of
-from precision_explorer.plan.placing import Blocks, blocks_key, is_over, may_spread, need_of
+from precision_explorer.plan.placing import (
+    Blocks,
+    blocks_key,
+    is_asked_for,
+    is_over,
+    may_spread,
+    need_of,
+)
 from precision_explorer.plan.spec import OF_PLACES, READER_FIELDS
 from precision_explorer.records import Environment, Roof, metric_info
 from precision_explorer.runner.background import prepare_background
@@ -56,7 +63,7 @@ from precision_explorer.runner.probe import probe, probe_compiled
 from precision_explorer.runner.roof import device_roof, roof_key
 from precision_explorer.runner.scoring import cells_to_score, score_cells
 from precision_explorer.runner.servers import ask_servers, client_environment
-from precision_explorer.runner.shapes import blocks_of, counted
+from precision_explorer.runner.shapes import blocks_of, counted, tensors_of
 from precision_explorer.runner.sources import open_pool
 from precision_explorer.runner.spread import Pool, Spread, asked_of
 from precision_explorer.store import RunFolder
@@ -233,7 +240,8 @@ def _blocks(
     threads: int,
     on_event: OnEvent,
 ) -> Blocks:
-    """Of the models that one device does not hold in some format and that may have more of them."""
+    """Of the models that one device does not hold in some format, or that are split whatever it
+    holds, and that may have more of them: what may be put on several."""
     found: dict[tuple[str, str], Any] = {}
     if may_spread(spec, facts) < 2 or all(RUNTIMES[r].compiles for r in spec.local_runtimes):
         return found
@@ -241,9 +249,11 @@ def _blocks(
         for task in tasks:
             kind = task.card.kind
             needs = (need_of(ref, task, workload, spec, s, facts) for s in supports.values())
-            if blocks_key(ref, kind) not in found and any(is_over(need, facts) for need in needs):
-                trusted = spec.trust_remote_code
-                made = blocks_of(ref, kind, facts, threads, trusted, on_event)
+            if blocks_key(ref, kind) in found:
+                continue
+            if is_asked_for(spec) or any(is_over(need, facts) for need in needs):
+                ask = tensors_of if spec.split == "tensors" else blocks_of
+                made = ask(ref, kind, facts, threads, spec.trust_remote_code, on_event)
                 found[blocks_key(ref, kind)] = made
     return found
 
@@ -367,6 +377,8 @@ def sweep_document(prepared: Prepared, run: str) -> dict[str, Any]:
     spec["workload"] = prepared.workload.name
     if spec["devices"] is None:
         spec.pop("devices")  # Sweeps from before there was any keep their document.
+    if spec["split"] == "layers":
+        spec.pop("split")  # As above.
     if not spec["allow_pickle"]:
         spec.pop("allow_pickle")  # Sweeps from before there was any keep their document.
     if spec["background"] is None:

@@ -10,13 +10,14 @@ left. A neighbour works while nothing is asked of it, from ``work`` to ``rest``.
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import sys
 import time
 import traceback
 from collections.abc import Iterable
 from multiprocessing.connection import Connection
-from typing import Any
+from typing import Any, NoReturn
 
 from precision_explorer.runner.guard import (
     HELD,
@@ -66,7 +67,7 @@ def _serve(connection: Connection, keep: Iterable[str]) -> None:
             elif operation == "job":
                 answer, arrow = _job(request, _progress(connection))
             elif operation == "load":
-                session = _session(request, _progress(connection))
+                session = _session(request, _progress(connection), connection)
                 answer, arrow = session.load_answer, b""
             elif operation == "neighbour":
                 from precision_explorer.runner.neighbour import Neighbour
@@ -86,7 +87,7 @@ def _serve(connection: Connection, keep: Iterable[str]) -> None:
         reply(connection, header | {"seconds": time.monotonic() - began}, arrow)
 
 
-def _session(request: dict[str, Any], progress: Any) -> Any:
+def _session(request: dict[str, Any], progress: Any, connection: Connection) -> Any:
     """What answers further requests: a model that is loaded, or a server that is asked."""
     if request["runtime"] == "endpoint":
         from precision_explorer.runner.endpoint_session import EndpointSession
@@ -94,7 +95,11 @@ def _session(request: dict[str, Any], progress: Any) -> Any:
         return EndpointSession(request, progress)
     from precision_explorer.runner.session import Session
 
-    return Session(request, progress)
+    def give_up(error: BaseException) -> NoReturn:
+        reply(connection, error_answer(error, "split"))
+        os._exit(1)
+
+    return Session(request, progress, give_up)
 
 
 def _progress(connection: Connection) -> Any:
