@@ -57,3 +57,9 @@ with _silence():
     # count as memory of the model.
     for _name in PLAIN if gpu_present() else WHOLE:
         importlib.import_module(_name)
+    if not gpu_present():
+        # The table of all architectures that the first load makes and keeps: half of the time of a
+        # small model's. Where it has another name, each worker makes it.
+        with contextlib.suppress(ImportError, AttributeError):
+            table = importlib.import_module("transformers.conversion_mapping")
+            table.get_checkpoint_conversion_mapping("")
