@@ -3,6 +3,7 @@ it really happens, in real processes."""
 
 import contextlib
 import fcntl
+import functools
 import json
 import os
 import pty
@@ -24,25 +25,32 @@ from precision_explorer.records import read_record
 from precision_explorer.runner.sweep import prepare_sweep, run_sweep
 from precision_explorer.runner.worker_log import MOST_BYTES, TAIL_BYTES
 from precision_explorer.table import build
-from tests.trouble import overflowing_model, troubled_model
+from tests.trouble import overflowing_model, small_demo, troubled_model
 
 
 def nothing(event):
     pass
 
 
-@pytest.fixture
-def sweep(tmp_path, quick_workload):
-    """A function that runs a small sweep and returns ({format: record}, folder, tally)."""
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    return small_demo(tmp_path_factory.mktemp("model") / "small")
 
-    def run(on_event=nothing, **options):
+
+@pytest.fixture(scope="module")
+def sweep_to(small, quick_workload):
+    """A function that runs a small sweep into a folder and returns ({format: record}, folder,
+    tally)."""
+
+    def run(out, on_event=nothing, **options):
         given = {
+            "model": (str(small),),
             "task": ("sentiment",),
             "formats": ("fp32", "bf16"),
             "device": "cpu",
             "limit": 8,
             "workload": str(quick_workload),
-            "out": str(tmp_path / "run"),
+            "out": str(out),
             "batch_size": (1, 2),
             "threads": 1,
         }
@@ -52,6 +60,12 @@ def sweep(tmp_path, quick_workload):
         return {r.cell.format: r for r in records if r is not None}, folder, tally
 
     return run
+
+
+@pytest.fixture
+def sweep(tmp_path, sweep_to):
+    """The same into a folder of the test's own."""
+    return functools.partial(sweep_to, tmp_path / "run")
 
 
 def troubled(tmp_path, trouble, half=None):
@@ -157,17 +171,24 @@ def test_a_flood_of_output_is_cut_and_a_meter_that_goes_away_costs_its_figure(tm
     assert row["latency_p50_s"] > 0
 
 
-def test_the_log_of_a_failed_cell_is_in_its_record(tmp_path, sweep):
-    records, _, _ = sweep(**troubled(tmp_path, "exception"))
+@pytest.fixture(scope="module")
+def excepted(tmp_path_factory, sweep_to):
+    """A sweep of which one format raised, with the folder that its model and results are in."""
+    work = tmp_path_factory.mktemp("excepted")
+    records, folder, _ = sweep_to(work / "run", **troubled(work, "exception"))
+    return SimpleNamespace(records=records, folder=folder, work=work)
+
+
+def test_the_log_of_a_failed_cell_is_in_its_record(excepted):
+    records = excepted.records
     assert "Traceback" in records["bf16"].error.log_tail
     assert "no such thing" in records["bf16"].error.log_tail
 
 
-def test_a_failed_record_names_no_folder_of_the_machine(tmp_path, sweep):
-    records, folder, _ = sweep(**troubled(tmp_path, "exception"))
-    text = folder.record_path(records["bf16"].cell_id).read_text()
+def test_a_failed_record_names_no_folder_of_the_machine(excepted):
+    text = excepted.folder.record_path(excepted.records["bf16"].cell_id).read_text()
     assert "Traceback" in text
-    for place in (str(tmp_path), sys.prefix, str(Path.home()) + "/"):
+    for place in (str(excepted.work), sys.prefix, str(Path.home()) + "/"):
         assert place not in text
 
 
@@ -276,7 +297,7 @@ def test_nan_is_invalid_numerics_and_never_a_score(tmp_path, sweep):
 
 
 def test_a_model_too_large_for_the_memory_limit_is_not_loaded(sweep):
-    records, _, _ = sweep(memory_limit=1_000_000)
+    records, _, _ = sweep(model=("demo",), memory_limit=1_000_000)
     for record in records.values():
         assert record.status == "out_of_memory"
         assert "free" in record.error.message
@@ -316,17 +337,17 @@ def test_two_tasks_share_a_loaded_model_and_one_failure_spares_the_other(tmp_pat
     assert (tally.ran, tally.reused) == (1, 1)
 
 
-def command(folder: Path, workload: Path) -> list[str]:
+def command(model: Path, folder: Path, workload: Path) -> list[str]:
     options = "--formats fp32,bf16,fp16 --device cpu --limit 16 --batch-size 1 --threads 1"
     base = [sys.executable, "-m", "precision_explorer", "sweep", *options.split()]
-    return [*base, "--workload", str(workload), "--out", str(folder)]
+    return [*base, "--model", str(model), "--workload", str(workload), "--out", str(folder)]
 
 
 @pytest.fixture(scope="module")
-def killed(tmp_path_factory, quick_workload) -> SimpleNamespace:
+def killed(tmp_path_factory, small, quick_workload) -> SimpleNamespace:
     """A sweep killed after two of its cells, and run again."""
     folder = tmp_path_factory.mktemp("killed") / "run"
-    given = command(folder, quick_workload)
+    given = command(small, folder, quick_workload)
     parent = subprocess.Popen(given, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 400
     while len(list((folder / "cells").glob("*.json"))) < 2:
@@ -404,11 +425,11 @@ def read_all(terminal: int, parent: subprocess.Popen) -> str:
 
 @pytest.mark.parametrize(("end", "code"), [(terminate, 143), (hang_up, 129)])
 def test_a_sweep_on_a_terminal_that_is_ended_with_its_workers_has_no_failed_cell(
-    tmp_path, quick_workload, end, code
+    tmp_path, small, quick_workload, end, code
 ):
     """Real workers: the ones that SIGHUP reaches with the parent leave it to that."""
     folder = tmp_path / "run"
-    parent, terminal = on_terminal(command(folder, quick_workload))
+    parent, terminal = on_terminal(command(small, folder, quick_workload))
     os.set_blocking(terminal, False)
     deadline = time.monotonic() + 400
     while not list((folder / "cells").glob("*.json")):

@@ -36,6 +36,20 @@ def small(monkeypatch):
     monkeypatch.setattr(dryrun, "_compute_rate", lambda dtype, device: 1.0)
 
 
+@pytest.mark.parametrize(("call_s", "calls"), [(0.001, 9), (0.1, 6), (0.4, 3), (30.0, 3)])
+def test_a_slow_call_is_timed_less_often(monkeypatch, call_s, calls):
+    """Twice to warm up and at least once, until half a second is spent."""
+    clock, made = [0.0], []
+
+    def call() -> None:
+        made.append(1)
+        clock[0] += call_s
+
+    monkeypatch.setattr(dryrun.time, "perf_counter", lambda: clock[0])
+    assert dryrun._timed(call, "cpu") == pytest.approx(call_s)
+    assert len(made) == calls
+
+
 def test_every_format_that_the_facts_allow_is_answered(answers):
     assert list(answers) == TRIED
     assert "tf32" not in answers

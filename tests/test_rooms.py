@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import json
 import re
 import subprocess
@@ -94,6 +95,7 @@ def walk(node: ast.AST, inside: bool = False) -> Iterator[tuple[ast.AST, bool]]:
         yield from walk(child, within)
 
 
+@functools.cache
 def imports(path: Path) -> list[tuple[str, bool]]:
     """(dotted name, in a function) of every import, also of modules named in a text."""
     found = []

@@ -26,6 +26,7 @@ from precision_explorer import scrub
 from precision_explorer.errors import ModelError, StoreError, TaskError, UsageError
 from precision_explorer.hardware import FLOORS, check_floors, libraries
 from precision_explorer.hardware.libraries import VARIABLES
+from precision_explorer.hardware.nvml import gpu_present
 from precision_explorer.models import resolve
 from precision_explorer.models.loading import load
 from precision_explorer.models.reference import DEMO
@@ -377,6 +378,11 @@ def test_the_fork_server_imported_the_hub_s_library_when_it_was_already_offline(
     assert told["spawned"]["variables"]["HF_HUB_OFFLINE"] == "1"
     assert found["hub"]["offline"] is True
     assert found["hub"]["not_cached"] in ("LocalEntryNotFoundError", "OfflineModeIsEnabled")
+
+
+def test_the_fork_server_made_the_table_that_every_load_looks_into(told):
+    assert told["forked"]["conversions"] is not gpu_present()
+    assert told["spawned"]["conversions"] is False
 
 
 def test_the_user_s_cache_of_the_hub_is_read_offline(told):

@@ -1,8 +1,10 @@
-"""Model folders that really go wrong in a worker: the demo model with code or weights changed."""
+"""Model folders that really go wrong in a worker: a small demo with code or weights changed."""
 
 import json
 import shutil
 from pathlib import Path
+
+import numpy as np
 
 from precision_explorer.models.reference import DEMO
 
@@ -94,7 +96,7 @@ def flood():
     print("the last words", flush=True)
 """
 
-# What each does in bfloat16, or in float16; in other formats the model is the demo.
+# What each does in bfloat16, or in float16; in other formats the model is `small_demo`.
 STATEMENTS = {
     "segfault": "ctypes.string_at(0)",
     "exit-without-answer": "os._exit(0)",
@@ -117,10 +119,31 @@ STATEMENTS = {
 LOADING = {"exit-in-load": "os._exit(0)"}
 
 
+# Sizes of the demo, and those of the corner of its weights that is kept.
+_KEPT = {384: 48, 1536: 192}
+
+
+def small_demo(folder: Path) -> Path:
+    """The demo with an eighth of its width, in `folder`: its 16-bit passes take moments also where
+    a processor has no units for them. What it answers is no sense."""
+    from safetensors.numpy import load_file, save_file
+
+    shutil.copytree(DEMO, folder)
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"hidden_size": 48, "intermediate_size": 192, "num_attention_heads": 3}
+    (folder / "config.json").write_text(json.dumps(config))
+    weights = {
+        name: np.ascontiguousarray(w[tuple(slice(_KEPT.get(size, size)) for size in w.shape)])
+        for name, w in load_file(folder / "model.safetensors").items()
+    }
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
 def troubled_model(folder: Path, trouble: str | None, half: str | None = None) -> Path:
     """A folder whose model does `trouble` of `STATEMENTS` or `LOADING` in bfloat16, and `half` in
     float16 (needs trust_remote_code)."""
-    shutil.copytree(DEMO, folder)
+    small_demo(folder)
     config = json.loads((folder / "config.json").read_text())
     config |= {
         "model_type": "trouble",
@@ -142,10 +165,10 @@ def troubled_model(folder: Path, trouble: str | None, half: str | None = None) -
 
 
 def overflowing_model(folder: Path) -> Path:
-    """The demo with a bias of 1e6: finite in float32 and bfloat16, beyond float16's 65,504."""
+    """`small_demo` with a bias of 1e6: finite in float32 and bfloat16, beyond float16's 65,504."""
     from safetensors.numpy import load_file, save_file
 
-    shutil.copytree(DEMO, folder)
+    small_demo(folder)
     weights = load_file(folder / "model.safetensors")
     name = "bert.encoder.layer.0.output.dense.bias"
     weights[name] = weights[name].copy()

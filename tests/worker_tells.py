@@ -21,10 +21,12 @@ def tell(connection: Connection, *more: Any) -> None:
     """In place of the worker's own `main`, whose precautions are not taken: what is told is what
     the manager and the fork server took."""
     preloaded = "huggingface_hub.constants" in sys.modules
+    table = sys.modules.get("transformers.conversion_mapping")
     found: dict[str, Any] = {
         "variables": dict(os.environ),
         "process": Path("/proc/self/environ").read_bytes().decode(),
         "preloaded": preloaded,
+        "conversions": getattr(table, "_checkpoint_conversion_mapping_cache", None) is not None,
     }
     reply(connection, {"type": "hello", "cuda_touched": False})
     if connection.recv()["op"] == "hub":

@@ -3,12 +3,14 @@ import takes seconds and half a gigabyte, and a module is somebody's Python. No 
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import math
 import os
+import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +72,8 @@ def _set_up(scratch: str, request: dict[str, Any]) -> None:
 
 def _load(metric: dict[str, Any], scratch: str) -> dict[str, Any]:
     """`metric` with its ``loaded`` module and ``version``, or with an ``error``."""
-    import evaluate
+    with _without_models():
+        import evaluate
 
     found = metric | {"version": f"evaluate {evaluate.__version__}", "error": None}
     try:
@@ -78,6 +81,20 @@ def _load(metric: dict[str, Any], scratch: str) -> dict[str, Any]:
     except Exception as error:
         return found | {"error": _why_not_loaded(metric, error)}
     return found | {"loaded": module, "module": metric["module"] or _source_hash(module)}
+
+
+@contextlib.contextmanager
+def _without_models() -> Iterator[None]:
+    """The library imports transformers, and so torch, for its evaluators, which are of no use here:
+    three quarters of its import. A metric that is made of a model imports it all the same, later.
+    """
+    hidden = [name for name in ("transformers", "accelerate") if name not in sys.modules]
+    sys.modules.update(dict.fromkeys(hidden))  # type: ignore[arg-type]
+    try:
+        yield
+    finally:
+        for name in hidden:
+            sys.modules.pop(name, None)
 
 
 def _why_not_loaded(metric: dict[str, Any], error: Exception) -> str:
