@@ -319,7 +319,7 @@ MEASURED = {
     "limit": 10, "workload": "other.yaml", "seed": 1, "revision": "v2", "trust_remote_code": True,
     "threads": 1, "memory_limit": "1GB", "calibration": "texts.jsonl", "runtime": "compile",
     "until_decided": True, "tails": "p99", "duration": 60.0, "background": ["copy"],
-    "allow_pickle": True, "devices": 2,
+    "allow_pickle": True, "devices": 2, "split": "tensors",
 }  # fmt: skip
 # Fields that say where cells run, and those that need another beside them.
 FIXED = {"executor", "find_rate", "ray_address", "slurm", "one_at_a_time", "on", "cores"}

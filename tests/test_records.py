@@ -66,6 +66,7 @@ CELL: dict[str, Any] = {
         "energy": "joules of the latency window",
     },
     "devices": None,
+    "split": "tensors",
     "until_decided": {"quality_budget": 0.01, "reference": "fp32"},
 }
 
@@ -295,6 +296,7 @@ OUTSIDE_THE_METHOD = {
     ("libraries", "torch"),
     ("libraries", "transformers"),
     ("devices",),
+    ("split",),
     ("until_decided", "quality_budget"),
     ("until_decided", "reference"),
 }

@@ -277,7 +277,8 @@ def test_only_workers_and_lanes_unpickle_and_only_what_the_sweep_sent():
             if {name.partition(".")[0] for name in names} & {"pickle", "dill", "joblib", "shelve"}:
                 picklers.add(path.name)
             assert not (isinstance(node, ast.Attribute) and ast.unparse(node) == "torch.load"), path
-    assert receivers == {"worker.py"}
+    # A follower of a worker hears that worker alone, which answers nobody but the manager.
+    assert receivers == {"worker.py", "followers.py"}
     # The first for the name of the error that torch raises; a lane, like a worker, takes what the
     # sweep sends it, which `places` pickles.
     assert picklers == {"loading.py", "lane.py", "places.py"}

@@ -104,6 +104,27 @@ def test_a_model_without_a_plan_says_so(tmp_path):
     assert "BertForSequenceClassification has no plan" in listed(DEMO, "text-classification")["why"]
 
 
+@pytest.mark.parametrize(
+    ("plan", "words"),
+    [
+        ({"lm_head": "colwise"}, "leaves each device a share of the logits"),
+        ({}, None),  # The head is whole then, which is right, and not most of the model.
+    ],
+)
+def test_a_plan_that_would_score_shares_of_logits_is_refused(checkpoint, monkeypatch, plan, words):
+    monkeypatch.setattr(transformers.LlamaForCausalLM, "_tp_plan", plan)
+    why = listed(checkpoint)["why"]
+    assert why is None if words is None else words in why
+
+
+def test_a_plan_that_splits_too_little_is_refused(checkpoint, monkeypatch):
+    usual = transformers.LlamaConfig.base_model_tp_plan
+    few = {name: style for name, style in usual.items() if "q_proj" in name}
+    monkeypatch.setattr(transformers.LlamaConfig, "base_model_tp_plan", few)
+    monkeypatch.setattr(transformers.LlamaForCausalLM, "_tp_plan", {})
+    assert "leaves 60% of its weights whole" in listed(checkpoint)["why"]
+
+
 def test_cells_are_split_where_that_is_asked_for_and_keep_their_identity_elsewhere(
     checkpoint, tmp_path, quick_workload, monkeypatch
 ):

@@ -44,11 +44,15 @@ def list_tensors(request: Json, progress: Callable[[str, int, int], None]) -> tu
         else:
             whole += parameter.numel()
     named = f"{type(model).__name__} has"
+    head = getattr(model, "get_output_embeddings", lambda: None)()
+    gathers = all(plan.get(n) != "colwise" for n, m in model.named_modules() if m is head)
     if not split:
         why = f"{named} no plan in transformers for splitting its tensors"
     elif whole > _MOST_WHOLE * (split + whole):
         part = whole / (split + whole)
         why = f"{named} a plan in transformers that leaves {part:.0%} of its weights whole"
+    elif not gathers:
+        why = f"{named} a plan in transformers that leaves each device a share of the logits"
     return {"why": why, "heads": _heads(model.config), "split": split, "whole": whole}, b""
 
 
