@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 
+from precision_explorer.api.reader import money_from
 from precision_explorer.cli import main
 from precision_explorer.economics import (
     Demand,
@@ -444,6 +445,37 @@ def test_the_fleet_is_priced(table):
     assert row.fleet_memory_bytes == 1000 * most
 
 
+def test_a_month_of_owned_machines_is_its_hours_of_use(run, tmp_path):
+    """A machine of $8,760 and one year, used half of it: $2 an hour of use, $730 a month."""
+    price = tmp_path / "own.yaml"
+    price.write_text(
+        "currency: USD\nkind: ownership\npurchase_usd: 8760\nlife_years: 1\nutilisation: 0.5\n"
+        "power_w: 0\npue: 1\nusd_per_kwh: 0\nsource: s\ndate: 2026-01\n"
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(capacity, "_LEAST_REQUESTS", 1)
+        found = capacity_of(run, demand(rate=200.0, slo="p90=150ms"), money_from(price, None))
+    row = found.rows[0]
+    least, most = row.capacity.machines
+    assert row.per_hour_usd == pytest.approx((2 * least, 2 * most))
+    assert row.per_month_usd == pytest.approx((730 * least, 730 * most))
+
+
+def test_times_beside_other_work_and_other_arrivals_are_said(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "400")
+    bursts = {"arrivals": {"kind": "gamma", "cv": 3.0}, "name": "my-bursts"}
+    busy = [{"id": "machine-busy", "message": "beside others"}]
+    workload = {"workload": make_cell().workload | bursts}
+    other = ok("int8-dynamic", classified(INT8_WRONG), cell=workload, cautions=busy)
+    path = make_run(tmp_path / "run", [ok("fp32", classified(REF_WRONG), cell=workload), other])
+    call(path, "--rate", 200, "--slo", "p90=150ms")
+    text = " ".join(capsys.readouterr().out.split())
+    assert "those of the run came otherwise, by the workload my-bursts" in text
+    assert "Other processes were at work while int8-dynamic was timed" in text
+    call(path, "--rate", 200, "--slo", "p90=150ms", "--arrivals", "gamma:2")
+    assert "came otherwise" not in capsys.readouterr().out
+
+
 def test_the_assumptions_are_in_words(table):
     text = " ".join(table.assumptions)
     for words in ("Poisson", "1.00 times", "Some CPU", "in turn", "measured alone", "2 draws"):
@@ -509,6 +541,7 @@ def test_an_objective_that_no_format_meets_names_the_nearest(run, capsys):
         (("--rate", "0/s"), "the rate must be a number above 0"),
         (("--rate", "200/fortnight"), "write it as 200/s"),
         (("--rate", "fast"), "write it as 200/s"),
+        (("--rate", "200/s", "--slo", "p99=1s"), "--slo is given 2 times"),
         (("--rate", "200/s", "--head-room", "0.5"), "1 or more"),
         (("--rate", "200/s", "--max-batch", "64"), "the largest is 8"),
         (("--rate", "200/s", "--max-wait", "5"), "write it as 200ms"),

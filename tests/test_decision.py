@@ -388,7 +388,7 @@ def test_the_only_one_that_qualifies_is_the_best_in_no_resample(tmp_path):
     path = make_run(tmp_path / "one", [cell("fp32"), cell("int8-dynamic", 300)])
     found = ask(path)
     assert found.chosen.best_probability is None
-    assert "the only format known" in headline(found)
+    assert "the reference; no other format is known to hold" in headline(found)
     lines = run("decide", path).stdout.splitlines()
     assert any("fp32" in line and "reference" in line and "—" in line for line in lines)
 
@@ -478,7 +478,9 @@ def test_advice_that_is_followed_lets_the_format_in(strict, limits, objective, o
     assert before["chosen"]["format"] == "fp32"
     (line,) = [x for x in before["changes"] if "would qualify and be better" in x]
     advised = line.removesuffix(".").partition(f"{option} ")[2]
-    assert options((*limits, option, advised))["chosen"]["format"] == "bf16"
+    place = limits.index(option) + 1
+    followed = (*limits[:place], advised, *limits[place + 1 :])
+    assert options(followed)["chosen"]["format"] == "bf16"
 
 
 def test_a_cost_that_is_advised_is_a_number_that_holds(tmp_path):
@@ -522,6 +524,19 @@ def test_no_flip_is_no_certainty(small):
     only = run("decide", small, "--max-memory", "1500B", "--max-quality-loss", "0.5%").stdout
     assert "fp32, lowest cost" in only
     assert "How sure" not in only
+
+
+def test_what_is_missing_for_net_dollars_is_what_was_not_given(small):
+    priced = " ".join(run("decide", small, "--objective", "net").stdout.split())
+    assert "Missing: what a correct result is worth" in priced
+    assert "a price per hour" not in priced
+
+
+def test_a_bound_without_its_unit_is_refused(small):
+    found = run("decide", small, "--max-memory", "8")
+    assert (found.returncode, found.stderr) == (
+        1, "error: max-memory: 8 is 8 bytes; write it as 8GB\n"
+    )  # fmt: skip
 
 
 def test_objectives_of_the_front_are_no_option_of_decide(small):

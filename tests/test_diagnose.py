@@ -273,7 +273,7 @@ def test_one_sentence_says_what_is_slow_and_why(why):
     assert weight_only.sentence == (
         "int8-weight-only takes 1.50 x as long as fp32 in prefill (the device's limits promise "
         "1.00 x as fast): the arithmetic stays float32 and 38 % of the time goes to widening "
-        "weights; it saves memory, not time."
+        "weights; it saves weight memory, not time."
     )
     assert "60 % of the time goes to (de)quantizing" in dynamic.sentence
 

@@ -6,6 +6,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+# Of a bare number below, the unit was forgotten.
+_LEAST_MEMORY = 1_000_000
+
 
 def table_reader(
     price_per_hour: float | None = None,
@@ -57,6 +60,8 @@ def reader_from(
         memory = parse_size(str(max_memory)) if max_memory is not None else None
     except ValueError as error:
         raise UsageError(f"max-memory: {error}") from error
+    if memory and memory < _LEAST_MEMORY and str(max_memory).strip().isdecimal():
+        raise UsageError(f"max-memory: {max_memory} is {memory:,} bytes; write it as 8GB")
     limits = Limits(loss, parse_slo(slo) if slo is not None else None, memory, max_cost)
     if objectives is not None and not isinstance(objectives, str):
         objectives = ",".join(objectives)

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from precision_explorer.cli import completing
-from precision_explorer.cli.money import price_option
+from precision_explorer.cli.money import price_option, slo_option
 
 
 @click.command("capacity", short_help="Machines per format for a rate within a latency objective.")
@@ -16,7 +16,7 @@ from precision_explorer.cli.money import price_option
     "run", type=click.Path(path_type=Path), metavar="RUN", shell_complete=completing.runs
 )
 @click.option("--rate", metavar="200/s", required=True, help="Requests that come, per s, min or h.")
-@click.option("--slo", metavar="p99=200ms", help="The latency objective (that of RUN's sweep).")
+@slo_option("p99=200ms", "The latency objective (that of RUN's sweep).")
 @click.option("--price-per-hour", type=float, metavar="USD", help="Your price for one machine.")
 @price_option
 @click.option(

@@ -9,7 +9,7 @@ import click
 
 from precision_explorer.cli import completing
 from precision_explorer.cli.limits import limit_options
-from precision_explorer.cli.money import money_options
+from precision_explorer.cli.money import money_options, slo_option
 
 
 @click.command("decide", short_help="Which format, from limits and one objective.")
@@ -28,7 +28,7 @@ from precision_explorer.cli.money import money_options
     "latency_p999, rate (where it was searched), throughput, memory, weights, energy (or "
     "efficiency), value, net (with --value-per-correct), quality.",
 )  # fmt: skip
-@click.option("--slo", metavar="p99=50ms", help="The latency that a format must hold.")
+@slo_option("p99=50ms", "The latency that a format must hold.")
 @click.option("--task", metavar="NAME", help="Only this task of the runs.")
 @click.option("--price-per-hour", type=float, metavar="USD", help="Your price for the device.")
 @click.option("--json", "as_json", is_flag=True, help="The same as one JSON document.")

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from precision_explorer.cli import completing
-from precision_explorer.cli.money import grid_option, money_options
+from precision_explorer.cli.money import grid_option, money_options, slo_option
 
 _OPTIONS: list[Callable[..., Any]] = [
     click.option(
@@ -40,7 +40,7 @@ def limit_options(function: Callable[..., Any]) -> Callable[..., Any]:
 _READER: list[Callable[..., Any]] = [
     click.option("--price-per-hour", type=float, metavar="USD", help="Your price for the device."),
     grid_option,
-    click.option("--slo", metavar="p99=200ms", help="Latency limit within which requests count."),
+    slo_option("p99=200ms", "Latency limit within which requests count."),
     click.option("--quality-budget", metavar="1%", help="The loss of quality that you accept."),
     click.option(
         "--metric", metavar="NAME",

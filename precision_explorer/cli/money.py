@@ -9,6 +9,8 @@ from typing import Any
 
 import click
 
+from precision_explorer.errors import UsageError
+
 price_option = click.option(
     "--price", type=click.Path(path_type=Path), metavar="FILE.yaml",
     help="A price model: an hourly price, a list price under another term, or ownership.",
@@ -27,6 +29,20 @@ WORTH: list[Callable[..., Any]] = [
         help="What a wrong result costs, for net dollars.",
     ),
 ]  # fmt: skip
+
+
+def slo_option(metavar: str, words: str) -> Callable[..., Any]:
+    """``--slo``, which is given once: of two the first would be dropped in silence."""
+    return click.option("--slo", metavar=metavar, multiple=True, callback=_once, help=words)
+
+
+def _once(context: click.Context, parameter: click.Parameter, given: tuple[str, ...]) -> str | None:
+    if len(given) > 1:
+        raise UsageError(
+            f"--slo is given {len(given)} times ({', '.join(given)}), and one objective is held at "
+            "a time; give one"
+        )
+    return given[0] if given else None
 
 
 def money_options(function: Callable[..., Any]) -> Callable[..., Any]:

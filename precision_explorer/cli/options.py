@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from precision_explorer.cli import completing
-from precision_explorer.cli.money import WORTH, grid_option
+from precision_explorer.cli.money import WORTH, grid_option, slo_option
 
 _OPTIONS: list[Callable[..., Any]] = [
     click.option(
@@ -109,7 +109,7 @@ _OPTIONS: list[Callable[..., Any]] = [
     ),
     *WORTH,
     grid_option,
-    click.option("--slo", metavar="p99=200ms", help="Latency limit within which requests count."),
+    slo_option("p99=200ms", "Latency limit within which requests count."),
     click.option(
         "--quality-budget", metavar="1%",
         help="The loss of quality that you accept: points for shares, relative otherwise (1%).",

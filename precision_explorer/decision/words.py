@@ -23,9 +23,11 @@ def missing_value(objective: str, words: str, qualifying: Sequence[Candidate]) -
         n, name = min(needed)
         return f"a {words}; {name} needs n >= {n:,} requests"
     if objective == "net":
-        return (
-            "a price per hour and what a correct result is worth (--value-per-correct) or an error "
-            "costs (--cost-per-error)"
+        rows = [row for c in qualifying for row in c.rows]
+        paid = all(row["price_per_hour_usd"] is not None for row in rows)
+        return ("" if paid else "a price per hour and ") + (
+            "what a correct result is worth (--value-per-correct) or an error costs "
+            "(--cost-per-error)"
         )
     if objective in ("cost", "value"):
         return "a price per hour (--price-per-hour) and a throughput"
@@ -266,9 +268,14 @@ def _load(rows: Sequence[Row]) -> str:
     asked = low if low == high else f"{low} to {high}"
     return (
         f"Load: latency is that under {asked} by one pattern of arrivals; another rate or pattern "
-        "has other tails. Cost supposes a device that is busy all the time; the table has it at "
-        "the offered load too."
+        "has other tails. Cost supposes a device that is busy all the time"
+        f"{_also_offered(rows)}."
     )
+
+
+def _also_offered(rows: Sequence[Row]) -> str:
+    known = any(row["cost_per_1k_requests_offered_usd"] is not None for row in rows)
+    return "; the table has it at the offered load too" if known else ""
 
 
 def _hardware(rows: Sequence[Row]) -> str:

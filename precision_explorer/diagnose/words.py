@@ -137,7 +137,7 @@ def sentence(cell: CellWhy, base: CellWhy | None, lighter: bool) -> str:
     if causes:
         text += f": {_joined(causes)}{but}"
     if speed < 1 + LEVEL and lighter:
-        text += "; it saves memory, not time"
+        text += "; it saves weight memory, not time"
     return f"{text}."
 
 

@@ -9,7 +9,7 @@ from precision_explorer.report.curve import outcome as rate_outcome
 from precision_explorer.report.groups import Group, Row
 from precision_explorer.report.ranking import LATENCY, MEMORY, WEIGHTS, is_busy, outcome, rank
 from precision_explorer.report.text import listed
-from precision_explorer.units import points, share, usd
+from precision_explorer.units import points, share, significant, usd
 
 # Outside these, membership of the front is called certain.
 _UNSURE = (0.1, 0.9)
@@ -31,7 +31,9 @@ def findings(group: Group) -> list[Finding]:
         Finding("Devices", _devices(group)),
         Finding("Pareto front", _front(group)),
         Finding("Quality", _quality(group)),
+        Finding("Next tokens", _next_tokens(group)),
         _rate(group) or Finding("Latency", _latency(group)),
+        Finding("Load", _load(group)),
         Finding("Over time", _over_time(group)),
         Finding("Memory", _memory(group)),
         Finding("Execution", _execution(group)),
@@ -219,6 +221,34 @@ def _different(group: Group, rows: list[Row]) -> list[str]:
     if not found:
         return [f"No difference from {group.reference} stands out from {beyond}."]
     return [f"Different from {group.reference} beyond {beyond}: {_names(group, found)}."]
+
+
+def _next_tokens(group: Group) -> str:
+    """Of language models which formats are nearest to the reference at every token."""
+    rows = [r for r in group.ok if r["kl_mean"] is not None]
+    if not rows:
+        return ""
+    rows.sort(key=lambda r: r["kl_mean"])
+    each = group.listing(
+        rows, note=lambda r: f"{significant(r['kl_mean'], 2)}, {share(r['same_top'], 0)}"
+    )
+    return (
+        f"Nearest to {group.reference} first, by how far the distribution over the next token is "
+        f"moved (mean KL divergence in nats; how often the likeliest token is the same): {each}."
+    )
+
+
+def _load(group: Group) -> str:
+    """Who could not serve what was asked, or was not seen doing so."""
+    parts = []
+    for label, words in (
+        ("saturated", "More was asked than {} can serve (saturated), so no latency holds there."),
+        ("refused", "The serving loop was late for {}, so its latencies are not shown (refused)."),
+    ):
+        rows = [r for r in group.ok if r["steady"] == label]
+        if rows:
+            parts.append(words.format(_names(group, rows)))
+    return " ".join(parts)
 
 
 def _budget(group: Group, row: Row) -> str:

@@ -67,6 +67,8 @@ def sure(decision: Decision) -> str:
     if chosen is None:
         return ""
     compared = [option for option in decision.qualifying if option.value is not None]
+    if len(decision.qualifying) == 1 and set(chosen.verdicts) == {"reference"}:
+        return " (the reference; no other format is known to hold the limits)"
     if len(decision.qualifying) == 1:
         return " (the only format known to hold the limits)"
     if len(compared) == 1:

@@ -24,6 +24,7 @@ from precision_explorer.records.estimate import Estimate, Took
 from precision_explorer.runner.manager import Event, OnEvent
 from precision_explorer.runner.roof import cached, device_roof, roof_key
 from precision_explorer.store import RunFolder, read_run
+from precision_explorer.units import clock
 
 if TYPE_CHECKING:
     from precision_explorer.runner.sweep import Prepared
@@ -222,7 +223,14 @@ def estimated(
         # What is known of speeds, power and price is of one device.
         yield on_event  # Cells that are measured at once don't add up to the time that passes.
         return
-    estimate = joined(folder.read_estimate(), _made(folder, prepared, roof, on_event))
+    made = _made(folder, prepared, roof, on_event)
+    if made is not None and made.seconds:
+        on_event(
+            Event(
+                "note", {"text": f"expected to take about {clock(made.seconds)} (minutes:seconds)"}
+            )
+        )
+    estimate = joined(folder.read_estimate(), made)
     if estimate is not None and estimate != folder.read_estimate():
         folder.write_estimate(estimate)
     watch = Stopwatch(on_event)

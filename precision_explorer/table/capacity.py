@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -47,6 +47,10 @@ class CapacityRow:
     peak_memory_bytes: int | None
     measured_n: int
     steady: str | None
+    utilisation: float = 1.0
+    """The share of its life in which an owned machine is used: its price is of an hour of use."""
+    is_busy: bool = False
+    """Whether other processes were at work while its service times were measured."""
 
     @property
     def per_hour_usd(self) -> tuple[float, float] | None:
@@ -58,9 +62,10 @@ class CapacityRow:
 
     @property
     def per_month_usd(self) -> tuple[float, float] | None:
-        """The same for a month of `HOURS_PER_MONTH`."""
-        cost = self.per_hour_usd
-        return None if cost is None else (HOURS_PER_MONTH * cost[0], HOURS_PER_MONTH * cost[1])
+        """The same for a month of `HOURS_PER_MONTH`, of which an owned machine is used its share:
+        the capital of all of them stands in the price of those hours."""
+        cost, hours = self.per_hour_usd, HOURS_PER_MONTH * self.utilisation
+        return None if cost is None else (hours * cost[0], hours * cost[1])
 
     @property
     def fleet_memory_bytes(self) -> int | None:
@@ -120,7 +125,10 @@ def capacity_of(
         rows=tuple(rows),
         left_out=tuple(left_out),
         assumptions=_assumptions(
-            demand, table.context, any(r.measurements.serving for _, r in both)
+            demand,
+            table.context,
+            any(r.measurements.serving for _, r in both),
+            _own_workload(record for _, record in both),
         ),
     )
 
@@ -285,7 +293,14 @@ def _row(row: dict[str, Any], service: ServiceTimes, demand: Demand, reference: 
         peak_memory_bytes=row["peak_memory_bytes"],
         measured_n=min(service.count(n) for n in service.sizes if n <= capacity.max_batch),
         steady=row["steady"],
+        utilisation=_utilisation(row),
+        is_busy="machine-busy" in (row["cautions"] or "").split(";"),
     )
+
+
+def _utilisation(row: dict[str, Any]) -> float:
+    inputs = dict(part.split("=", 1) for part in (row["price_inputs"] or "").split(";") if part)
+    return float(inputs["utilisation"]) if row["price_kind"] == "ownership" else 1.0
 
 
 def _name(row: dict[str, Any]) -> str:
@@ -293,9 +308,23 @@ def _name(row: dict[str, Any]) -> str:
     return f"{row['model']} on {row['task']}, {row['format']}{runtime}"
 
 
-def _assumptions(demand: Demand, context: Context, served: bool) -> tuple[str, ...]:
-    """What the answers rest on; `served`: whether requests came by their own clock."""
+def _own_workload(records: Iterable[CellRecord]) -> str | None:
+    """The workload in which the run's own requests came otherwise than as a Poisson process."""
+    for record in records:
+        arrivals = record.cell.workload.get("arrivals") or {}
+        if arrivals and arrivals.get("kind") != "poisson":
+            return str(record.cell.workload.get("name") or "a file")
+    return None
+
+
+def _assumptions(
+    demand: Demand, context: Context, served: bool, own: str | None
+) -> tuple[str, ...]:
+    """What the answers rest on; `served`: whether requests came by their own clock, `own`: in
+    which workload, where not as a Poisson process."""
     how = "Requests come as a Poisson process"
+    if own is not None and demand.arrivals is None and demand.cv == 1:
+        how += f" (those of the run came otherwise, by the workload {own}: --workload plans for it)"
     if demand.arrivals is not None:
         how = f"Requests come as those of the workload {demand.workload}"
     elif demand.cv != 1:
