@@ -405,10 +405,9 @@ def test_latency_that_drifts_is_called_rough(output: Any) -> None:
 
 
 def test_who_could_not_serve_the_load_is_named(output: Any) -> None:
-    gone = {"latency_p50_s": None, "latency_p99_s": None}
     text = output(
-        table(row("fp32"), compared("bf16", steady="saturated", **gone),
-              compared("fp16", steady="refused", **gone))
+        table(row("fp32"), compared("bf16", cautions="serving-saturated;machine-busy"),
+              compared("fp16", cautions="serving-refused"))
     )  # fmt: skip
     assert "More was asked than bf16 can serve (saturated)" in text
     assert "The serving loop was late for fp16" in text
@@ -418,9 +417,9 @@ def test_who_could_not_serve_the_load_is_named(output: Any) -> None:
 def test_formats_are_named_by_how_near_their_next_tokens_are(output: Any) -> None:
     text = output(
         table(row("fp32"), compared("bf16", kl_mean=0.02, same_top=0.91),
-              compared("fp16", kl_mean=0.001, same_top=0.97))
+              compared("fp16", kl_mean=0.001, same_top=0.97), compared("nf4"))
     )  # fmt: skip
-    assert "is the same): fp16 (0.0010, 97 %) and bf16 (0.020, 91 %)." in text
+    assert "is the same): fp16 (0.0010, 97 %) and bf16 (0.020, 91 %). Not compared: nf4." in text
     assert "Nearest to" not in output(table())
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from precision_explorer.errors import StoreError, UsageError
 from precision_explorer.records import Cell, sealed, unsealed
-from precision_explorer.records.record import BatchRate
+from precision_explorer.records.record import NO_BUDGET, BatchRate
 from precision_explorer.report.groups import groups
 from precision_explorer.stats import interval, mcnemar_exact, needed_n, tango, wilson
 from precision_explorer.store import RunFolder
@@ -412,6 +412,17 @@ def test_the_row_says_whether_the_latency_was_steady(tmp_path, latencies, stoppe
     cell = ok("fp32", classified(REF_WRONG), served(latencies), stopped_by=stopped_by)
     (row,) = build([make_run(tmp_path / "r", [cell])]).rows
     assert row["steady"] == label
+
+
+@pytest.mark.parametrize("note", [NO_BUDGET, "out of memory", None])
+def test_larger_batches_for_which_there_was_no_time_are_a_caution(tmp_path, note):
+    record, samples = ok("bf16", classified(set()))
+    document = record.model_dump(mode="json")
+    sizes = document["measurements"]["throughput"]["by_batch_size"]
+    sizes["64"] = {"requests_per_s": None, "batches": 0, "batch_s": [], "note": note}
+    cells = [ok("fp32", classified(set())), (type(record).model_validate(document), samples)]
+    row = build([make_run(tmp_path / "run", cells)]).rows[1]
+    assert ("batches-left-out" in (row["cautions"] or "").split(";")) == (note == NO_BUDGET)
 
 
 def test_throughput_is_of_the_best_batch_size(rows):

@@ -12,7 +12,7 @@ from typing import Any
 from precision_explorer.hardware import EnergySensor, UnavailableSensor
 from precision_explorer.measure.energy import EnergyWindow
 from precision_explorer.measure.quiet import quiet_gc
-from precision_explorer.records.record import BatchRate, Throughput
+from precision_explorer.records.record import NO_BUDGET, BatchRate, Throughput
 from precision_explorer.workload import Workload
 
 Batch = Callable[[list[int]], dict[str, Any]]
@@ -25,7 +25,6 @@ REFUSED_AGAIN_S = (1.0, 2.0, 4.0)
 """Pauses after which the smallest batch is sent again that a server was too busy for: it has a
 limit of requests in some time, and no other size could be measured."""
 _TOO_MANY = 429  # HTTP, "Too Many Requests" (RFC 6585).
-NO_BUDGET = "skipped: smaller batches spent the offline budget"
 _ERROR_NAMES = frozenset({"DoesNotFit", "OutOfMemoryError"})
 # torch's CPU allocator and CUDA libraries raise plain RuntimeErrors with these words.
 _ERROR_WORDS = (

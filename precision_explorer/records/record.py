@@ -239,6 +239,10 @@ class RateRound(_Data):
     energy_j: float | None = None
 
 
+NO_BUDGET = "skipped: smaller batches spent the offline budget"
+"""The note of a batch size that there was no time for."""
+
+
 class BatchRate(_Data):
     """`batch_s`: raw seconds of every measured batch. None rate: the batch size did not fit.
     `rounds`: the batches of each round in `batch_s`, in order, and its rate; `requests_per_s` and

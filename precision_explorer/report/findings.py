@@ -229,23 +229,24 @@ def _next_tokens(group: Group) -> str:
     if not rows:
         return ""
     rows.sort(key=lambda r: r["kl_mean"])
+    others = [r for r in group.ok if not group.is_reference(r) and r not in rows]
     each = group.listing(
         rows, note=lambda r: f"{significant(r['kl_mean'], 2)}, {share(r['same_top'], 0)}"
     )
     return (
         f"Nearest to {group.reference} first, by how far the distribution over the next token is "
         f"moved (mean KL divergence in nats; how often the likeliest token is the same): {each}."
-    )
+    ) + (f" Not compared: {_names(group, others)}." if others else "")
 
 
 def _load(group: Group) -> str:
     """Who could not serve what was asked, or was not seen doing so."""
     parts = []
-    for label, words in (
-        ("saturated", "More was asked than {} can serve (saturated), so no latency holds there."),
-        ("refused", "The serving loop was late for {}, so its latencies are not shown (refused)."),
+    for caution, words in (
+        ("serving-saturated", "More was asked than {} can serve (saturated): no latency holds."),
+        ("serving-refused", "The serving loop was late for {} (refused): no latency is shown."),
     ):
-        rows = [r for r in group.ok if r["steady"] == label]
+        rows = [r for r in group.ok if caution in (r["cautions"] or "").split(";")]
         if rows:
             parts.append(words.format(_names(group, rows)))
     return " ".join(parts)

@@ -26,9 +26,9 @@ KEY = (
     ("c6", "gain of 0.1 to 1"),
     ("c7", "gain of more than 1"),
     ("none", "reference, or not known"),
-    ("unsure", "hatched and with a ?: cannot tell yet"),
+    ("unsure", "hatched, without a colour and with a ?: cannot tell yet"),
 )
-# A loss that is not sure has a colour all the same; the sign stands before its text.
+# Before the text of a loss that is not sure.
 UNSURE = "?"
 
 
@@ -203,8 +203,8 @@ def _heat_cell(task: str, group: Group, row: Row | None) -> HeatCell:
     loss = loss_in_budgets(group, row)
     if loss is None:
         return HeatCell("none", text, f"{group.named(row)} on {task}: {text}")
-    css = f"c{sum(loss <= step for step in STEPS)}"
-    css = f"{css} unsure" if _is_unsure(row) else css
+    # The colour of a loss that is not sure would read as a verdict.
+    css = "none unsure" if _is_unsure(row) else f"c{sum(loss <= step for step in STEPS)}"
     return HeatCell(css, text, f"{group.named(row)} on {task}: {_in_full(group, row, loss)}")
 
 

@@ -4,6 +4,7 @@ can be computed again from records and samples."""
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import numpy as np
 from precision_explorer.economics import Price, Slo, parse_prices, parse_slo
 from precision_explorer.errors import StoreError, UsageError
 from precision_explorer.records import NOT_SCORED, Caution, CellRecord, Roof
+from precision_explorer.records.record import NO_BUDGET
 from precision_explorer.stats import Divergence, Ratio, round_spread
 from precision_explorer.stats.rate_search import Seen
 from precision_explorer.store import RunFolder, read_run
@@ -308,6 +310,19 @@ def _throughput(entry: Entry) -> None:
         output_tokens_per_s=best.output_tokens_per_s,
         throughput_round_spread=round_spread([r.requests_per_s for r in best.rounds or []]),
     )
+    left = [size for size, rate in throughput.by_batch_size.items() if rate.note == NO_BUDGET]
+    if left:
+        entry.cautions.append(_batches_left_out(left, throughput.best_batch_size))
+
+
+def _batches_left_out(sizes: Sequence[str], best: int) -> Caution:
+    listed = ", ".join(sorted(sizes, key=int))
+    text = (
+        f"there was no time for offline batches of {listed}: throughput, cost and value are those "
+        f"of batches of {best}, and rows that had larger ones look better for it; raise "
+        "offline_budget_seconds in the workload, or --duration"
+    )
+    return Caution(id="batches-left-out", message=text)
 
 
 def _quality(entry: Entry) -> None:
