@@ -172,6 +172,7 @@ def test_the_card_s_metrics_are_those_of_the_csv(runs, name):
                 csv_row = old[entry["name"], args["format"], args["device"]]
                 column = metric["type"] if metric["type"] in COLUMNS else "quality"
                 assert float(csv_row[column]) == metric["value"]
+                assert ";".join(args.get("cautions", [])) == csv_row["cautions"]
                 seen += column == "quality"
     assert seen == sum(r["quality"] != "" for r in stored(runs[name]))
 

@@ -105,6 +105,8 @@ def _metrics(group: Group, row: Row) -> Iterable[dict[str, Any]]:
             "execution": row["execution"], "method_id": row["method_id"],
             "model_revision": row["model_revision"], "run": row["run"],
             "measured_on": row["measured_on"]}  # fmt: skip
+    if row["cautions"]:
+        said["cautions"] = row["cautions"].split(";")
     quality, name = finite(row["quality"]), row["quality_metric"]
     if quality is not None:
         compared = ("quality_ci_low", "quality_ci_high", "quality_n", "quality_delta", "verdict")
