@@ -197,6 +197,13 @@ def test_the_report_says_which_variant_of_a_metric_was_computed(generated):
     assert "Metric bleu: nrefs:var|case:mixed|eff:no|tok:13a|smooth:exp|version:" in text
 
 
+def test_the_report_says_what_a_timed_request_generates(generated):
+    _, folder = generated
+    text = (folder / "tradeoffs.md").read_text()
+    assert "Every timed request generates 4 tokens, however long the task's answers are" in text
+    assert "Nearest to fp32 first" in text
+
+
 def test_unparsed_outputs_stand_beside_the_score(generated):
     _, folder = generated
     rows = rows_of(folder)

@@ -50,6 +50,7 @@ def caveats(runs: list[Run], entries: list[Entry]) -> tuple[str, ...]:
     lines += [] if all(served) else [_IN_TURN.format(work)]
     by_rate = any(s and e.slo is not None for s, e in zip(served, entries, strict=True))
     lines += [*([_DISTURBED] if beside else []), _BUSY_WITHIN if by_rate else _BUSY]
+    lines += _tokens_of_a_request(entries)
     lines += _single_stream_watts(entries)
     lines += [_OF_VERDICTS] if scored else []
     for _, sweep, options, _ in runs:
@@ -89,6 +90,21 @@ def _of_run(sweep: dict[str, Any], options: dict[str, Any]) -> list[str]:
             "the metric that they were swept with."
         )
     return lines
+
+
+def _tokens_of_a_request(entries: list[Entry]) -> list[str]:
+    """How much is generated when requests are timed, which no task's answers decide."""
+    counts = set()
+    for entry in entries:
+        workload, latency = entry.record.cell.workload, entry.record.measurements.latency
+        if latency is not None and latency.generates and not workload.get("lengths"):
+            counts.add(workload.get("output_tokens"))
+    known = sorted(count for count in counts if isinstance(count, int))
+    return [
+        f"Every timed request generates {count:,} tokens, however long the task's answers are: "
+        "latency, energy, cost and value are those of such requests."
+        for count in known
+    ]
 
 
 def _single_stream_watts(entries: list[Entry]) -> list[str]:
