@@ -515,12 +515,13 @@ def test_operators_outside_of_inductor_s_graphs_are_told_from_those_inside():
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("runtime", "layers", "texts"),
-    [(DYNAMIC, 2, TEXTS[:2]), (FIXED, 4, TEXTS[1:])],
+    [(DYNAMIC, 1, TEXTS[:2]), (FIXED, 4, [TEXTS[1], TEXTS[2][:140]])],
     ids=["compile", "compile-fixed"],
 )
 def test_compiled_scores_and_answers_are_the_eager_model_s(runtime, layers, texts, compiler):
     """Ragged lengths, all in code that the warm-up compiled, with nothing left to Python. Of few
-    shapes, as each is compiled for seconds; more of them are padded above."""
+    shapes, one of them of a batch with a row too many, as each is compiled for some 15 s; more of
+    them are padded above."""
     adapter = documents(llama(layers=layers), texts)
     exact = everything(adapter, [0])
     model = fixed(adapter, runtime)
@@ -533,7 +534,7 @@ def test_compiled_scores_and_answers_are_the_eager_model_s(runtime, layers, text
     assert (made.graph_breaks, graph_breaks()) == (0, {})
     assert made.shared_blocks == (0 if runtime is DYNAMIC else layers)
     assert made.compiled_share is not None
-    # Of the dynamic graph's operators 0.867 were seen inside, of a model of two layers, though
+    # Of the dynamic graph's operators 0.89 were seen inside, of a model of one layer, though
     # nothing broke it.
     assert made.compiled_share > (0.8 if runtime is DYNAMIC else 0.9)
     compiled_answers = everything(adapter, [0])

@@ -350,11 +350,12 @@ def repository(tmp_path_factory, quick_workload) -> Path:
         "limit": 100,
         "batch-size": [8],
         "threads": 1,
+        "batch-tokens": 2048,  # Not probed.
         "device": "cpu",
         "workload": str(quick_workload),
     }
     (folder / "precision.yaml").write_text(yaml.safe_dump(spec))
-    ran = shell(folder, "precision-explorer sweep --spec precision.yaml --out baseline")
+    ran = run("sweep", "--spec", folder / "precision.yaml", "--out", folder / "baseline")
     assert ran.returncode == 0, ran.stderr
     return folder
 

@@ -228,12 +228,30 @@ class Stub:
         return {}
 
 
+def virtual(patch: pytest.MonkeyPatch) -> VirtualClock:
+    made = VirtualClock()
+    patch.setattr(serving_module, "RealClock", lambda: made)
+    patch.setattr(SearchingServer, "_capacity", lambda self, found: 1 / self.adapter.mean_s)
+    return made
+
+
 @pytest.fixture
 def clock(monkeypatch):
-    made = VirtualClock()
-    monkeypatch.setattr(serving_module, "RealClock", lambda: made)
-    monkeypatch.setattr(SearchingServer, "_capacity", lambda self, found: 1 / self.adapter.mean_s)
-    return made
+    return virtual(monkeypatch)
+
+
+@pytest.fixture(scope="module")
+def slow() -> Any:
+    """A search at 20 ms a request, which many tests read."""
+    with pytest.MonkeyPatch.context() as patch:
+        return made_by(virtual(patch), 0.02)
+
+
+@pytest.fixture(scope="module")
+def both(slow) -> list[Any]:
+    """It and one at 5 ms as the cells of two formats."""
+    with pytest.MonkeyPatch.context() as patch:
+        return [cell_of("fp32", slow), cell_of("int8", made_by(virtual(patch), 0.005))]
 
 
 def made_by(clock: VirtualClock, mean_s: float, **changes: Any) -> Any:
@@ -261,8 +279,8 @@ def cell_of(fmt: str, made: Any, **changes: Any) -> tuple[Any, dict[str, bytes]]
     return type(record).model_validate(document), rows | {"request": arrow(requests)}
 
 
-def test_every_request_of_every_window_is_kept(clock):
-    made = made_by(clock, 0.02)
+def test_every_request_of_every_window_is_kept(slow):
+    made = slow
     counted = [row for row in made.rows if row["window"] in ("measure", "tried", "settle")]
     per_window = [(k, j) for k, one in enumerate(made.tried) for j in range(len(one.windows))]
     assert {(row["point"], row["attempt"]) for row in made.rows} == set(per_window)
@@ -277,9 +295,8 @@ def test_every_request_of_every_window_is_kept(clock):
     )
 
 
-def test_a_row_tells_between_which_rates_the_answer_lies(clock, tmp_path):
-    cells = [cell_of("fp32", made_by(clock, 0.02)), cell_of("int8", made_by(clock, 0.005))]
-    table = build([make_run(tmp_path / "run", cells, {"price_per_hour": 3.6})])
+def test_a_row_tells_between_which_rates_the_answer_lies(both, tmp_path):
+    table = build([make_run(tmp_path / "run", both, {"price_per_hour": 3.6})])
     slow, fast = table.rows
     for row, capacity in ((slow, 50.0), (fast, 200.0)):
         assert row["search_slo"] == "p90=0.06s"
@@ -302,9 +319,8 @@ def test_a_row_tells_between_which_rates_the_answer_lies(clock, tmp_path):
     ] in (0.0, None)
 
 
-def test_reports_show_the_curve_of_each_format(clock, tmp_path):
-    cells = [cell_of("fp32", made_by(clock, 0.02)), cell_of("int8", made_by(clock, 0.005))]
-    table = build([make_run(tmp_path / "run", cells)])
+def test_reports_show_the_curve_of_each_format(both, tmp_path):
+    table = build([make_run(tmp_path / "run", both)])
     text, page = to_markdown(table), to_html(table)
     assert "### Largest rate with p90 within 60.0 ms" in text
     assert "### int8: latency against rate" in text
@@ -366,8 +382,8 @@ def test_a_late_loop_is_no_answer(clock, tmp_path, monkeypatch):
     assert "the loop was late" in row["search_note"]
 
 
-def test_value_by_another_objective_is_drawn_from_the_rate_that_holds_it(clock, tmp_path):
-    run = make_run(tmp_path / "run", [cell_of("fp32", made_by(clock, 0.02))], {"price_per_hour": 1})
+def test_value_by_another_objective_is_drawn_from_the_rate_that_holds_it(both, tmp_path):
+    run = make_run(tmp_path / "run", both[:1], {"price_per_hour": 1})
     (own,) = build([run]).samples.values()
     (one,) = build([run], {"slo": "p90=100ms"}).samples.values()
     assert one.value("value") > own.value("value")

@@ -296,6 +296,7 @@ class Whole:
         self.passes: list[int] = []
         self.model.register_forward_pre_hook(lambda module, given: self.passes.append(1))
         self.heard, self.compiled, self.adapter, self.device = HeardPasses(), None, None, "cpu"
+        self.followers = None
         self.request = {"path": str(folder), "seed": 0}
         self.memory = SimpleNamespace(begin=lambda: None, end=lambda: 1, extras=dict)
         self.runtime = RUNTIMES["eager"]
