@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from precision_explorer.formats import Support
 from precision_explorer.models import ModelRef
 from precision_explorer.plan import expand
-from precision_explorer.plan.estimate import Asked, cell_estimate, timed_s
+from precision_explorer.plan.estimate import Asked, _compare_s, cell_estimate, timed_s
 from precision_explorer.plan.spec import make_spec
 from precision_explorer.plan.speeds import Speeds, by_record, by_roof, example_tokens, is_like
 from precision_explorer.records import (
@@ -22,7 +23,7 @@ from precision_explorer.records import (
 )
 from precision_explorer.records.estimate import CellEstimate, Estimate, PartEstimate, Took
 from precision_explorer.report.estimate import error_lines, estimate_lines, summary
-from precision_explorer.runner.estimates import Stopwatch, joined
+from precision_explorer.runner.estimates import Stopwatch, expected, joined
 from precision_explorer.runner.manager import Event
 from precision_explorer.tasks import load_card, prepare
 from precision_explorer.workload import Workload
@@ -296,3 +297,23 @@ def test_an_estimate_is_of_this_device_and_a_run_has_one_or_says_why(tmp_path):
     old = run("plan", "--error-of", ROOT / "results" / "demo-sentiment-cpu")
     assert old.returncode != 0
     assert "holds no estimate.json" in old.stderr
+
+
+def test_the_line_at_a_sweep_s_start_names_its_unit():
+    assert expected(65.0) == "expected to take about 1:05 (minutes:seconds)"
+    assert expected(4000.0) == "expected to take about 1:06:40 (hours:minutes:seconds)"
+
+
+@pytest.mark.parametrize(("kind", "dearer"), [("multiple-choice", True), ("generation", False)])
+def test_distances_along_answers_that_are_there_cost_no_passes(kind, dearer):
+    """A pass of `generation` writes the answers, which the comparison only reads."""
+    planned = SimpleNamespace(
+        has_quality=True, task=SimpleNamespace(card=SimpleNamespace(kind=kind)),
+        cell=SimpleNamespace(runtime="eager"),
+    )  # fmt: skip
+    speeds = SimpleNamespace(quality_s=10.0)
+    other, reference = (
+        _compare_s(planned, speeds, SimpleNamespace(reference=is_reference), 1.0)
+        for is_reference in (False, True)
+    )
+    assert (other, reference) == ((7.0, 27.0) if dearer else (0.0, 10.0))

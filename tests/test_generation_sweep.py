@@ -14,7 +14,7 @@ import yaml
 
 from precision_explorer.cli import main
 from precision_explorer.plan.expand import not_compiled
-from precision_explorer.runner.comparisons import Comparisons
+from precision_explorer.runner.comparisons import NO_DISTRIBUTIONS, Comparisons
 from precision_explorer.runner.streams import stream_of, table_of
 from precision_explorer.store import read_run
 from precision_explorer.table import build
@@ -172,6 +172,25 @@ def test_formats_are_held_against_the_reference_along_its_own_answers(asked, gen
     floor = float(rows["fp32"]["noise_floor_kl"])
     assert floor < float(rows["bf16"]["kl_mean"]) < float(rows["int8-dynamic"]["kl_mean"])
     assert 0 < float(rows["int8-dynamic"]["same_top"]) <= 1
+
+
+@pytest.mark.parametrize(
+    ("kind", "answer", "there"),
+    [
+        ("generation", {"why": NO_DISTRIBUTIONS}, False),
+        ("generation", {"why": "the worker was ended"}, True),
+        ("generation", {"kept": {}, "outputs": {}}, True),
+        ("multiple-choice", {"why": NO_DISTRIBUTIONS}, True),
+    ],
+)
+def test_what_an_earlier_version_did_not_keep_is_asked_for_again(kind, answer, there):
+    planned = SimpleNamespace(
+        cell_id="c", task=SimpleNamespace(card=SimpleNamespace(kind=kind)),
+    )  # fmt: skip
+    folder = SimpleNamespace(
+        has_part=lambda *which: True, read_answer=lambda *which: answer,
+    )  # fmt: skip
+    assert Comparisons(None, None, folder)._has(planned, "kept") == there
 
 
 def test_an_answer_that_was_not_finite_is_held_against_nothing(generated):

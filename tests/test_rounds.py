@@ -4,10 +4,12 @@ joined, and what the executor makes of workers that fail in between. Workers are
 from __future__ import annotations
 
 import itertools
+import os
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import psutil
 import pytest
 
 from precision_explorer.formats import Support
@@ -19,7 +21,7 @@ from precision_explorer.runner import local, sweep
 from precision_explorer.runner.cell_run import CellRun
 from precision_explorer.runner.manager import Event, WorkerError, WorkerGone
 from precision_explorer.runner.order import interleaved
-from precision_explorer.runner.parking import SHARE, Parking
+from precision_explorer.runner.parking import SHARE, Parking, own_bytes
 from precision_explorer.runner.rounds import joined_block
 from precision_explorer.runner.schedule import Schedule
 from precision_explorer.runner.sweep import prepare_sweep, run_sweep
@@ -48,6 +50,15 @@ def test_every_cell_has_the_same_mean_place_and_the_reference_is_first_and_last(
         assert max(sums.values()) - min(sums.values()) <= possible
         assert made[0] == (names[0], 0)
         assert made[-1] == (names[0], rounds - 1)
+
+
+def test_a_child_that_ends_while_memory_is_read_takes_no_other_s_with_it(monkeypatch):
+    class Gone(psutil.Process):
+        def memory_full_info(self) -> Any:
+            raise psutil.NoSuchProcess(self.pid)
+
+    monkeypatch.setattr(psutil.Process, "children", lambda self, recursive: [Gone()])
+    assert own_bytes(os.getpid()) > 1e6
 
 
 def test_a_steady_drift_cancels_out_of_every_difference():

@@ -13,6 +13,7 @@ import time
 from multiprocessing import Pipe
 from pathlib import Path
 from threading import Event
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
@@ -24,10 +25,13 @@ from precision_explorer.errors import DoesNotFit, ModelError, UsageError
 from precision_explorer.models import tensors
 from precision_explorer.models.reference import DEMO
 from precision_explorer.models.splitting import TensorPlan, split_tensors
+from precision_explorer.plan import placing
 from precision_explorer.plan.spec import make_spec
 from precision_explorer.runner import followers, sweep
+from precision_explorer.runner import session as session_module
 from precision_explorer.runner.followers import Followers, _Follower
 from precision_explorer.runner.guard import error_answer
+from precision_explorer.runner.session import Session
 from precision_explorer.runner.sweep import prepare_sweep, run_sweep
 from precision_explorer.table import build
 from tests.test_splitting import config, stand_ins
@@ -80,6 +84,14 @@ def test_the_fewest_devices_that_divide_the_heads_and_hold_a_share():
     assert split_tensors(plan, 1000, 1000, 0, 500, range(2, 4)) is None
     assert split_tensors(plan, 1000, 1000, 400, 700, range(2, 9)).devices == 4  # The cache counts.
     assert split_tensors(plan, 1000, 1000, 0, None, [2]).by_tensors
+
+
+def test_one_head_is_shared_out_by_no_number_of_devices():
+    known = TensorPlan(heads=1, split=900, whole=100)
+    need = SimpleNamespace(load_bytes=1000, held_bytes=1000, cache_bytes=0)
+    split, why = placing._spread(need, known, 10**6, range(2, 4))  # type: ignore[arg-type]
+    assert split is None
+    assert why == "its heads can't be shared out over devices; use --split layers"
 
 
 def listed(folder: Path, kind: str = "language-modeling") -> Json:
@@ -214,6 +226,51 @@ def test_a_call_that_the_others_know_nothing_of_is_refused(tmp_path):
     with pytest.raises(ModelError, match="runs the model in one process alone"):
         model(torch.ones(1, 2))
     assert list(inspect.signature(model.forward).parameters) == ["input"]
+
+
+class Told:
+    """Stands for a follower: what it is sent, and whose adapters it has then."""
+
+    def __init__(self) -> None:
+        self.adapters: set[int] = set()
+        self.calls: list[int] = []
+        self.connection = self
+
+    def send(self, command: tuple[Any, ...]) -> None:
+        if command[0] == "adapter":
+            _, number, _, kept = command
+            self.adapters = {n for n in self.adapters if n in kept} | {number}
+        if command[0] == "call":
+            assert command[1] in self.adapters
+            self.calls.append(command[1])
+
+
+def test_an_audit_s_adapter_and_the_cell_s_outlive_one_that_scores_an_answer_again(tmp_path):
+    """Others are let go; a call of one of these would end the follower."""
+
+    class Answers:
+        def score(self, batch: Any) -> str:
+            return "scored"
+
+    told = Told()
+    session = Session.__new__(Session)
+    session.followers, session.adapter, session._audited = bare(None, tmp_path), None, None
+    session.followers._each, session.followers._adapters = [told], 0  # type: ignore[list-item]
+    session.model = session.tokenizer = None  # type: ignore[assignment]
+    session.device = "cpu"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(session_module, "make_adapter", lambda *given: Answers())
+        cells: Any = session._adapter({})
+        session.adapter = cells
+        audits: Any = session._adapter({})
+        session._audited = audits
+        again: Any = session._adapter({})
+        for adapter in (again, audits, cells):
+            assert adapter.score([]) == "scored"
+        assert told.calls == [3, 2, 1]
+        session._audited = None
+        session._adapter({})
+    assert told.adapters == {1, 4}
 
 
 @pytest.mark.parametrize("told", [False, True])

@@ -60,7 +60,8 @@ def reader_from(
         memory = parse_size(str(max_memory)) if max_memory is not None else None
     except ValueError as error:
         raise UsageError(f"max-memory: {error}") from error
-    if memory and memory < _LEAST_MEMORY and str(max_memory).strip().isdecimal():
+    bare = isinstance(max_memory, str) and max_memory.strip().isdecimal()
+    if bare and memory and memory < _LEAST_MEMORY:
         raise UsageError(f"max-memory: {max_memory} is {memory:,} bytes; write it as 8GB")
     limits = Limits(loss, parse_slo(slo) if slo is not None else None, memory, max_cost)
     if objectives is not None and not isinstance(objectives, str):

@@ -153,10 +153,12 @@ def _closing_s(planned: PlannedCell, speeds: Speeds, asked: Asked, factor: float
 
 
 def _compare_s(planned: PlannedCell, speeds: Speeds, asked: Asked, factor: float) -> float:
-    """The reference's second pass, and distances of language models' distributions."""
+    """The reference's second pass, and distances of language models' distributions: along answers
+    that are there these are few passes, and count as none."""
     if not planned.has_quality:
         return 0.0
-    language = KINDS[planned.task.card.kind].head == "causal-lm"
+    kind = KINDS[planned.task.card.kind]
+    language = kind.head == "causal-lm" and not kind.answers
     passes = 1.0 if asked.reference and RUNTIMES[planned.cell.runtime].dynamic else 0.0
     if language:
         passes += _HELD_AGAINST + (_KEPT if asked.reference else 0.0)

@@ -151,6 +151,8 @@ def _spread(
     if isinstance(known, str):
         return None, known
     if isinstance(known, TensorPlan):
+        if known.heads == 1:
+            return None, "its heads can't be shared out over devices; use --split layers"
         if all(known.heads % count for count in devices):
             return None, (
                 f"{min(devices)}{f' to {most}' if len(devices) > 1 else ''} devices do not divide "

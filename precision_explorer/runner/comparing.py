@@ -31,11 +31,13 @@ from precision_explorer.models.generation import Generation
 from precision_explorer.models.states import Heard, InBatches, Passes, Source
 from precision_explorer.records import canonical_hash
 from precision_explorer.records.record import KeptDistributions, Positions, Repeat
+from precision_explorer.runner.comparisons import NO_DISTRIBUTIONS
 
 if TYPE_CHECKING:
     from precision_explorer.runner.session import Session
 
 Json = dict[str, Any]
+NO_ANSWERS = "the reference has no answer along which others could be held against it"
 
 
 class HeardPasses:
@@ -107,7 +109,7 @@ def keep_distributions(session: Session, request: Json) -> tuple[Json, bytes]:
     with torch.inference_mode():
         items = _first(adapter, outputs)
         if not items:
-            return {"why": "the task scores no next-token distributions"}, b""
+            return {"why": NO_DISTRIBUTIONS if outputs is None else NO_ANSWERS}, b""
         source, plan = _source(session, request, items, "quality")
         tell = partial(session.progress, "keep")
         kept = keep(session.model, source, items, plan, Path(session.request["path"]), tell)

@@ -8,7 +8,7 @@ measured: an interrupted sweep, or one with a format more, adds those that are m
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from precision_explorer.formats.runtimes import RUNTIMES
@@ -21,6 +21,9 @@ from precision_explorer.store import RunFolder
 from precision_explorer.tasks import KINDS
 
 Json = dict[str, Any]
+
+NO_DISTRIBUTIONS = "the task scores no next-token distributions"
+"""Why some references keep none."""
 
 
 @dataclass(frozen=True)
@@ -66,15 +69,27 @@ class Comparisons:
             if any_batch:
                 asked.append(Ask("noise", {"op": "noise"}))
             if is_language and planned.served is None:
-                asked.append(Ask("kept", {"op": "keep"} | self._outputs(planned)))
+                asked.append(Ask("kept", {"op": "keep"}))
         if is_language and planned.served is None and (any_batch or reference is not planned):
             asked += self._compare(reference, is_reference=reference is planned)
         held = _held(self.folder.read_record(cell_id), reference)
         return [
-            ask
+            replace(ask, request=ask.request | self._outputs(planned))
+            if ask.part == "kept"
+            else ask
             for ask in asked
-            if ask.part not in held and not self.folder.has_part(cell_id, ask.part)
+            if ask.part not in held and not self._has(planned, ask.part)
         ]
+
+    def _has(self, planned: PlannedCell, part: str) -> bool:
+        """Whether a part is there. Of answers in text an earlier version kept no distributions, and
+        said that there are none."""
+        if not self.folder.has_part(planned.cell_id, part):
+            return False
+        if part != "kept" or not KINDS[planned.task.card.kind].answers:
+            return True
+        answer = self.folder.read_answer(planned.cell_id, part)
+        return answer is None or answer.get("why") != NO_DISTRIBUTIONS
 
     def _compare(self, reference: PlannedCell, is_reference: bool) -> list[Ask]:
         """One request where the reference has kept its distributions, else none."""
@@ -97,7 +112,8 @@ class Comparisons:
         if not KINDS[reference.task.card.kind].answers:
             return {}
         part = self.folder.read_part(reference.cell_id, "quality")
-        assert part is not None  # Else nothing is asked.
+        if part is None:  # Damaged since, and set aside.
+            return {"outputs": {}}
         columns = table_of([part[1]]).select(["id", "output"]).to_pydict()
         pairs = zip(columns["id"], columns["output"], strict=True)
         return {"outputs": {name: output for name, output in pairs if output is not None}}

@@ -225,11 +225,7 @@ def estimated(
         return
     made = _made(folder, prepared, roof, on_event)
     if made is not None and made.seconds:
-        on_event(
-            Event(
-                "note", {"text": f"expected to take about {clock(made.seconds)} (minutes:seconds)"}
-            )
-        )
+        on_event(Event("note", {"text": expected(made.seconds)}))
     estimate = joined(folder.read_estimate(), made)
     if estimate is not None and estimate != folder.read_estimate():
         folder.write_estimate(estimate)
@@ -242,6 +238,12 @@ def estimated(
             _keep(folder, estimate, watch)
         raise
     _keep(folder, estimate, watch)
+
+
+def expected(seconds: float) -> str:
+    """What a sweep says at its start."""
+    unit = "hours:minutes:seconds" if round(seconds) >= 3600 else "minutes:seconds"
+    return f"expected to take about {clock(seconds)} ({unit})"
 
 
 def _keep(folder: RunFolder, estimate: Estimate | None, watch: Stopwatch) -> None:

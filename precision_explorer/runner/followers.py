@@ -15,7 +15,7 @@ import signal
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
@@ -125,12 +125,12 @@ class Followers:
         with self.guarded():
             return [json.loads(follower.connection.recv_bytes()) for follower in self._each]
 
-    def mirrored(self, adapter: Adapter, request: Json, kept: Adapter | None) -> Adapter:
+    def mirrored(self, adapter: Adapter, request: Json, kept: Sequence[Adapter | None]) -> Adapter:
         """`adapter`, whose calls that run the model they make too, each by its own of the same
-        `request`. Of those before they let go, but for that of `kept`."""
+        `request`. Of those before they let go, but for those of `kept`."""
         self._adapters += 1
         number = self._adapters
-        self.tell("adapter", number, request, getattr(kept, "number", None))
+        self.tell("adapter", number, request, [getattr(one, "number", None) for one in kept])
         for name in MIRRORED:
             method = getattr(adapter, name, None)
             if method is not None:
@@ -340,7 +340,7 @@ def _serve(connection: Connection, session: Session) -> NoReturn:
         operation, *given = connection.recv()
         if operation == "adapter":
             number, asked, kept = given
-            adapters = {n: adapter for n, adapter in adapters.items() if n == kept}
+            adapters = {n: adapter for n, adapter in adapters.items() if n in kept}
             adapters[number] = session._adapter(asked)
         elif operation == "call":
             number, name, arguments, named = given

@@ -18,10 +18,14 @@ def own_bytes(pid: int) -> int:
     bytes; 0 where it can't be read."""
     import psutil
 
+    known = 0
     with contextlib.suppress(psutil.Error, OSError, AttributeError):
         own = psutil.Process(pid)
-        return sum(int(p.memory_full_info().uss) for p in (own, *own.children(recursive=True)))
-    return 0
+        for process in (own, *own.children(recursive=True)):
+            # One that has ended meanwhile holds nothing.
+            with contextlib.suppress(psutil.NoSuchProcess):
+                known += int(process.memory_full_info().uss)
+    return known
 
 
 def _available() -> int:

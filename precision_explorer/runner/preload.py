@@ -60,7 +60,7 @@ with _silence():
         importlib.import_module(_name)
     if _names is WHOLE:
         # The table of all architectures that the first load makes and keeps: 0.1 s that are not the
-        # model's. Where it has another name, each worker makes it.
-        with contextlib.suppress(ImportError, AttributeError):
+        # model's. Where that is done otherwise, each worker makes it.
+        with contextlib.suppress(Exception):
             table = importlib.import_module("transformers.conversion_mapping")
             table.get_checkpoint_conversion_mapping("")

@@ -128,6 +128,7 @@ class Session:
             self._join_answers(self.followers)
         self.compiled: CompiledModel | None = None
         self.adapter: Adapter | None = None
+        self._audited: Adapter | None = None
         self._asked: Any = None
         """The task and examples that `adapter` is of."""
         self.heard = HeardPasses()
@@ -515,8 +516,10 @@ class Session:
             # The task's own examples stand first, and are what is held against the quality pass.
             whole = {"examples": [*request["examples"], *request["mixed"]]}
             adapter = self._adapter(request | whole)
+        self._audited = adapter
         with torch.inference_mode():
             found = audit(audit_subject(self, adapter, request))
+        self._audited = None
         self._release()
         return {"audit": found.model_dump(mode="json")}, b""
 
@@ -536,7 +539,7 @@ class Session:
         made = make_adapter(self.model, self.tokenizer, self.device, request)
         if self.followers is None:
             return made
-        return self.followers.mirrored(made, request, self.adapter)
+        return self.followers.mirrored(made, request, (self.adapter, self._audited))
 
     def close(self) -> None:
         """End the processes beside this one."""

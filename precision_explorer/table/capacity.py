@@ -47,7 +47,7 @@ class CapacityRow:
     peak_memory_bytes: int | None
     measured_n: int
     steady: str | None
-    utilisation: float = 1.0
+    price_utilisation: float = 1.0
     """The share of its life in which an owned machine is used: its price is of an hour of use."""
     is_busy: bool = False
     """Whether other processes were at work while its service times were measured."""
@@ -64,7 +64,7 @@ class CapacityRow:
     def per_month_usd(self) -> tuple[float, float] | None:
         """The same for a month of `HOURS_PER_MONTH`, of which an owned machine is used its share:
         the capital of all of them stands in the price of those hours."""
-        cost, hours = self.per_hour_usd, HOURS_PER_MONTH * self.utilisation
+        cost, hours = self.per_hour_usd, HOURS_PER_MONTH * self.price_utilisation
         return None if cost is None else (hours * cost[0], hours * cost[1])
 
     @property
@@ -293,7 +293,7 @@ def _row(row: dict[str, Any], service: ServiceTimes, demand: Demand, reference: 
         peak_memory_bytes=row["peak_memory_bytes"],
         measured_n=min(service.count(n) for n in service.sizes if n <= capacity.max_batch),
         steady=row["steady"],
-        utilisation=_utilisation(row),
+        price_utilisation=_utilisation(row),
         is_busy="machine-busy" in (row["cautions"] or "").split(";"),
     )
 
