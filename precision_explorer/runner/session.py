@@ -80,6 +80,11 @@ Progress = Callable[[str, int, int], None]
 class Session:
     """One (model, format, runtime, device), loaded; `load_answer` says what came of it."""
 
+    followers: Followers | None = None
+    """Of a model whose tensors are split, in the first of its processes."""
+    _audited: Adapter | None = None
+    """That of an audit under way, where it is another than the cell's."""
+
     def __init__(
         self, request: dict[str, Any], progress: Progress, give_up: GiveUp | None = None
     ) -> None:
@@ -88,8 +93,6 @@ class Session:
         facts = request["facts"] | {"beside": request.get("beside", ())}
         self.facts = DeviceFacts.model_validate(facts)
         self.by_tensors = bool(request.get("by_tensors"))
-        self.followers: Followers | None = None
-        """Of a model whose tensors are split, in the first of its processes."""
         self.devices = [self.device] if self.by_tensors else _devices(self.facts)
         if self.by_tensors and "rank" not in request:
             # Before threads and CUDA, which a fork does not take along.
@@ -128,7 +131,6 @@ class Session:
             self._join_answers(self.followers)
         self.compiled: CompiledModel | None = None
         self.adapter: Adapter | None = None
-        self._audited: Adapter | None = None
         self._asked: Any = None
         """The task and examples that `adapter` is of."""
         self.heard = HeardPasses()
