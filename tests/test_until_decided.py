@@ -57,7 +57,7 @@ def test_the_cell_knows_the_budget_and_the_method_the_rule_alone():
 
 
 def test_records_from_before_the_option_keep_their_id_and_runs_their_name():
-    plain = make_cell(until_decided=None)
+    plain = make_cell(until_decided=None, split=None)
     document = plain.model_dump(mode="json")
     assert document.pop("until_decided") is None
     assert document.pop("devices") is None
