@@ -471,7 +471,7 @@ def test_times_beside_other_work_and_other_arrivals_are_said(tmp_path, capsys, m
     call(path, "--rate", 200, "--slo", "p90=150ms")
     text = " ".join(capsys.readouterr().out.split())
     assert "those of the run came otherwise, by the workload my-bursts" in text
-    assert "Other processes were at work while int8-dynamic was timed" in text
+    assert "Other processes were at work in the timing of int8-dynamic:" in text
     call(path, "--rate", 200, "--slo", "p90=150ms", "--arrivals", "gamma:2")
     assert "came otherwise" not in capsys.readouterr().out
 

@@ -111,19 +111,12 @@ def _finding(rows: list[CapacityRow]) -> str:
     keys = {id(row): (costs[id(row)] if priced else row.capacity.machines) for row in fit}
     best = min(max(key) for key in keys.values() if key)
     names = [_named(row) for row in fit if max(keys[id(row)] or (0,)) == best]
-    rough = ", as far as times that were taken beside other work tell" if _any_busy(fit) else ""
+    busy = any(row.is_busy for row in fit)
+    rough = ", as far as times that were taken beside other work tell" if busy else ""
     if priced:
         return f"Cheapest fleet{whose}{rough}: {listed(names)}, {usd(best)} per hour."
     whose = whose.replace("keeps", "keep")
     return f"Fewest machines{whose}{rough}: {listed(names)}, {significant(best)}."
-
-
-def _any_busy(rows: list[CapacityRow]) -> bool:
-    return any(row.is_busy for row in rows)
-
-
-def _were(names: list[str]) -> str:
-    return "was" if len(names) == 1 else "were"
 
 
 def _price_line(row: CapacityRow) -> str:
@@ -156,8 +149,8 @@ def _notes(rows: list[CapacityRow], demand: Demand) -> list[str]:
     busy = [_named(row) for row in rows if row.is_busy]
     if busy:
         notes.append(
-            f"Other processes were at work while {listed(busy)} {_were(busy)} timed: take these "
-            "machines as rough, and measure again on an idle one."
+            f"Other processes were at work in the timing of {listed(busy)}: take these machines as "
+            "rough, and measure again on an idle one."
         )
     for label in dict.fromkeys(r.steady for r in rows if r.steady not in (None, "steady")):
         names = listed([_named(row) for row in rows if row.steady == label])
